@@ -1,0 +1,65 @@
+"""Make, watch and approve SDXL images, in JupyterLab and over a WebSocket.
+
+The public names are imported when they are first used, so that ``import nbgen`` loads
+none of torch, diffusers, tornado or ipywidgets.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from nbgen.errors import NbgenError as NbgenError
+    from nbgen.progress import GenerationProgress as GenerationProgress
+    from nbgen.progress import ProgressService as ProgressService
+    from nbgen.progress import get_progress_service as get_progress_service
+    from nbgen.schema import GenerationRequest as GenerationRequest
+    from nbgen.schema import GenerationResult as GenerationResult
+    from nbgen.studio import Studio as Studio
+    from nbgen.studio import Task as Task
+    from nbgen.widgets import GenerationPanel as GenerationPanel
+
+__version__ = "0.1.0"
+
+_MODULE_OF = {
+    "GenerationPanel": "nbgen.widgets",
+    "GenerationProgress": "nbgen.progress",
+    "GenerationRequest": "nbgen.schema",
+    "GenerationResult": "nbgen.schema",
+    "NbgenError": "nbgen.errors",
+    "ProgressService": "nbgen.progress",
+    "Studio": "nbgen.studio",
+    "Task": "nbgen.studio",
+    "get_progress_service": "nbgen.progress",
+}
+
+__all__ = [
+    "GenerationPanel",
+    "GenerationProgress",
+    "GenerationRequest",
+    "GenerationResult",
+    "NbgenError",
+    "ProgressService",
+    "Studio",
+    "Task",
+    "__version__",
+    "get_progress_service",
+]
+
+# Without a handler of any kind, Python prints warnings to stderr, and a notebook
+# that is compared with its stored outputs must not print.
+logging.getLogger(__name__).addHandler(logging.NullHandler())
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(_MODULE_OF[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

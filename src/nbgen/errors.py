@@ -1,0 +1,160 @@
+"""Every error that nbgen raises on purpose, each with a stable wire code.
+
+::
+
+    NbgenError
+    ├── InvalidRequest        invalid_request         a field is not allowed
+    ├── CheckpointNotFound    checkpoint_not_found    no such model here
+    ├── TaskError             task_error
+    │   ├── UnknownTask       unknown_task            no task of that id
+    │   ├── TaskConflict      task_conflict           the id means another request
+    │   ├── TaskUnfinished    task_unfinished         the result was not there in time
+    │   ├── TaskCancelled     task_cancelled          ended by a cancel
+    │   ├── TaskLost          task_lost               its process died
+    │   └── GenerationFailed  generation_failed       the engine gave up
+    ├── DecisionConflict      decision_conflict       it cannot be decided (so) now
+    ├── FeaturedImageMissing  featured_image_missing  nothing to approve
+    ├── AccessDenied          access_denied           credential missing or wrong
+    └── StudioClosed          studio_closed           used after ``close()``
+
+The message of each says what is wrong and what to do next; it is written for the
+person who made the mistake and may be shown to any client. The codes are part of the
+HTTP API and do not change.
+"""
+
+from __future__ import annotations
+
+_LONGEST_VALUE_SHOWN = 80
+
+
+class NbgenError(Exception):
+    """The base of every error that nbgen raises on purpose.
+
+    Attributes:
+        code: The stable name of the error on the wire.
+    """
+
+    code = "error"
+
+
+class InvalidRequest(NbgenError, ValueError):
+    """A field of a request has a value that is not allowed.
+
+    Attributes:
+        field: The name of the field, as the caller wrote it.
+        allowed: What the field takes, as a phrase.
+    """
+
+    code = "invalid_request"
+
+    def __init__(self, field: str, value: object, allowed: str) -> None:
+        self.field = field
+        self.allowed = allowed
+        super().__init__(f"{field} must be {allowed}; got {_shown(value)}.")
+
+
+class CheckpointNotFound(NbgenError):
+    """The model that was asked for is not on this machine."""
+
+    code = "checkpoint_not_found"
+
+
+class TaskError(NbgenError):
+    """Something is wrong with one task.
+
+    Attributes:
+        task_id: The id of the task.
+    """
+
+    code = "task_error"
+
+    def __init__(self, task_id: str, message: str) -> None:
+        self.task_id = task_id
+        super().__init__(message)
+
+
+class UnknownTask(TaskError, LookupError):
+    """There is no task of that id."""
+
+    code = "unknown_task"
+
+    def __init__(self, task_id: str) -> None:
+        super().__init__(
+            task_id,
+            f"There is no task {_shown(task_id)}. Check the id, or the data folder "
+            "that the studio was opened on.",
+        )
+
+
+class TaskConflict(TaskError):
+    """The id already stands for another request."""
+
+    code = "task_conflict"
+
+    def __init__(self, task_id: str) -> None:
+        super().__init__(
+            task_id,
+            f"Task {task_id!r} exists with another request. Choose another task_id, "
+            "or leave it out to get a new one.",
+        )
+
+
+class TaskUnfinished(TaskError, TimeoutError):
+    """The result was not there within the time that the caller would wait."""
+
+    code = "task_unfinished"
+
+
+class TaskCancelled(TaskError):
+    """The task was cancelled before it had a result."""
+
+    code = "task_cancelled"
+
+
+class TaskLost(TaskError):
+    """The process that ran the task ended before the task did."""
+
+    code = "task_lost"
+
+
+class GenerationFailed(TaskError):
+    """The engine could not make the pictures."""
+
+    code = "generation_failed"
+
+
+class DecisionConflict(TaskError):
+    """The task cannot take this decision now."""
+
+    code = "decision_conflict"
+
+
+class FeaturedImageMissing(TaskError):
+    """There is no picture that an approval could stand for."""
+
+    code = "featured_image_missing"
+
+
+class AccessDenied(NbgenError):
+    """The credential is missing or wrong."""
+
+    code = "access_denied"
+
+
+class StudioClosed(NbgenError):
+    """The studio was used after it was closed."""
+
+    code = "studio_closed"
+
+    def __init__(self) -> None:
+        super().__init__("This studio is closed. Open another with Studio().")
+
+
+def _shown(value: object) -> str:
+    """Return the value as it may stand in a message: short, on one line."""
+    if isinstance(value, str) and len(value) > _LONGEST_VALUE_SHOWN:
+        return f"{len(value):,} characters"
+    shown = repr(value)
+    if len(shown) > _LONGEST_VALUE_SHOWN:
+        return shown[: _LONGEST_VALUE_SHOWN - 1] + "…"
+    return shown

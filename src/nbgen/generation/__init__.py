@@ -1,0 +1,1 @@
+"""Makes pictures. Only ``sdxl`` imports torch and diffusers."""

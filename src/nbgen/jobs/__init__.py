@@ -1,0 +1,6 @@
+"""What runs when: a queue and the one worker that empties it."""
+
+from nbgen.jobs.queue import Job, JobQueue
+from nbgen.jobs.worker import Worker
+
+__all__ = ["Job", "JobQueue", "Worker"]

@@ -1,0 +1,96 @@
+"""What can be said of a task at one moment: frozen values without behaviour."""
+
+from __future__ import annotations
+
+import datetime as dt
+from enum import StrEnum
+
+import msgspec
+
+from nbgen.schema import GenerationResult, Outcome, Status
+
+_NEARLY_DONE = 99.9
+"""The most that a percentage shows before the task has completed."""
+
+
+class Stage(StrEnum):
+    """The named parts of a generation, in the order in which they happen."""
+
+    LOAD = "load"
+    BASE_MODEL = "base_model"
+    REFINER_MODEL = "refiner_model"
+    DECODE = "decode"
+    SAVE = "save"
+
+    @property
+    def position(self) -> int:
+        """The place of the stage in the order, from 0."""
+        return list(Stage).index(self)
+
+
+class StagePlan(msgspec.Struct, frozen=True):
+    """How much of the work lies in one stage.
+
+    Attributes:
+        stage: The stage.
+        steps: Sampling steps in it; 0 for a stage without steps.
+        cost: Time of the whole stage in units of one step of the base model.
+    """
+
+    stage: Stage
+    steps: int
+    cost: float
+
+
+class GenerationProgress(msgspec.Struct, frozen=True, kw_only=True):
+    """The state of one task at one moment.
+
+    All numbers are finite; ``seq``, ``current_step``, ``elapsed_time``,
+    ``overall_percentage`` and ``timestamp`` never go back within a task.
+
+    Attributes:
+        task_id: The id of the task.
+        seq: The number of this state, from 1, one more for each published state.
+        status: Where the task stands.
+        current_step: Sampling steps done, over base and refiner.
+        total_steps: Sampling steps of the whole run.
+        current_stage: The stage under way; None before the start.
+        elapsed_time: Seconds since the work started; 0.0 while it waits.
+        estimated_remaining: Seconds left; 0.0 while that is not known.
+        remaining_known: Whether ``estimated_remaining`` says anything.
+        overall_percentage: The share of the work done, 0 to 100, by the cost of the
+            stages; loading is not counted, since its length is not known beforehand.
+        error: Why the task did not succeed; None otherwise.
+        message: One line for a person.
+        timestamp: When this state came about, in UTC.
+        outcome: How the task ended; None before that.
+        result: The pictures of a task that succeeded; None otherwise.
+    """
+
+    task_id: str
+    seq: int
+    status: Status
+    current_step: int
+    total_steps: int
+    current_stage: Stage | None
+    elapsed_time: float
+    estimated_remaining: float
+    remaining_known: bool
+    overall_percentage: float
+    error: str | None
+    message: str
+    timestamp: dt.datetime
+    outcome: Outcome | None = None
+    result: GenerationResult | None = None
+
+    @property
+    def percentage(self) -> float:
+        """``100 * current_step / total_steps``, below 100 until completed."""
+        return shown_percentage(self.current_step, self.total_steps, self.status)
+
+
+def shown_percentage(done: float, total: float, status: Status) -> float:
+    """Return ``100 * done / total`` as a bar shows it: 100 only when completed."""
+    if status is Status.COMPLETED:
+        return 100.0
+    return min(100 * done / total, _NEARLY_DONE)

@@ -1,0 +1,430 @@
+"""The hub between the work and those who watch it.
+
+Thread-safety: every method of ``ProgressService`` may be called from any thread. The
+states belong to a lock that is held for microseconds. Callbacks run on one thread of
+the service's own (``nbgen-progress``), which alone owns the list of watchers, so that
+whoever reports a step only puts a value into a queue: it waits for no watcher and
+wakes no event loop.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import logging
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from queue import SimpleQueue
+from typing import NamedTuple
+
+import msgspec
+
+from nbgen.errors import InvalidRequest, TaskConflict, UnknownTask
+from nbgen.progress.eta import Pace
+from nbgen.progress.progress import (
+    GenerationProgress,
+    Stage,
+    StagePlan,
+    shown_percentage,
+)
+from nbgen.schema import GenerationResult, Outcome, Status, check_task_id
+
+logger = logging.getLogger(__name__)
+
+ProgressCallback = Callable[[GenerationProgress], None]
+
+
+def utc_now() -> dt.datetime:
+    """Return the present time in UTC."""
+    return dt.datetime.now(dt.UTC)
+
+
+class _Task:
+    """The running state of one task; owned by the service's lock."""
+
+    def __init__(self, progress: GenerationProgress, total_steps: int) -> None:
+        self.progress = progress
+        self.pace = Pace([StagePlan(Stage.BASE_MODEL, total_steps, total_steps)])
+        self.started_at_s: float | None = None
+
+
+class _Watcher:
+    """One registered callback; owned by the dispatching thread, but for ``gone``."""
+
+    def __init__(self, task_id: str, callback: ProgressCallback) -> None:
+        self.task_id = task_id
+        self.callback = callback
+        self.gone = False
+
+
+class _Published(NamedTuple):
+    """A new state for all watchers of its task."""
+
+    progress: GenerationProgress
+
+
+class _Joined(NamedTuple):
+    """A new watcher and the state it starts from, None while the task is unknown."""
+
+    watcher: _Watcher
+    present: GenerationProgress | None
+
+
+class _Left(NamedTuple):
+    """A watcher that wants no more."""
+
+    watcher: _Watcher
+
+
+class ProgressService:
+    """Holds the progress of tasks and tells those who watch.
+
+    A task ends once; whatever is reported after its end is dropped. Steps and stages
+    never go back, and a step beyond the total counts as the total.
+
+    Args:
+        keep_ended: How many ended tasks are remembered; the oldest are forgotten.
+        clock: Seconds on a clock that never goes back.
+        now: The present time in UTC.
+    """
+
+    def __init__(
+        self,
+        *,
+        keep_ended: int = 256,
+        clock: Callable[[], float] = time.monotonic,
+        now: Callable[[], dt.datetime] = utc_now,
+    ) -> None:
+        self._keep_ended = keep_ended
+        self._clock = clock
+        self._now = now
+        self._lock = threading.Lock()
+        self._tasks: dict[str, _Task] = {}
+        self._ended: OrderedDict[str, None] = OrderedDict()
+        self._events: SimpleQueue[_Published | _Joined | _Left | None] = SimpleQueue()
+        self._thread: threading.Thread | None = None
+
+    def create_progress(self, task_id: str, total_steps: int) -> GenerationProgress:
+        """Begin to follow a task; it is ``pending`` until its first update.
+
+        Args:
+            task_id: The id of the task.
+            total_steps: Sampling steps of the whole run, 1 or more.
+
+        Raises:
+            InvalidRequest: The id or the number of steps is not allowed.
+            TaskConflict: The id is in use already.
+        """
+        check_task_id(task_id)
+        if total_steps < 1:
+            raise InvalidRequest("total_steps", total_steps, "1 or more")
+        with self._lock:
+            if task_id in self._tasks:
+                raise TaskConflict(task_id)
+            progress = GenerationProgress(
+                task_id=task_id,
+                seq=1,
+                status=Status.PENDING,
+                current_step=0,
+                total_steps=total_steps,
+                current_stage=None,
+                elapsed_time=0.0,
+                estimated_remaining=0.0,
+                remaining_known=False,
+                overall_percentage=0.0,
+                error=None,
+                message="Waiting in the queue",
+                timestamp=self._now(),
+            )
+            self._tasks[task_id] = _Task(progress, total_steps)
+            self._events.put(_Published(progress))
+        return progress
+
+    def update_progress(
+        self,
+        task_id: str,
+        *,
+        current_step: int | None = None,
+        current_stage: Stage | None = None,
+        plan: Sequence[StagePlan] | None = None,
+        message: str | None = None,
+    ) -> GenerationProgress:
+        """Report how far a task is; the first report turns it ``generating``.
+
+        Takes microseconds and never waits for a watcher, so a step callback may call
+        it.
+
+        Args:
+            task_id: The id of the task.
+            current_step: Sampling steps done so far, over all stages.
+            current_stage: The stage that the task is in.
+            plan: The stages of the run, once they are known; their steps are the new
+                total.
+            message: One line for a person.
+
+        Returns:
+            The new state, or the last one if the task had ended.
+
+        Raises:
+            UnknownTask: There is no such task.
+        """
+        with self._lock:
+            task = self._known(task_id)
+            last = task.progress
+            if last.status.ended:
+                return last
+            at_s = self._clock()
+            if task.started_at_s is None:
+                task.started_at_s = at_s
+            total = last.total_steps
+            if plan is not None:
+                task.pace.replan(plan)
+                total = sum(planned.steps for planned in plan)
+            stage = _later(last.current_stage, current_stage)
+            if stage is not None and stage is not last.current_stage:
+                task.pace.start_stage(stage)
+            step = last.current_step
+            if current_step is not None:
+                step = max(step, min(current_step, total))
+                if step > last.current_step:
+                    task.pace.count_steps(step - last.current_step, at_s)
+            if message is None:
+                message = last.message
+            now = (Status.GENERATING, step, total, stage, message)
+            if now == (
+                last.status,
+                last.current_step,
+                last.total_steps,
+                last.current_stage,
+                last.message,
+            ):
+                return last
+            return self._publish(
+                task,
+                at_s,
+                status=Status.GENERATING,
+                current_step=step,
+                total_steps=total,
+                current_stage=stage,
+                message=message,
+            )
+
+    def mark_complete(
+        self, task_id: str, *, result: GenerationResult | None = None
+    ) -> GenerationProgress:
+        """End a task as succeeded, unless it has ended already.
+
+        Returns:
+            The state in which the task ended, whoever ended it.
+
+        Raises:
+            UnknownTask: There is no such task.
+        """
+        with self._lock:
+            task = self._known(task_id)
+            return self._end(
+                task,
+                outcome=Outcome.SUCCEEDED,
+                current_step=task.progress.total_steps,
+                message="Done",
+                result=result,
+            )
+
+    def mark_failed(
+        self, task_id: str, error: str, *, outcome: Outcome = Outcome.FAILED
+    ) -> GenerationProgress:
+        """End a task without a result, unless it has ended already.
+
+        Args:
+            task_id: The id of the task.
+            error: Why, for a person.
+            outcome: ``FAILED``, ``CANCELLED`` or ``LOST``.
+
+        Returns:
+            The state in which the task ended, whoever ended it.
+
+        Raises:
+            UnknownTask: There is no such task.
+        """
+        with self._lock:
+            task = self._known(task_id)
+            return self._end(task, outcome=outcome, error=error, message=error)
+
+    def get_progress(self, task_id: str) -> GenerationProgress | None:
+        """Return the present state of a task, or None if it is not known (any more)."""
+        with self._lock:
+            task = self._tasks.get(task_id)
+            return None if task is None else task.progress
+
+    def register_callback(
+        self, task_id: str, callback: ProgressCallback
+    ) -> Callable[[], None]:
+        """Have the callback told of every state of a task, in order, none twice.
+
+        The present state comes first, then every later one, up to the end; the task
+        need not exist yet. Callbacks run on the service's own thread and must return
+        quickly (put the value into a queue, wake a loop); one that raises is logged
+        and goes on being told.
+
+        Returns:
+            A function that ends the registration; a call under way may still finish
+            after it. Calling it again does nothing.
+        """
+        watcher = _Watcher(task_id, callback)
+
+        def unregister() -> None:
+            watcher.gone = True
+            self._events.put(_Left(watcher))
+
+        with self._lock:
+            if self._thread is None:
+                # A daemon: a notebook's kernel must be able to exit at any time.
+                self._thread = threading.Thread(
+                    target=self._dispatch, name="nbgen-progress", daemon=True
+                )
+                self._thread.start()
+            task = self._tasks.get(task_id)
+            present = None if task is None else task.progress
+            self._events.put(_Joined(watcher, present))
+        return unregister
+
+    def close(self) -> None:
+        """Tell the watchers what is left to tell, then end the service's thread."""
+        with self._lock:
+            thread, self._thread = self._thread, None
+            if thread is None:
+                return
+            self._events.put(None)
+        if thread is not threading.current_thread():
+            thread.join()
+
+    def _known(self, task_id: str) -> _Task:
+        try:
+            return self._tasks[task_id]
+        except KeyError:
+            raise UnknownTask(task_id) from None
+
+    def _end(
+        self,
+        task: _Task,
+        *,
+        outcome: Outcome,
+        message: str,
+        current_step: int | None = None,
+        error: str | None = None,
+        result: GenerationResult | None = None,
+    ) -> GenerationProgress:
+        last = task.progress
+        if last.status.ended:
+            return last
+        ended = self._publish(
+            task,
+            self._clock(),
+            status=outcome.status,
+            current_step=last.current_step if current_step is None else current_step,
+            total_steps=last.total_steps,
+            current_stage=last.current_stage,
+            message=message,
+            error=error,
+            outcome=outcome,
+            result=result,
+        )
+        self._ended[last.task_id] = None
+        if len(self._ended) > self._keep_ended:
+            oldest, _ = self._ended.popitem(last=False)
+            del self._tasks[oldest]
+        return ended
+
+    def _publish(
+        self,
+        task: _Task,
+        at_s: float,
+        *,
+        status: Status,
+        current_step: int,
+        total_steps: int,
+        current_stage: Stage | None,
+        message: str,
+        error: str | None = None,
+        outcome: Outcome | None = None,
+        result: GenerationResult | None = None,
+    ) -> GenerationProgress:
+        last = task.progress
+        pace = task.pace
+        remaining_s = None if status.ended else pace.remaining_s
+        overall = shown_percentage(pace.cost_done, pace.cost_total, status)
+        elapsed = 0.0 if task.started_at_s is None else at_s - task.started_at_s
+        task.progress = msgspec.structs.replace(
+            last,
+            seq=last.seq + 1,
+            status=status,
+            current_step=current_step,
+            total_steps=total_steps,
+            current_stage=current_stage,
+            elapsed_time=max(elapsed, last.elapsed_time),
+            estimated_remaining=remaining_s or 0.0,
+            remaining_known=remaining_s is not None,
+            overall_percentage=max(overall, last.overall_percentage),
+            error=error,
+            message=message,
+            timestamp=max(self._now(), last.timestamp),
+            outcome=outcome,
+            result=result,
+        )
+        # Under the lock, so that the queue holds the states in the order of seq.
+        self._events.put(_Published(task.progress))
+        return task.progress
+
+    def _dispatch(self) -> None:
+        watchers: dict[str, list[_Watcher]] = {}
+        while (event := self._events.get()) is not None:
+            match event:
+                case _Published(progress):
+                    for watcher in watchers.get(progress.task_id, ()):
+                        _tell(watcher, progress)
+                    if progress.status.ended:
+                        watchers.pop(progress.task_id, None)
+                case _Joined(watcher, present):
+                    if present is not None:
+                        _tell(watcher, present)
+                    if present is None or not present.status.ended:
+                        watchers.setdefault(watcher.task_id, []).append(watcher)
+                case _Left(watcher):
+                    others = watchers.get(watcher.task_id, [])
+                    if watcher in others:
+                        others.remove(watcher)
+                    if not others:
+                        watchers.pop(watcher.task_id, None)
+
+
+def _tell(watcher: _Watcher, progress: GenerationProgress) -> None:
+    if watcher.gone:
+        return
+    try:
+        watcher.callback(progress)
+    except Exception:  # a watcher's fault must not end the others' news
+        logger.exception("A progress callback of task %s raised.", progress.task_id)
+
+
+def _later(last: Stage | None, new: Stage | None) -> Stage | None:
+    """Return the stage that comes later in a run."""
+    if new is None or (last is not None and new.position < last.position):
+        return last
+    return new
+
+
+_default_lock = threading.Lock()
+_default: ProgressService | None = None
+
+
+def get_progress_service() -> ProgressService:
+    """Return the one service of this process for work that is not a studio's own.
+
+    A studio makes a service of its own unless it is given this one.
+    """
+    global _default  # noqa: PLW0603 - the one instance is what this function is for
+    with _default_lock:
+        if _default is None:
+            _default = ProgressService()
+        return _default

@@ -1,0 +1,6 @@
+"""What lasts: tasks and decisions in a SQLite file, pictures in a folder."""
+
+from nbgen.store.images import ImageFolder
+from nbgen.store.tasks import Store
+
+__all__ = ["ImageFolder", "Store"]

@@ -1,0 +1,513 @@
+"""The one facade over generation, progress, store and review.
+
+Thread-safety: every method of ``Studio`` and ``Task`` may be called from any thread.
+A studio has two threads of its own, both daemons: ``nbgen-worker`` makes the pictures
+and ``nbgen-progress`` tells those who watch. ``close()`` ends both.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import datetime as dt
+import secrets
+import shutil
+import threading
+import uuid
+from collections.abc import Callable, Generator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from nbgen.errors import (
+    GenerationFailed,
+    InvalidRequest,
+    StudioClosed,
+    TaskCancelled,
+    TaskConflict,
+    TaskLost,
+    TaskUnfinished,
+    UnknownTask,
+)
+from nbgen.generation.checkpoints import find_checkpoint
+from nbgen.jobs import Job, JobQueue, Worker
+from nbgen.progress import GenerationProgress, ProgressService
+from nbgen.progress.progress import shown_percentage
+from nbgen.review.decide import decide
+from nbgen.schema import (
+    MAX_SEED,
+    Decision,
+    GenerationRequest,
+    GenerationResult,
+    Outcome,
+    Status,
+    TaskRecord,
+    Verdict,
+    check_feedback,
+    check_reviewer_id,
+    check_task_id,
+)
+from nbgen.settings import default_data_dir
+from nbgen.store import ImageFolder, Store
+
+if TYPE_CHECKING:
+    from nbgen.generation.engine import Engine
+
+_ERROR_OF_OUTCOME = {
+    Outcome.FAILED: GenerationFailed,
+    Outcome.CANCELLED: TaskCancelled,
+    Outcome.LOST: TaskLost,
+}
+
+
+class Task:
+    """A handle on one task; making or dropping it changes nothing about the task.
+
+    Attributes:
+        id: The id of the task.
+        request: The request as it was asked for.
+    """
+
+    def __init__(self, studio: Studio, record: TaskRecord, job: Job | None) -> None:
+        self._studio = studio
+        self._job = job
+        self._seed = record.seed
+        self.id = record.id
+        self.request = record.request
+
+    def __repr__(self) -> str:
+        # A notebook compares this text, so it holds nothing that differs between runs.
+        request = self.request
+        size = "" if request.width is None else f", {request.width}x{request.height}"
+        seed = "random" if request.seed is None else request.seed
+        return f"Task({request.num_inference_steps} steps{size}, seed {seed})"
+
+    @property
+    def seed(self) -> int:
+        """The seed in use, drawn if the request named none."""
+        return self._seed
+
+    @property
+    def record(self) -> TaskRecord:
+        """The task as the store knows it now."""
+        return self._studio.get_record(self.id)
+
+    @property
+    def progress(self) -> GenerationProgress:
+        """The present state of the task."""
+        return self._studio.get_progress(self.id)
+
+    @property
+    def status(self) -> Status:
+        """Where the task stands."""
+        return self.progress.status
+
+    @property
+    def image_paths(self) -> list[Path]:
+        """The files of the task's pictures; empty before it has succeeded."""
+        result = self.record.result
+        names = [image.name for image in result.images] if result else []
+        return [path for name in names if (path := self._studio.image_path(name))]
+
+    def watch(
+        self, callback: Callable[[GenerationProgress], None]
+    ) -> Callable[[], None]:
+        """Have the callback told of every state; see ``Studio.watch``."""
+        return self._studio.watch(self.id, callback)
+
+    def cancel(self) -> None:
+        """Ask the task to end, within two steps if it runs; no-op if it has ended."""
+        self._studio.cancel(self.id)
+
+    def result(self, timeout: float | None = None) -> GenerationResult:
+        """Wait for the end and return what was made.
+
+        A ``KeyboardInterrupt`` while waiting cancels the task.
+
+        Args:
+            timeout: Seconds to wait; None waits as long as it takes.
+
+        Raises:
+            TaskUnfinished: It has not ended in that time; it goes on.
+            TaskCancelled: It was cancelled.
+            TaskLost: The process that ran it ended.
+            GenerationFailed: It failed; the cause is chained.
+        """
+        if self._job is not None:
+            try:
+                self._job.done.result(timeout)
+            except TimeoutError:
+                raise TaskUnfinished(
+                    self.id,
+                    f"Task {self.id!r} has not ended within {timeout} s. It goes on; "
+                    "ask again, or cancel() it.",
+                ) from None
+            except KeyboardInterrupt:
+                self.cancel()
+                raise
+        return self._ended_result()
+
+    def __await__(self) -> Generator[Any, None, GenerationResult]:
+        """Wait for the end without blocking the loop; raises as ``result`` does."""
+        return self._wait().__await__()
+
+    async def _wait(self) -> GenerationResult:
+        if self._job is not None:
+            await asyncio.wrap_future(self._job.done)
+        return self._ended_result()
+
+    def _ended_result(self) -> GenerationResult:
+        record = self.record
+        if record.result is not None:
+            return record.result
+        cause = None if self._job is None else self._job.error
+        if record.outcome is None and cause is None:
+            raise TaskUnfinished(
+                self.id,
+                f"Task {self.id!r} runs in another process. Its result can be read "
+                "here once it has ended.",
+            )
+        error = _ERROR_OF_OUTCOME[record.outcome or Outcome.FAILED]
+        raise error(self.id, record.error or str(cause)) from cause
+
+
+class Studio:
+    """Makes, watches and approves pictures.
+
+    Opening one is cheap: the model is loaded when the first task runs, and stays
+    loaded until ``close()``. Use it as a context manager, or close it; a process that
+    exits closes it too.
+
+    Args:
+        data_dir: Where tasks, decisions and pictures are kept; by default
+            ``NBGEN_DATA_DIR`` or the user's data folder.
+        checkpoint: ``"tiny"``, which comes with nbgen, or a folder in diffusers'
+            layout.
+        engine: Makes the pictures instead of SDXL; for tests.
+        progress: Tells those who watch; by default a service of the studio's own.
+
+    Raises:
+        CheckpointNotFound: There is no such checkpoint.
+    """
+
+    def __init__(
+        self,
+        data_dir: str | Path | None = None,
+        checkpoint: str | Path = "tiny",
+        *,
+        engine: Engine | None = None,
+        progress: ProgressService | None = None,
+    ) -> None:
+        def make_engine() -> Engine:
+            if engine is not None:
+                return engine
+            # Imported on the worker's thread, so that opening a studio stays quick.
+            from nbgen.generation.sdxl import SDXLEngine
+
+            return SDXLEngine(checkpoint)
+
+        if engine is None:
+            find_checkpoint(checkpoint)
+        folder = default_data_dir() if data_dir is None else Path(data_dir)
+        self._images = ImageFolder(folder / "images")
+        self._store = Store(folder)
+        self._owns_progress = progress is None
+        self._progress = progress or ProgressService()
+        self._worker = Worker(make_engine, self._store, self._images, self._progress)
+        self._queue = JobQueue(self._worker.run)
+        self._submitting = threading.Lock()
+        self._closed = False
+        atexit.register(self.close)
+
+    def __repr__(self) -> str:
+        return "Studio()"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self.close()
+
+    def generate(
+        self,
+        prompt: str,
+        *,
+        negative_prompt: str = "",
+        width: int | None = None,
+        height: int | None = None,
+        num_inference_steps: int = 50,
+        guidance_scale: float = 8.0,
+        seed: int | None = None,
+        use_refinement: bool = True,
+        num_images: int = 1,
+        task_id: str | None = None,
+    ) -> Task:
+        """Queue a generation and return at once.
+
+        The arguments are those of ``GenerationRequest``. With a ``task_id`` that
+        exists, the same request returns the task that there is.
+
+        Raises:
+            InvalidRequest: A value is not allowed; nothing was queued.
+            TaskConflict: The id stands for another request.
+            StudioClosed: The studio is closed.
+        """
+        request = GenerationRequest(
+            prompt=prompt,
+            negative_prompt=negative_prompt,
+            width=width,
+            height=height,
+            num_inference_steps=num_inference_steps,
+            guidance_scale=guidance_scale,
+            seed=seed,
+            use_refinement=use_refinement,
+            num_images=num_images,
+        )
+        return self.submit(request, task_id=task_id)
+
+    def submit(self, request: GenerationRequest, *, task_id: str | None = None) -> Task:
+        """Queue a request that was made before; see ``generate``."""
+        if task_id is None:
+            task_id = uuid.uuid4().hex[:12]
+        check_task_id(task_id)
+        with self._submitting:
+            if self._closed:
+                raise StudioClosed
+            standing = self._store.get_task(task_id)
+            if standing is not None:
+                if standing.request != request:
+                    raise TaskConflict(task_id)
+                return Task(self, standing, self._queue.find(task_id))
+            seed = request.seed
+            record = TaskRecord(
+                id=task_id,
+                request=request,
+                seed=secrets.randbelow(MAX_SEED) if seed is None else seed,
+                status=Status.PENDING,
+                created_at=dt.datetime.now(dt.UTC),
+            )
+            if not self._store.add_task(record):
+                raise TaskConflict(task_id)
+            self._progress.create_progress(task_id, request.num_inference_steps)
+            job = Job(task_id, request, record.seed)
+            self._queue.submit(job)
+        return Task(self, record, job)
+
+    async def generate_image(
+        self,
+        prompt: str,
+        output_path: str | Path,
+        *,
+        task_id: str | None = None,
+        **request: Any,
+    ) -> Path:
+        """Make one picture, write it to a file and return its path.
+
+        Args:
+            prompt: What the picture shows.
+            output_path: Where to write it, ending in ``.png``; folders that do not
+                exist are made, and a file that exists is replaced, once the picture
+                is there.
+            task_id: The id to follow the work under.
+            request: Further arguments of ``generate``.
+
+        Raises:
+            InvalidRequest: A value is not allowed; nothing was queued.
+            TaskError: The task did not succeed; nothing was written.
+        """
+        path = Path(output_path)
+        if path.suffix.lower() != ".png":
+            raise InvalidRequest("output_path", str(path), "a path that ends in .png")
+        task = await asyncio.to_thread(
+            self.generate, prompt, task_id=task_id, **request
+        )
+        await task
+        await asyncio.to_thread(_copy_whole, task.image_paths[0], path)
+        return path
+
+    def task(self, task_id: str) -> Task:
+        """Return a handle on a task.
+
+        Raises:
+            UnknownTask: There is no such task.
+        """
+        # The job first: one that ends in between has its end in the record.
+        job = self._queue.find(task_id)
+        return Task(self, self.get_record(task_id), job)
+
+    def tasks(self, *, limit: int = 100) -> list[TaskRecord]:
+        """Return the newest tasks, newest first."""
+        return self._store.list_tasks(limit)
+
+    def get_record(self, task_id: str) -> TaskRecord:
+        """Return the task as the store knows it.
+
+        Raises:
+            UnknownTask: There is no such task.
+        """
+        record = self._store.get_task(task_id)
+        if record is None:
+            raise UnknownTask(task_id)
+        return record
+
+    def get_progress(self, task_id: str) -> GenerationProgress:
+        """Return the present state of a task, however long ago it ended.
+
+        Raises:
+            UnknownTask: There is no such task.
+        """
+        progress = self._progress.get_progress(task_id)
+        if progress is None:
+            progress = _progress_of(self.get_record(task_id))
+        return progress
+
+    def watch(
+        self, task_id: str, callback: Callable[[GenerationProgress], None]
+    ) -> Callable[[], None]:
+        """Have the callback told of every state of a task, in order, none twice.
+
+        The present state comes first, then every later one, up to the end. The task
+        need not exist yet. The callback runs on the thread ``nbgen-progress``, or, for
+        a task that ended long ago, on the caller's; it must return quickly.
+
+        Returns:
+            A function that ends the watching.
+        """
+        if self._progress.get_progress(task_id) is None:
+            record = self._store.get_task(task_id)
+            if record is not None and record.status.ended:
+                callback(_progress_of(record))
+                return lambda: None
+        return self._progress.register_callback(task_id, callback)
+
+    def cancel(self, task_id: str) -> None:
+        """Ask a task to end: at once if it waits, within two steps if it runs.
+
+        A task that has ended, or that another process runs, is left as it is.
+
+        Raises:
+            UnknownTask: There is no such task.
+        """
+        never_ran = self._queue.cancel(task_id)
+        if never_ran is not None:
+            self._worker.cancel(never_ran)
+        else:
+            self.get_record(task_id)
+
+    def approve(
+        self,
+        task_id: str,
+        *,
+        reviewer_id: str,
+        feedback: str | None = None,
+        featured_image_url: str | None = None,
+    ) -> Decision:
+        """Approve a completed task; again, it returns the decision that stands.
+
+        Args:
+            task_id: The task.
+            reviewer_id: Who decides, 1 to 200 characters.
+            feedback: What the reviewer says, up to 10,000 characters.
+            featured_image_url: The picture that is meant; None for the first.
+
+        Raises:
+            UnknownTask: There is no such task.
+            InvalidRequest: A value is not allowed.
+            DecisionConflict: It is not completed, or was rejected.
+            FeaturedImageMissing: Its pictures are gone.
+        """
+        return self.decide(
+            task_id,
+            Verdict.APPROVED,
+            reviewer_id=reviewer_id,
+            feedback=feedback,
+            featured_image_url=featured_image_url,
+        )
+
+    def reject(
+        self, task_id: str, *, reviewer_id: str, feedback: str | None = None
+    ) -> Decision:
+        """Reject a completed task; again, it returns the decision that stands.
+
+        Raises:
+            UnknownTask: There is no such task.
+            InvalidRequest: A value is not allowed.
+            DecisionConflict: It is not completed, or was approved.
+        """
+        return self.decide(
+            task_id, Verdict.REJECTED, reviewer_id=reviewer_id, feedback=feedback
+        )
+
+    def decide(
+        self,
+        task_id: str,
+        verdict: Verdict,
+        *,
+        reviewer_id: str,
+        feedback: str | None = None,
+        featured_image_url: str | None = None,
+    ) -> Decision:
+        """Approve or reject; see ``approve`` and ``reject``."""
+        return decide(
+            self.get_record(task_id),
+            verdict,
+            reviewer_id=check_reviewer_id(reviewer_id),
+            feedback=check_feedback(feedback),
+            featured_image_url=featured_image_url,
+            store=self._store,
+            images=self._images,
+        )
+
+    def image_path(self, name: str) -> Path | None:
+        """Return the file of a picture by its name, or None if there is none."""
+        return self._images.path(name)
+
+    def close(self) -> None:
+        """Cancel what is unfinished, end the threads and give the model's memory back.
+
+        Waits for the running step. Calling it again does nothing.
+        """
+        with self._submitting:
+            if self._closed:
+                return
+            self._closed = True
+        atexit.unregister(self.close)
+        for never_ran in self._queue.close():
+            self._worker.cancel(never_ran)
+        self._worker.close()
+        if self._owns_progress:
+            self._progress.close()
+        self._store.close()
+
+
+def _progress_of(record: TaskRecord) -> GenerationProgress:
+    """Rebuild the state of a task that the progress service does not hold."""
+    steps = record.request.num_inference_steps
+    step = steps if record.status is Status.COMPLETED else record.current_step
+    percentage = shown_percentage(step, steps, record.status)
+    return GenerationProgress(
+        task_id=record.id,
+        seq=1,
+        status=record.status,
+        current_step=step,
+        total_steps=steps,
+        current_stage=None,
+        elapsed_time=record.result.generation_time if record.result else 0.0,
+        estimated_remaining=0.0,
+        remaining_known=False,
+        overall_percentage=percentage,
+        error=record.error,
+        message=record.error or ("Done" if record.status.ended else "Runs elsewhere"),
+        timestamp=record.ended_at or record.created_at,
+        outcome=record.outcome,
+        result=record.result,
+    )
+
+
+def _copy_whole(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = target.with_name(f".{target.name}.{uuid.uuid4().hex}.part")
+    try:
+        shutil.copyfile(source, unfinished)
+        unfinished.replace(target)
+    finally:
+        unfinished.unlink(missing_ok=True)

@@ -1,0 +1,69 @@
+"""Fixtures shared by all tests: studios on temporary folders, and a real Chromium."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, sync_playwright
+
+from nbgen.studio import Studio
+from nbgen.testing import PatternEngine
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+
+# Chromium refuses its sandbox to root, and must not look for updates.
+CHROMIUM_FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+
+@pytest.fixture(autouse=True)
+def _own_data_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep every test off the user's data folder."""
+    monkeypatch.setenv("NBGEN_DATA_DIR", str(tmp_path / "default-data"))
+
+
+@pytest.fixture
+def make_studio(tmp_path: Path) -> Iterator[Callable[..., Studio]]:
+    """Return a function that opens a studio on the test's folder and closes it."""
+    studios: list[Studio] = []
+
+    def make(before_step: Callable[[int], None] | None = None) -> Studio:
+        studio = Studio(tmp_path / "data", engine=PatternEngine(before_step))
+        studios.append(studio)
+        return studio
+
+    yield make
+    for studio in studios:
+        studio.close()
+
+
+@pytest.fixture
+def studio(make_studio: Callable[..., Studio]) -> Studio:
+    """Return an open studio that draws patterns."""
+    return make_studio()
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """Return a real Chromium; skip where there is none and CI did not promise one."""
+    if CHROMIUM is None:
+        if os.environ.get("NBGEN_REQUIRE_BROWSER"):
+            pytest.fail("Chromium is required here, and is not installed.")
+        pytest.skip("Chromium is not installed: `apt-get install chromium` as root")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=CHROMIUM, args=CHROMIUM_FLAGS
+        )
+        yield browser
+        browser.close()
