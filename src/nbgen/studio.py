@@ -32,6 +32,7 @@ from nbgen.generation.checkpoints import find_checkpoint
 from nbgen.jobs import Job, JobQueue, Worker
 from nbgen.progress import GenerationProgress, ProgressService
 from nbgen.progress.progress import shown_percentage
+from nbgen.progress.service import ProgressCallback
 from nbgen.review.decide import decide
 from nbgen.schema import (
     MAX_SEED,
@@ -77,7 +78,8 @@ class Task:
     def __repr__(self) -> str:
         # A notebook compares this text, so it holds nothing that differs between runs.
         request = self.request
-        size = "" if request.width is None else f", {request.width}x{request.height}"
+        sized = request.width and request.height
+        size = f", {request.width}x{request.height}" if sized else ""
         seed = "random" if request.seed is None else request.seed
         return f"Task({request.num_inference_steps} steps{size}, seed {seed})"
 
@@ -108,9 +110,7 @@ class Task:
         names = [image.name for image in result.images] if result else []
         return [path for name in names if (path := self._studio.image_path(name))]
 
-    def watch(
-        self, callback: Callable[[GenerationProgress], None]
-    ) -> Callable[[], None]:
+    def watch(self, callback: ProgressCallback) -> Callable[[], None]:
         """Have the callback told of every state; see ``Studio.watch``."""
         return self._studio.watch(self.id, callback)
 
@@ -298,6 +298,7 @@ class Studio:
         output_path: str | Path,
         *,
         task_id: str | None = None,
+        on_progress: ProgressCallback | None = None,
         **request: Any,
     ) -> Path:
         """Make one picture, write it to a file and return its path.
@@ -308,6 +309,7 @@ class Studio:
                 exist are made, and a file that exists is replaced, once the picture
                 is there.
             task_id: The id to follow the work under.
+            on_progress: Told of every state of the task; see ``watch``.
             request: Further arguments of ``generate``.
 
         Raises:
@@ -320,6 +322,8 @@ class Studio:
         task = await asyncio.to_thread(
             self.generate, prompt, task_id=task_id, **request
         )
+        if on_progress is not None:
+            task.watch(on_progress)
         await task
         await asyncio.to_thread(_copy_whole, task.image_paths[0], path)
         return path
@@ -360,9 +364,7 @@ class Studio:
             progress = _progress_of(self.get_record(task_id))
         return progress
 
-    def watch(
-        self, task_id: str, callback: Callable[[GenerationProgress], None]
-    ) -> Callable[[], None]:
+    def watch(self, task_id: str, callback: ProgressCallback) -> Callable[[], None]:
         """Have the callback told of every state of a task, in order, none twice.
 
         The present state comes first, then every later one, up to the end. The task

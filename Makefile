@@ -1,0 +1,41 @@
+# Everything that a fresh clone needs: `make demo`, `make lab`, `make test`.
+
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python -m
+
+.PHONY: demo lab test check install clean
+
+demo: $(VENV)/installed
+	$(RUN) nbgen demo
+
+lab: $(VENV)/installed
+	$(VENV)/bin/jupyter lab notebooks/quickstart.ipynb
+
+# In the order of how soon each tells that something is wrong.
+test: $(VENV)/installed-for-tests check
+	@sh tools/install_chromium.sh
+	$(RUN) pytest -rs
+	$(RUN) pytest -rs --nbval --nbval-current-env --nbval-cell-timeout=300 notebooks
+
+check: $(VENV)/installed-for-tests
+	$(VENV)/bin/ruff check
+	$(VENV)/bin/ruff format --check
+	$(VENV)/bin/mypy
+
+install: $(VENV)/installed
+
+$(VENV)/installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "nbgen needs Python 3.11 or newer: run `make PYTHON=python3.11 …` with one you have")'
+	$(PYTHON) -m venv $(VENV)
+	$(RUN) pip install --quiet --upgrade 'pip>=25.1'
+	$(VENV)/bin/python tools/install_torch.py
+	$(RUN) pip install --quiet --constraint constraints.txt --editable '.[notebook]'
+	@touch $@
+
+$(VENV)/installed-for-tests: $(VENV)/installed
+	$(RUN) pip install --quiet --constraint constraints.txt --group test
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build dist outputs .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,5 @@
+"""Lets ``python -m nbgen`` run the command line."""
+
+from nbgen.cli import main
+
+main()

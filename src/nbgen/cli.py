@@ -1,0 +1,222 @@
+"""The command line: ``nbgen demo | generate | serve | watch``.
+
+Commands only translate; the rules are the studio's and the server's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+
+from nbgen.errors import NbgenError
+
+app = typer.Typer(
+    name="nbgen",
+    help="Make, watch and approve SDXL images.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+_console = Console()
+_errors = Console(stderr=True)
+
+DataDir = Annotated[
+    Path | None,
+    typer.Option(help="Where tasks and pictures are kept (default: your user data)."),
+]
+CheckpointName = Annotated[
+    str, typer.Option(help="'tiny', or a folder in diffusers' layout.")
+]
+Url = Annotated[str, typer.Option(help="The address of the server.")]
+Token = Annotated[
+    str | None, typer.Option(envvar="NBGEN_TOKEN", help="The server's token.")
+]
+Steps = Annotated[int, typer.Option("--steps", help="Sampling steps, 1 to 150.")]
+
+
+@app.command()
+def demo(
+    prompt: Annotated[
+        str, typer.Argument(help="What to draw.")
+    ] = "a red circle on a blue background",
+    output: Annotated[Path, typer.Option(help="Where to save the picture.")] = Path(
+        "outputs/demo.png"
+    ),
+    num_inference_steps: Steps = 30,
+    data_dir: DataDir = None,
+) -> None:
+    """Draw a picture with the tiny checkpoint and follow it over the WebSocket."""
+    from nbgen.server import Server
+    from nbgen.studio import Studio
+
+    request = {"prompt": prompt, "num_inference_steps": num_inference_steps}
+    with (
+        _clear_errors(),
+        Studio(data_dir, checkpoint="tiny") as studio,
+        Server(studio) as server,
+    ):
+        _console.print(f"Drawing “{prompt}” with the tiny SDXL checkpoint.")
+        _console.print(f"Serving on {server.url}, following it over its WebSocket:")
+        picture = asyncio.run(_draw_remotely(server.url, request))
+        output.parent.mkdir(parents=True, exist_ok=True)
+        output.write_bytes(picture)
+    _console.print(f"Saved to [bold]{output}[/bold]", soft_wrap=True)
+    _console.print("Next: [bold]make lab[/bold] opens the same in JupyterLab.")
+
+
+@app.command()
+def generate(
+    prompt: Annotated[str, typer.Argument(help="What to draw.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Where to save the picture.")
+    ] = Path("image.png"),
+    negative_prompt: Annotated[str, typer.Option(help="What not to draw.")] = "",
+    width: Annotated[int | None, typer.Option(help="Pixels, times 8.")] = None,
+    height: Annotated[int | None, typer.Option(help="Pixels, times 8.")] = None,
+    num_inference_steps: Steps = 50,
+    guidance_scale: Annotated[float, typer.Option(help="0 to 20.")] = 8.0,
+    seed: Annotated[int | None, typer.Option(help="Leave out to draw one.")] = None,
+    refine: Annotated[bool, typer.Option(help="Use the refiner.")] = True,
+    task_id: Annotated[str | None, typer.Option(help="An id of your own.")] = None,
+    data_dir: DataDir = None,
+    checkpoint: CheckpointName = "tiny",
+) -> None:
+    """Draw a picture here and now, without a server."""
+    from nbgen.progress.messages import progress_message
+    from nbgen.studio import Studio
+
+    with _clear_errors(), Studio(data_dir, checkpoint) as studio, _bar() as show:
+        drawing = studio.generate_image(
+            prompt,
+            output,
+            task_id=task_id,
+            negative_prompt=negative_prompt,
+            width=width,
+            height=height,
+            num_inference_steps=num_inference_steps,
+            guidance_scale=guidance_scale,
+            seed=seed,
+            use_refinement=refine,
+            on_progress=lambda progress: show(progress_message(progress)),
+        )
+        asyncio.run(drawing)
+    _console.print(f"Saved to [bold]{output}[/bold]", soft_wrap=True)
+
+
+@app.command()
+def serve(
+    host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="0 takes a free one.")] = 8000,
+    allow_origin: Annotated[
+        list[str] | None,
+        typer.Option(help="An origin whose pages may connect; may be repeated."),
+    ] = None,
+    token: Token = None,
+    data_dir: DataDir = None,
+    checkpoint: CheckpointName = "tiny",
+) -> None:
+    """Serve the progress protocol and the HTTP API until interrupted."""
+    from nbgen.server import Server
+    from nbgen.studio import Studio
+
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    with (
+        _clear_errors(),
+        Studio(data_dir, checkpoint) as studio,
+        Server(
+            studio,
+            host=host,
+            port=port,
+            allow_origins=tuple(allow_origin or ()),
+            token=token,
+        ) as server,
+    ):
+        _console.print(f"nbgen serves on {server.url} (Ctrl+C ends it)")
+        stop.wait()
+        _console.print("Stopping.")
+
+
+@app.command()
+def watch(
+    task_id: Annotated[str, typer.Argument(help="The id of the task.")],
+    url: Url = "http://127.0.0.1:8000",
+    token: Token = None,
+) -> None:
+    """Follow a task on a server until it ends, also before it has started."""
+    with _clear_errors():
+        asyncio.run(_watch(url, task_id, token))
+
+
+def main() -> None:
+    """Run the command line."""
+    app()
+
+
+async def _watch(url: str, task_id: str, token: str | None) -> dict[str, Any]:
+    """Show the bar of a task and return its last message."""
+    from nbgen.remote import watch_task
+
+    message: dict[str, Any] = {}
+    with _bar() as show:
+        async for message in watch_task(url, task_id, token=token):
+            show(message)
+    if message.get("error"):
+        raise NbgenError(message["error"])
+    return message
+
+
+async def _draw_remotely(url: str, request: dict[str, Any]) -> bytes:
+    from nbgen.remote import fetch_image, submit
+
+    task = await submit(url, request)
+    end = await _watch(url, task["task_id"], None)
+    return await fetch_image(url, end["result"]["images"][0]["url"])
+
+
+@contextmanager
+def _bar() -> Iterator[Callable[[dict[str, Any]], None]]:
+    """Show a bar; yield the function that takes it to a protocol message."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=None),
+        TaskProgressColumn(),
+        TextColumn("{task.fields[steps]}"),
+    )
+    with Progress(*columns, console=_console) as bar:
+        line = bar.add_task("Waiting", total=100, steps="")
+
+        def show(message: dict[str, Any]) -> None:
+            if message["type"] == "status":
+                return
+            steps = f"{message['current_step']}/{message['total_steps']}"
+            if message["remaining_known"]:
+                steps += f" · {message['estimated_remaining']:.1f} s left"
+            bar.update(
+                line,
+                description=message["message"],
+                completed=message["overall_percentage"],
+                steps=steps,
+            )
+
+        yield show
+
+
+@contextmanager
+def _clear_errors() -> Iterator[None]:
+    """Turn an error that nbgen raises on purpose into one line and exit code 1."""
+    try:
+        yield
+    except NbgenError as error:
+        _errors.print(f"[red]Error:[/red] {error}", highlight=False, soft_wrap=True)
+        sys.exit(1)

@@ -1,0 +1,333 @@
+"""The progress service: one state per update, in order, and exactly one end."""
+
+from __future__ import annotations
+
+import datetime as dt
+import math
+import threading
+from collections.abc import Iterator
+from itertools import pairwise
+from queue import SimpleQueue
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nbgen.errors import InvalidRequest, TaskConflict, UnknownTask
+from nbgen.progress import (
+    GenerationProgress,
+    ProgressService,
+    Stage,
+    StagePlan,
+    get_progress_service,
+)
+from nbgen.schema import Outcome, Status
+
+PLAN = [
+    StagePlan(Stage.BASE_MODEL, 8, 8),
+    StagePlan(Stage.REFINER_MODEL, 2, 2),
+    StagePlan(Stage.DECODE, 0, 1),
+]
+
+
+@pytest.fixture
+def service() -> Iterator[ProgressService]:
+    service = ProgressService()
+    yield service
+    service.close()
+
+
+def states_of(
+    service: ProgressService, task_id: str
+) -> SimpleQueue[GenerationProgress]:
+    states: SimpleQueue[GenerationProgress] = SimpleQueue()
+    service.register_callback(task_id, states.put)
+    return states
+
+
+def until_end(states: SimpleQueue[GenerationProgress]) -> list[GenerationProgress]:
+    seen: list[GenerationProgress] = []
+    while not (seen and seen[-1].status.ended):
+        seen.append(states.get(timeout=10))
+    return seen
+
+
+def test_a_new_task_is_pending(service: ProgressService) -> None:
+    progress = service.create_progress("a", 10)
+    assert progress == service.get_progress("a")
+    assert progress.status is Status.PENDING
+    assert (progress.current_step, progress.total_steps) == (0, 10)
+    assert progress.percentage == 0.0
+
+
+def test_an_unknown_task_has_no_progress(service: ProgressService) -> None:
+    assert service.get_progress("a") is None
+    with pytest.raises(UnknownTask, match="no task 'a'"):
+        service.update_progress("a", current_step=1)
+
+
+def test_an_id_is_used_once(service: ProgressService) -> None:
+    service.create_progress("a", 10)
+    with pytest.raises(TaskConflict):
+        service.create_progress("a", 10)
+    service.mark_complete("a")
+    with pytest.raises(TaskConflict):
+        service.create_progress("a", 10)
+
+
+@pytest.mark.parametrize(("task_id", "steps"), [("a/b", 10), ("a", 0)])
+def test_what_cannot_be_followed(
+    service: ProgressService, task_id: str, steps: int
+) -> None:
+    with pytest.raises(InvalidRequest):
+        service.create_progress(task_id, steps)
+
+
+def test_percentage_is_exact_and_below_100_until_completed(
+    service: ProgressService,
+) -> None:
+    service.create_progress("a", 50)
+    assert service.update_progress("a", current_step=32).percentage == 64.0
+    assert service.update_progress("a", current_step=50).percentage == 99.9
+    assert service.mark_complete("a").percentage == 100.0
+
+
+def test_overshoot_counts_as_the_total(service: ProgressService) -> None:
+    service.create_progress("a", 10)
+    progress = service.update_progress("a", current_step=15)
+    assert progress.current_step == 10
+    assert progress.percentage < 100
+
+
+def test_steps_and_stages_never_go_back(service: ProgressService) -> None:
+    service.create_progress("a", 10)
+    service.update_progress("a", current_step=9, current_stage=Stage.REFINER_MODEL)
+    progress = service.update_progress(
+        "a", current_step=3, current_stage=Stage.BASE_MODEL
+    )
+    assert progress.current_step == 9
+    assert progress.current_stage is Stage.REFINER_MODEL
+
+
+def test_a_repeated_report_is_no_new_state(service: ProgressService) -> None:
+    service.create_progress("a", 10)
+    first = service.update_progress("a", current_step=1)
+    assert service.update_progress("a", current_step=1) is first
+
+
+def test_the_first_end_is_the_end(service: ProgressService) -> None:
+    service.create_progress("a", 10)
+    states = states_of(service, "a")
+    service.update_progress("a", current_step=4)
+    end = service.mark_failed("a", "Cancelled.", outcome=Outcome.CANCELLED)
+    assert service.mark_complete("a") is end
+    assert service.mark_failed("a", "late") is end
+    assert service.update_progress("a", current_step=5) is end
+    assert service.get_progress("a") is end
+    assert end.status is Status.FAILED
+    assert (end.error, end.outcome) == ("Cancelled.", Outcome.CANCELLED)
+    assert [s.seq for s in until_end(states)] == [1, 2, 3]
+
+
+def test_every_state_in_order_to_a_watcher_from_before(
+    service: ProgressService,
+) -> None:
+    states = states_of(service, "a")
+    service.create_progress("a", 10)
+    service.update_progress("a", plan=PLAN, current_stage=Stage.BASE_MODEL)
+    for step in range(1, 11):
+        service.update_progress("a", current_step=step)
+    service.mark_complete("a")
+    seen = until_end(states)
+    assert [s.seq for s in seen] == list(range(1, 14))
+    assert [s.current_step for s in seen] == [0, 0, *range(1, 11), 10]
+
+
+def test_a_late_watcher_gets_the_present_state_first(service: ProgressService) -> None:
+    service.create_progress("a", 10)
+    for step in range(1, 6):
+        service.update_progress("a", current_step=step)
+    states = states_of(service, "a")
+    for step in range(6, 11):
+        service.update_progress("a", current_step=step)
+    service.mark_complete("a")
+    assert [s.current_step for s in until_end(states)] == [5, 6, 7, 8, 9, 10, 10]
+
+
+def test_a_watcher_of_an_ended_task_gets_its_end(service: ProgressService) -> None:
+    service.create_progress("a", 10)
+    end = service.mark_complete("a")
+    assert until_end(states_of(service, "a")) == [end]
+
+
+def test_a_watcher_that_raises_does_not_end_the_others_news(
+    service: ProgressService,
+) -> None:
+    def raise_always(_progress: GenerationProgress) -> None:
+        raise RuntimeError("a watcher's fault")
+
+    service.register_callback("a", raise_always)
+    states = states_of(service, "a")
+    service.create_progress("a", 3)
+    service.mark_complete("a")
+    assert [s.status for s in until_end(states)] == [Status.PENDING, Status.COMPLETED]
+
+
+def test_no_news_after_unregistering(service: ProgressService) -> None:
+    left: list[GenerationProgress] = []
+    unregister = service.register_callback("a", left.append)
+    stays = states_of(service, "a")
+    service.create_progress("a", 3)
+    assert stays.get(timeout=10).seq == 1
+    unregister()
+    unregister()
+    service.mark_complete("a")
+    until_end(stays)
+    assert [s.seq for s in left] == [1]
+
+
+def test_a_blocked_watcher_does_not_block_the_work(service: ProgressService) -> None:
+    entered, release = threading.Event(), threading.Event()
+
+    def block(_progress: GenerationProgress) -> None:
+        entered.set()
+        release.wait(30)
+
+    service.register_callback("a", block)
+    service.create_progress("a", 150)
+    assert entered.wait(10)
+    for step in range(1, 151):
+        service.update_progress("a", current_step=step)
+    assert service.mark_complete("a").status is Status.COMPLETED
+    release.set()
+
+
+def test_ended_tasks_are_forgotten_in_the_end() -> None:
+    service = ProgressService(keep_ended=3)
+    service.create_progress("runs", 5)
+    for number in range(10):
+        service.create_progress(f"t{number}", 5)
+        service.mark_complete(f"t{number}")
+    known = [n for n in range(10) if service.get_progress(f"t{n}") is not None]
+    assert known == [7, 8, 9]
+    assert service.get_progress("runs") is not None
+
+
+def test_reports_from_many_threads_are_each_one_state(
+    service: ProgressService,
+) -> None:
+    names = [f"t{number}" for number in range(8)]
+    queues = {name: states_of(service, name) for name in names}
+
+    def work(name: str) -> None:
+        service.create_progress(name, 50)
+        for step in range(1, 51):
+            service.update_progress(name, current_step=step)
+        service.mark_complete(name)
+
+    threads = [threading.Thread(target=work, args=[name]) for name in names]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for name in names:
+        seen = until_end(queues[name])
+        assert [s.seq for s in seen] == list(range(1, 53))
+
+
+def test_two_ends_that_race_have_one_winner(service: ProgressService) -> None:
+    for number in range(50):
+        name = f"t{number}"
+        service.create_progress(name, 5)
+        states = states_of(service, name)
+        barrier = threading.Barrier(2)
+
+        def complete(name: str = name, barrier: threading.Barrier = barrier) -> None:
+            barrier.wait()
+            service.mark_complete(name)
+
+        thread = threading.Thread(target=complete)
+        thread.start()
+        barrier.wait()
+        service.mark_failed(name, "Cancelled.", outcome=Outcome.CANCELLED)
+        thread.join()
+        ends = [s for s in until_end(states) if s.status.ended]
+        assert ends == [service.get_progress(name)]
+        assert states.empty()
+
+
+def test_close_ends_the_thread() -> None:
+    service = ProgressService()
+    states = states_of(service, "a")
+    service.create_progress("a", 1)
+    service.mark_complete("a")
+    service.close()
+    assert len(until_end(states)) == 2
+    assert "nbgen-progress" not in {thread.name for thread in threading.enumerate()}
+    service.close()
+
+
+def test_the_process_has_one_service_of_its_own() -> None:
+    assert get_progress_service() is get_progress_service()
+
+
+class _Clock:
+    """A clock that a test moves; the wall clock goes back all the while."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def monotonic(self) -> float:
+        return self.seconds
+
+    def now(self) -> dt.datetime:
+        start = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
+        return start - dt.timedelta(seconds=self.seconds)
+
+
+reports = st.lists(
+    st.fixed_dictionaries(
+        {"after_s": st.floats(0, 100)},
+        optional={
+            "current_step": st.integers(-5, 20),
+            "current_stage": st.sampled_from(Stage),
+            "plan": st.just(PLAN),
+            "message": st.text(max_size=5),
+        },
+    )
+)
+
+
+@given(reports=reports, succeeds=st.booleans())
+def test_whatever_is_reported_the_states_are_sound(
+    reports: list[dict[str, Any]], succeeds: bool
+) -> None:
+    """All numbers are finite and nothing that grows ever shrinks."""
+    clock = _Clock()
+    service = ProgressService(clock=clock.monotonic, now=clock.now)
+    states = [service.create_progress("a", 10)]
+    for report in reports:
+        clock.seconds += report.pop("after_s")
+        states.append(service.update_progress("a", **report))
+    states.append(
+        service.mark_complete("a") if succeeds else service.mark_failed("a", "no")
+    )
+    for state in states:
+        assert 0 <= state.current_step <= state.total_steps == 10
+        assert 0 <= state.percentage <= 100
+        assert 0 <= state.overall_percentage <= 100
+        assert state.elapsed_time >= 0
+        assert state.estimated_remaining >= 0
+        assert math.isfinite(state.estimated_remaining)
+        assert state.remaining_known or state.estimated_remaining == 0
+        completed = state.status is Status.COMPLETED
+        assert (state.percentage == 100) is completed
+        assert (state.overall_percentage == 100) is completed
+    for earlier, later in pairwise(states):
+        assert later is earlier or later.seq == earlier.seq + 1
+        assert later.current_step >= earlier.current_step
+        assert later.percentage >= earlier.percentage
+        assert later.overall_percentage >= earlier.overall_percentage
+        assert later.elapsed_time >= earlier.elapsed_time
+        assert later.timestamp >= earlier.timestamp

@@ -1,0 +1,412 @@
+"""The studio: submit, watch, cancel, decide, with a torch-free engine."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from nbgen.errors import (
+    CheckpointNotFound,
+    DecisionConflict,
+    FeaturedImageMissing,
+    GenerationFailed,
+    InvalidRequest,
+    StudioClosed,
+    TaskCancelled,
+    TaskConflict,
+    TaskUnfinished,
+    UnknownTask,
+)
+from nbgen.progress import GenerationProgress, ProgressService
+from nbgen.schema import Outcome, Status, Verdict
+from nbgen.studio import Studio, Task
+from nbgen.testing import PatternEngine
+
+MakeStudio = Callable[..., Studio]
+
+
+class Gate:
+    """Holds an engine before a step until the test opens it."""
+
+    def __init__(self, at_step: int) -> None:
+        self._at_step = at_step
+        self.reached = threading.Event()
+        self.opened = threading.Event()
+
+    def __call__(self, step: int) -> None:
+        if step == self._at_step:
+            self.reached.set()
+            assert self.opened.wait(30)
+
+
+def until_end(watched: Studio, task_id: str) -> list[GenerationProgress]:
+    states: SimpleQueue[GenerationProgress] = SimpleQueue()
+    watched.watch(task_id, states.put)
+    seen: list[GenerationProgress] = []
+    while not (seen and seen[-1].status.ended):
+        seen.append(states.get(timeout=10))
+    return seen
+
+
+def test_a_picture_is_made_and_kept(studio: Studio) -> None:
+    task = studio.generate("a cat", width=128, height=64, seed=7, task_id="hero-1")
+    result = task.result(10)
+    assert repr(result) == "GenerationResult(1 image, 128x64, seed 7)"
+    assert (task.status, task.progress.percentage) == (Status.COMPLETED, 100.0)
+    [path] = task.image_paths
+    with Image.open(path) as picture:
+        assert picture.size == (128, 64)
+        assert len(picture.getcolors(10_000) or []) > 1
+
+
+def test_each_picture_of_a_batch_has_its_seed(studio: Studio) -> None:
+    batch = studio.generate("a cat", seed=7, num_images=3).result(10)
+    alone = studio.generate("a cat", seed=9).result(10)
+    assert [image.seed for image in batch.images] == [7, 8, 9]
+    assert batch.images[2].name == alone.images[0].name
+    assert len({image.name for image in batch.images}) == 3
+
+
+def test_a_drawn_seed_is_recorded(studio: Studio) -> None:
+    task = studio.generate("a cat")
+    assert task.result(10).images[0].seed == task.seed == task.record.seed
+
+
+def test_generate_returns_before_the_work(make_studio: MakeStudio) -> None:
+    gate = Gate(at_step=1)
+    studio = make_studio(gate)
+    task = studio.generate("a cat", num_inference_steps=3)
+    assert gate.reached.wait(10)
+    assert task.status is Status.GENERATING
+    with pytest.raises(TaskUnfinished, match=r"has not ended within 0\.01 s"):
+        task.result(0.01)
+    gate.opened.set()
+    task.result(10)
+
+
+def test_a_watcher_sees_every_step_of_both_stages(studio: Studio) -> None:
+    states: SimpleQueue[GenerationProgress] = SimpleQueue()
+    studio.watch("a", states.put)
+    studio.generate("a cat", num_inference_steps=10, task_id="a").result(10)
+    seen: list[GenerationProgress] = []
+    while not (seen and seen[-1].status.ended):
+        seen.append(states.get(timeout=10))
+    steps = [
+        (later.current_stage, later.current_step)
+        for earlier, later in pairwise(seen)
+        if later.current_step > earlier.current_step
+    ]
+    assert steps == [("base_model", n) for n in range(1, 9)] + [
+        ("refiner_model", 9),
+        ("refiner_model", 10),
+    ]
+
+
+def test_a_task_can_be_awaited(studio: Studio) -> None:
+    async def run() -> int:
+        result = await studio.generate("a cat")
+        return len(result.images)
+
+    assert asyncio.run(run()) == 1
+
+
+def test_giving_up_waiting_does_not_stop_the_task(make_studio: MakeStudio) -> None:
+    gate = Gate(at_step=2)
+    task = make_studio(gate).generate("a cat", num_inference_steps=3)
+
+    async def give_up() -> None:
+        async with asyncio.timeout(0.01):
+            await task
+
+    with pytest.raises(TimeoutError):
+        asyncio.run(give_up())
+    gate.opened.set()
+    assert len(task.result(10).images) == 1
+
+
+def test_generate_image_writes_a_file(studio: Studio, tmp_path: Path) -> None:
+    target = tmp_path / "new" / "cat.png"
+    states: SimpleQueue[GenerationProgress] = SimpleQueue()
+    path = asyncio.run(
+        studio.generate_image(
+            prompt="a cat",
+            output_path=target,
+            task_id="a",
+            num_inference_steps=4,
+            use_refinement=False,
+            on_progress=states.put,
+        )
+    )
+    assert path == target
+    with Image.open(path) as picture:
+        picture.verify()
+    assert [child.name for child in target.parent.iterdir()] == ["cat.png"]
+    assert states.get(timeout=10).task_id == "a"
+
+
+def test_generate_image_refuses_a_strange_suffix(
+    studio: Studio, tmp_path: Path
+) -> None:
+    with pytest.raises(InvalidRequest, match="output_path must be a path that ends"):
+        asyncio.run(studio.generate_image("a cat", tmp_path / "cat.gif"))
+    assert studio.tasks() == []
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"num_inference_steps": 0},
+        {"width": 1001},
+        {"prompt": ""},
+        {"prompt": "x" * 100_000},
+        {"task_id": "a/b"},
+    ],
+)
+def test_a_wrong_input_queues_nothing(studio: Studio, wrong: dict[str, Any]) -> None:
+    [field] = wrong
+    with pytest.raises(InvalidRequest) as raised:
+        studio.generate(**{"prompt": "a cat", **wrong})
+    assert raised.value.field == field
+    assert studio.tasks() == []
+
+
+def test_an_unknown_checkpoint_is_said_at_once(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointNotFound, match=r"no checkpoint 'nope'\. Use 'tiny'"):
+        Studio(tmp_path / "data", checkpoint="nope")
+    assert not (tmp_path / "data").exists()
+
+
+def test_the_same_request_is_the_same_task(studio: Studio) -> None:
+    first = studio.generate("a cat", task_id="a")
+    first.result(10)
+    assert studio.generate(" a cat ", task_id="a").result(0) == first.result(0)
+    with pytest.raises(TaskConflict, match="another request"):
+        studio.generate("a dog", task_id="a")
+    assert len(studio.tasks()) == 1
+
+
+def test_tasks_run_in_the_order_of_submission(make_studio: MakeStudio) -> None:
+    gate = Gate(at_step=1)
+    studio = make_studio(gate)
+    order: SimpleQueue[str] = SimpleQueue()
+    names = ["a", "b", "c"]
+    for name in names:
+        studio.watch(name, lambda p: order.put(p.task_id) if p.outcome else None)
+        studio.generate("a cat", task_id=name, num_inference_steps=1)
+    gate.opened.set()
+    assert [order.get(timeout=10) for _ in names] == names
+
+
+def test_cancel_a_running_task(make_studio: MakeStudio) -> None:
+    gate = Gate(at_step=4)
+    studio = make_studio(gate)
+    task = studio.generate("a cat", num_inference_steps=10, task_id="a")
+    assert gate.reached.wait(10)
+    task.cancel()
+    gate.opened.set()
+    with pytest.raises(TaskCancelled, match=r"Cancelled at step 3 of 10\."):
+        task.result(10)
+    assert task.record.outcome is Outcome.CANCELLED
+    assert (task.record.current_step, task.image_paths) == (3, [])
+    assert studio.generate("a dog").result(10)
+
+
+def test_cancel_a_waiting_task(make_studio: MakeStudio) -> None:
+    gate = Gate(at_step=1)
+    studio = make_studio(gate)
+    running = studio.generate("a cat")
+    waiting = studio.generate("a dog", task_id="b")
+    waiting.cancel()
+    with pytest.raises(TaskCancelled, match=r"Cancelled before it started\."):
+        waiting.result(10)
+    assert [s.status for s in until_end(studio, "b")] == [Status.FAILED]
+    gate.opened.set()
+    assert running.result(10)
+
+
+def test_cancel_after_the_end_changes_nothing(studio: Studio) -> None:
+    task = studio.generate("a cat")
+    task.result(10)
+    task.cancel()
+    assert task.status is Status.COMPLETED
+    with pytest.raises(UnknownTask):
+        studio.cancel("nope")
+
+
+def test_an_interrupt_while_waiting_cancels(
+    make_studio: MakeStudio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = Gate(at_step=2)
+    studio = make_studio(gate)
+    task = studio.generate("a cat", num_inference_steps=5)
+    assert gate.reached.wait(10)
+    assert task._job is not None
+    done = task._job.done
+
+    def interrupt(_timeout: float | None = None) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(done, "result", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            task.result()
+    gate.opened.set()
+    with pytest.raises(TaskCancelled):
+        task.result(10)
+
+
+@pytest.mark.parametrize("fault", [ValueError("boom"), MemoryError("too big")])
+def test_a_failure_is_kept_and_the_next_task_runs(
+    make_studio: MakeStudio, fault: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
+    faults = [fault]
+
+    def fail_once(step: int) -> None:
+        if step == 2 and faults:
+            raise faults.pop()
+
+    studio = make_studio(fail_once)
+    task = studio.generate("a cat", num_inference_steps=5)
+    with caplog.at_level(logging.CRITICAL, "nbgen"):
+        with pytest.raises(GenerationFailed, match=str(fault)) as raised:
+            task.result(10)
+        assert raised.value.__cause__ is fault
+        assert task.record.error == f"{type(fault).__name__}: {fault}"
+        assert studio.generate("a cat").result(10)
+
+
+def test_a_disk_that_fails_leaves_no_watcher_waiting(
+    studio: Studio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_args: object, **_kwargs: object) -> bool:
+        raise OSError("disk full")
+
+    monkeypatch.setattr("nbgen.store.Store.end_task", fail)
+    task = studio.generate("a cat", task_id="a")
+    with pytest.raises(GenerationFailed, match="disk full"):
+        task.result(10)
+    assert until_end(studio, "a")[-1].error == (
+        "The result could not be saved: disk full"
+    )
+
+
+def test_the_store_knows_the_end_before_anyone_is_told(studio: Studio) -> None:
+    known: SimpleQueue[Status] = SimpleQueue()
+
+    def look(progress: GenerationProgress) -> None:
+        if progress.status.ended:
+            known.put(studio.get_record("a").status)
+
+    studio.watch("a", look)
+    studio.generate("a cat", task_id="a")
+    assert known.get(timeout=10) is Status.COMPLETED
+
+
+def test_a_task_outlives_its_studio(make_studio: MakeStudio) -> None:
+    first = make_studio()
+    result = first.generate("a cat", task_id="a", num_inference_steps=5).result(10)
+    first.close()
+    again = make_studio()
+    assert again.task("a").result() == result
+    [state] = until_end(again, "a")
+    assert (state.status, state.percentage) == (Status.COMPLETED, 100.0)
+    assert (state.current_step, state.result) == (5, result)
+    with pytest.raises(UnknownTask, match="no task 'b'"):
+        again.task("b")
+
+
+def test_close_cancels_and_leaves_no_thread(make_studio: MakeStudio) -> None:
+    gate = Gate(at_step=2)
+    studio = make_studio(gate)
+    running, waiting = studio.generate("a cat"), studio.generate("a dog")
+    ends: SimpleQueue[GenerationProgress] = SimpleQueue()
+    for task in (running, waiting):
+        task.watch(lambda p: ends.put(p) if p.outcome else None)
+    assert gate.reached.wait(10)
+    gate.opened.set()
+    studio.close()
+    outcomes = {ends.get(timeout=10).outcome, ends.get(timeout=10).outcome}
+    assert outcomes == {Outcome.CANCELLED}
+    names = {thread.name for thread in threading.enumerate()}
+    assert not names & {"nbgen-worker", "nbgen-progress"}
+    studio.close()
+    with pytest.raises(StudioClosed, match=r"Open another with Studio\(\)"):
+        studio.generate("a cat")
+
+
+def test_a_studio_may_share_a_progress_service(tmp_path: Path) -> None:
+    service = ProgressService()
+    with Studio(tmp_path, engine=PatternEngine(), progress=service) as studio:
+        studio.generate("a cat", task_id="a").result(10)
+    assert service.get_progress("a") is not None
+    service.create_progress("b", 1)
+    service.close()
+
+
+def test_what_a_notebook_shows_is_the_same_each_time(studio: Studio) -> None:
+    task = studio.generate("a cat", num_inference_steps=20, seed=7)
+    assert repr(task) == "Task(20 steps, seed 7)"
+    task = studio.generate("a cat", width=128, height=64)
+    assert repr(task) == "Task(50 steps, 128x64, seed random)"
+    assert repr(studio) == "Studio()"
+
+
+def approved(studio: Studio) -> Task:
+    task = studio.generate("a cat", task_id="a")
+    task.result(10)
+    return task
+
+
+def test_approve(studio: Studio) -> None:
+    task = approved(studio)
+    decision = studio.approve("a", reviewer_id=" ada ", feedback=" Lovely ")
+    assert (decision.verdict, decision.reviewer_id) == (Verdict.APPROVED, "ada")
+    assert decision.feedback == "Lovely"
+    assert decision.featured_image_url == task.result().images[0].url
+    assert task.record.approval_status == "approved"
+    assert studio.approve("a", reviewer_id="bob") == decision
+
+
+def test_a_decision_is_not_turned_round(studio: Studio) -> None:
+    approved(studio)
+    studio.reject("a", reviewer_id="ada", feedback="Too dark")
+    with pytest.raises(DecisionConflict, match="was rejected by ada at 20"):
+        studio.approve("a", reviewer_id="bob")
+    assert studio.get_record("a").approval_status == "rejected"
+
+
+def test_only_a_completed_task_is_decided(make_studio: MakeStudio) -> None:
+    gate = Gate(at_step=1)
+    studio = make_studio(gate)
+    task = studio.generate("a cat", task_id="a")
+    assert gate.reached.wait(10)
+    with pytest.raises(DecisionConflict, match="'a' is generating; only a completed"):
+        studio.approve("a", reviewer_id="ada")
+    task.cancel()
+    gate.opened.set()
+    with pytest.raises(TaskCancelled):
+        task.result(10)
+    with pytest.raises(DecisionConflict, match="is failed"):
+        studio.reject("a", reviewer_id="ada")
+    with pytest.raises(UnknownTask):
+        studio.approve("b", reviewer_id="ada")
+
+
+def test_a_picture_that_is_gone_is_not_approved(studio: Studio) -> None:
+    task = approved(studio)
+    task.image_paths[0].unlink()
+    with pytest.raises(FeaturedImageMissing, match="has no picture to approve"):
+        studio.approve("a", reviewer_id="ada")
+    assert task.record.approval_status == "pending"
+    url = "https://example.org/cat.png"
+    decision = studio.approve("a", reviewer_id="ada", featured_image_url=url)
+    assert decision.featured_image_url == url
