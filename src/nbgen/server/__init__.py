@@ -1,1 +1,6 @@
-"""The Tornado server."""
+"""Serves the progress protocol and the HTTP API with Tornado."""
+
+from nbgen.server.app import Server
+from nbgen.server.progress_socket import Timing
+
+__all__ = ["Server", "Timing"]

@@ -1,0 +1,167 @@
+"""The Tornado application, and the thread that serves it.
+
+``Server`` owns a thread, ``nbgen-server``, and the event loop in it; all handlers and
+sockets belong to that loop. So a busy notebook cell, or a slow picture, does not stop
+the server from answering.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+from collections.abc import Sequence
+from typing import Self
+
+from tornado.httpserver import HTTPServer
+from tornado.netutil import bind_sockets
+from tornado.web import Application
+
+from nbgen.errors import NbgenError
+from nbgen.server.access import Access
+from nbgen.server.base import NotFoundHandler
+from nbgen.server.handlers import (
+    ApproveHandler,
+    CancelHandler,
+    GenerateHandler,
+    HealthHandler,
+    ImageHandler,
+    TaskHandler,
+    TasksHandler,
+)
+from nbgen.server.progress_socket import ProgressSocket, Timing, Watchers
+from nbgen.studio import Studio
+
+_MAX_CLIENT_FRAME = 64 * 1024
+_MAX_BODY = 1024 * 1024
+_MAX_WATCHERS = 2_000
+_SHUTDOWN_PATIENCE_S = 1.0
+
+_ROUTES = [
+    (r"/(?:api/)?ws/image-generation/(.+)", ProgressSocket),
+    (r"/api/media/(?:generate|generate-image)", GenerateHandler),
+    (r"/api/tasks", TasksHandler),
+    (r"/api/tasks/([^/]+)", TaskHandler),
+    (r"/api/tasks/([^/]+)/cancel", CancelHandler),
+    (r"/api/content/tasks/([^/]+)/approve", ApproveHandler),
+    (r"/images/([^/]+)", ImageHandler),
+    (r"/(?:api/media/)?health", HealthHandler),
+]
+
+
+class Server:
+    """Serves a studio over HTTP and WebSocket until it is closed.
+
+    Every method may be called from any thread but the server's own. Use it as a
+    context manager, or ``start()`` and ``close()`` it.
+
+    Args:
+        studio: What is served; closing the server leaves it open.
+        host: The address to listen on.
+        port: The port; 0 takes a free one.
+        allow_origins: Origins whose pages may connect, besides loopback ones.
+        token: What clients must show; needed beyond loopback.
+        timing: The times of the protocol.
+
+    Raises:
+        InvalidRequest: The host is not loopback and there is no token, or an origin
+            is not one.
+    """
+
+    def __init__(
+        self,
+        studio: Studio,
+        *,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        allow_origins: Sequence[str] = (),
+        token: str | None = None,
+        timing: Timing | None = None,
+    ) -> None:
+        self._access = Access(host, tuple(allow_origins), token)
+        self._studio = studio
+        self._port = port
+        self._timing = timing or Timing()
+        self._thread: threading.Thread | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stop: asyncio.Event | None = None
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self.close()
+
+    @property
+    def port(self) -> int:
+        """The port that the server listens on, once it is started."""
+        return self._port
+
+    @property
+    def url(self) -> str:
+        """The address of the server, once it is started."""
+        host = self._access.host
+        return f"http://{f'[{host}]' if ':' in host else host}:{self._port}"
+
+    def start(self) -> None:
+        """Listen and serve; returns once clients can connect.
+
+        Raises:
+            NbgenError: The port cannot be had.
+        """
+        host = self._access.host
+        try:
+            sockets = bind_sockets(self._port, host)
+        except OSError as error:
+            raise NbgenError(
+                f"Port {self._port} on {host} cannot be had: {error.strerror}. Choose "
+                "another with --port, or 0 for a free one."
+            ) from error
+        self._port = sockets[0].getsockname()[1]
+        ready = threading.Event()
+        self._thread = threading.Thread(
+            target=lambda: asyncio.run(self._serve(sockets, ready)),
+            name="nbgen-server",
+            daemon=True,
+        )
+        self._thread.start()
+        ready.wait()
+
+    def close(self) -> None:
+        """Close all connections (1001) and end the thread; again does nothing."""
+        thread, self._thread = self._thread, None
+        if thread is None:
+            return
+        assert self._loop is not None
+        assert self._stop is not None
+        self._loop.call_soon_threadsafe(self._stop.set)
+        thread.join()
+
+    async def _serve(
+        self, sockets: list[socket.socket], ready: threading.Event
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._stop = asyncio.Event()
+        watchers = Watchers(self._studio, self._loop, _MAX_WATCHERS)
+        application = Application(
+            _ROUTES,
+            default_handler_class=NotFoundHandler,
+            studio=self._studio,
+            access=self._access,
+            timing=self._timing,
+            watchers=watchers,
+            cross_origin_protection=True,
+            # Logging who asked is the business of whoever puts this on a network.
+            log_function=lambda _handler: None,
+            websocket_ping_interval=25,
+            websocket_ping_timeout=10,
+            websocket_max_message_size=_MAX_CLIENT_FRAME,
+        )
+        server = HTTPServer(application, max_body_size=_MAX_BODY)
+        server.add_sockets(sockets)
+        ready.set()
+        await self._stop.wait()
+        server.stop()
+        await watchers.close(_SHUTDOWN_PATIENCE_S)
+        await server.close_all_connections()

@@ -1,0 +1,190 @@
+"""What all handlers share: access, CORS, JSON in and out, errors as JSON.
+
+Handlers belong to the server's loop. Calls of the studio that touch the disk go
+through ``asyncio.to_thread``, so that they never hold the loop up.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from typing import Any
+
+import msgspec
+from tornado.web import Finish, HTTPError, RequestHandler
+
+from nbgen.errors import (
+    AccessDenied,
+    CheckpointNotFound,
+    DecisionConflict,
+    FeaturedImageMissing,
+    InvalidRequest,
+    NbgenError,
+    StudioClosed,
+    TaskConflict,
+    UnknownTask,
+)
+from nbgen.schema import Decision, TaskRecord
+from nbgen.server.access import Access
+from nbgen.studio import Studio
+
+logger = logging.getLogger(__name__)
+
+_HTTP_STATUS: dict[type[NbgenError], int] = {
+    AccessDenied: 401,
+    InvalidRequest: 422,
+    UnknownTask: 404,
+    TaskConflict: 409,
+    DecisionConflict: 409,
+    FeaturedImageMissing: 422,
+    CheckpointNotFound: 503,
+    StudioClosed: 503,
+}
+
+_HTTP_ERRORS = {
+    400: ("bad_request", "The request cannot be read: {reason}."),
+    403: (
+        "origin_not_allowed",
+        "Pages of this origin may not connect. Start the server with --allow-origin "
+        "and the origin of the page.",
+    ),
+    404: ("not_found", "There is nothing at this address."),
+    405: ("method_not_allowed", "This address does not take this method."),
+    413: ("too_large", "The body is too large."),
+    421: (
+        "wrong_host",
+        "This server answers only to loopback names. Ask for 127.0.0.1 or localhost.",
+    ),
+}
+
+
+class BaseHandler(RequestHandler):
+    """A handler that answers in JSON, to those who may ask."""
+
+    @property
+    def studio(self) -> Studio:
+        """The studio that is served."""
+        studio: Studio = self.settings["studio"]
+        return studio
+
+    @property
+    def access(self) -> Access:
+        """Who may talk to this server."""
+        access: Access = self.settings["access"]
+        return access
+
+    def set_default_headers(self) -> None:
+        """Set the headers of every answer, errors too."""
+        self.set_header("X-Content-Type-Options", "nosniff")
+        self.set_header("Vary", "Origin")
+        self.clear_header("Server")
+        origin = self.request.headers.get("Origin")
+        if origin is not None and self.access.allows_origin(origin):
+            self.set_header("Access-Control-Allow-Origin", origin)
+
+    def check_trusted_origin(self, origin: str) -> bool:
+        """Say which origins may change things; Tornado asks before ``prepare``."""
+        return self.access.allows_origin(origin)
+
+    def prepare(self) -> None:
+        """Refuse who may not ask."""
+        if not self.access.allows_host(self.request.host):
+            raise HTTPError(421)
+        if self.request.method != "OPTIONS":  # a browser's preflight has no token
+            self.access.check_token(self._shown_token())
+
+    def options(self, *_args: str) -> None:
+        """Answer a browser's preflight."""
+        self.set_header("Access-Control-Allow-Methods", "GET, HEAD, POST, PATCH")
+        self.set_header(
+            "Access-Control-Allow-Headers", "Authorization, Content-Type, Prefer"
+        )
+        self.set_header("Access-Control-Max-Age", "600")
+        self.set_status(204)
+
+    def json_body(self) -> dict[str, Any]:
+        """Return the body, which must be a JSON object."""
+        try:
+            body = json.loads(self.request.body)
+        except (ValueError, RecursionError):
+            raise HTTPError(400, reason="the body is not JSON") from None
+        if not isinstance(body, dict):
+            raise InvalidRequest("body", body, "a JSON object")
+        return body
+
+    def write_json(self, body: object, status: int = 200) -> None:
+        """Finish with a JSON body."""
+        self.set_status(status)
+        self.set_header("Content-Type", "application/json; charset=utf-8")
+        self.finish(msgspec.json.encode(body))
+
+    def write_error(self, status_code: int, **kwargs: Any) -> None:
+        """Finish with an error as JSON; never with a traceback."""
+        error = kwargs.get("exc_info", (None, None))[1]
+        if isinstance(error, NbgenError):
+            field = {"field": error.field} if isinstance(error, InvalidRequest) else {}
+            body = {"code": error.code, "message": str(error), **field}
+            self.write_json({"error": body}, self._status_of(error))
+            return
+        fault = ("internal_error", "The server failed. Its log says more.")
+        code, message = _HTTP_ERRORS.get(status_code, fault)
+        reason = getattr(error, "reason", None) or "it is malformed"
+        body = {"code": code, "message": message.format(reason=reason)}
+        self.write_json({"error": body}, status_code)
+
+    def log_exception(self, typ: Any, value: Any, tb: Any) -> None:
+        """Log what is our fault, and not what is the client's."""
+        if not isinstance(value, (NbgenError, HTTPError, Finish)):
+            logger.error("A request failed.", exc_info=(typ, value, tb))
+
+    def _shown_token(self) -> str | None:
+        scheme, _, token = self.request.headers.get("Authorization", "").partition(" ")
+        if scheme.lower() == "bearer":
+            return token.strip()
+        return self.get_query_argument("token", None)
+
+    def _status_of(self, error: NbgenError) -> int:
+        if isinstance(error, AccessDenied) and self._shown_token():
+            return 403
+        return _HTTP_STATUS.get(type(error), 500)
+
+
+class NotFoundHandler(BaseHandler):
+    """Answers for every address that nothing else does."""
+
+    def prepare(self) -> None:
+        """Refuse, whatever the method."""
+        super().prepare()
+        raise HTTPError(404)
+
+
+def task_body(record: TaskRecord) -> dict[str, Any]:
+    """Return a task as the HTTP API shows it."""
+    body: dict[str, Any] = msgspec.to_builtins(record)
+    body["task_id"] = body.pop("id")
+    body["approval_status"] = record.approval_status
+    body["links"] = task_links(record.id)
+    return body
+
+
+def task_links(task_id: str) -> dict[str, str]:
+    """Return the addresses that belong to a task."""
+    return {
+        "self": f"/api/tasks/{task_id}",
+        "cancel": f"/api/tasks/{task_id}/cancel",
+        "progress": f"/ws/image-generation/{task_id}",
+    }
+
+
+def decision_body(decision: Decision) -> dict[str, Any]:
+    """Return a decision as the answer to an approval."""
+    return {
+        "task_id": decision.task_id,
+        "approval_status": decision.verdict.value,
+        "featured_image_url": decision.featured_image_url,
+        # Publishing is not part of nbgen yet; the protocol has the field.
+        "published_url": None,
+        "approval_timestamp": decision.decided_at.isoformat(),
+        "reviewer_id": decision.reviewer_id,
+        "message": f"{decision.verdict.value.capitalize()} by {decision.reviewer_id}.",
+    }

@@ -1,0 +1,185 @@
+"""The HTTP API: generate, tasks, decisions, pictures, health."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from tornado.web import HTTPError
+
+from nbgen.errors import InvalidRequest, NbgenError, TaskError
+from nbgen.schema import (
+    GenerationRequest,
+    GenerationResult,
+    Verdict,
+    check_reviewer_id,
+    check_task_id,
+)
+from nbgen.server.base import BaseHandler, decision_body, task_body, task_links
+from nbgen.studio import Task
+
+_REQUEST_FIELDS = frozenset(GenerationRequest.__struct_fields__)
+_LONGEST_LIST = 1_000
+
+
+class GenerateHandler(BaseHandler):
+    """``POST /api/media/generate``: make pictures, and wait for them or not."""
+
+    async def post(self) -> None:
+        """Queue a request; answer when it has ended, or at once."""
+        body = self.json_body()
+        for flag in ("use_generation", "high_quality", "wait"):
+            if not isinstance(body.get(flag, True), bool):
+                raise InvalidRequest(flag, body[flag], "true or false")
+        # What is not a field of ours belongs to other services that take this body.
+        fields = {name: body[name] for name in _REQUEST_FIELDS & body.keys()}
+        request = GenerationRequest(**{"prompt": None, **fields})
+        if not body.get("use_generation", True):
+            self.write_json(_no_picture("Generation was not asked for.", None))
+            return
+        task_id = body.get("task_id")
+        if task_id is not None:
+            check_task_id(task_id)
+        task = await asyncio.to_thread(self.studio.submit, request, task_id=task_id)
+        respond_async = "respond-async" in self.request.headers.get("Prefer", "")
+        if respond_async or not body.get("wait", True):
+            self._accept(task)
+            return
+        try:
+            result = await task
+        except TaskError as error:
+            self.write_json(_no_picture(str(error), task.id))
+        else:
+            self.write_json(_picture(result, task.id))
+
+    def _accept(self, task: Task) -> None:
+        links = task_links(task.id)
+        self.set_header("Location", links["self"])
+        body = {"task_id": task.id, "status": task.status.value, "links": links}
+        self.write_json(body, 202)
+
+
+class TasksHandler(BaseHandler):
+    """``GET /api/tasks``: the newest tasks."""
+
+    async def get(self) -> None:
+        """List them, newest first."""
+        asked = self.get_query_argument("limit", "100")
+        if not asked.isdecimal() or not 1 <= int(asked) <= _LONGEST_LIST:
+            allowed = f"a whole number from 1 to {_LONGEST_LIST:,}"
+            raise InvalidRequest("limit", asked, allowed)
+        records = await asyncio.to_thread(self.studio.tasks, limit=int(asked))
+        self.write_json({"tasks": [task_body(record) for record in records]})
+
+
+class TaskHandler(BaseHandler):
+    """``GET /api/tasks/{id}``: one task."""
+
+    async def get(self, task_id: str) -> None:
+        """Answer with the task as the store has it."""
+        check_task_id(task_id)
+        self.write_json(
+            task_body(await asyncio.to_thread(self.studio.get_record, task_id))
+        )
+
+
+class CancelHandler(BaseHandler):
+    """``POST /api/tasks/{id}/cancel``: end one task."""
+
+    async def post(self, task_id: str) -> None:
+        """Ask the task to end, in whatever state it is, and answer with it."""
+        check_task_id(task_id)
+        await asyncio.to_thread(self.studio.cancel, task_id)
+        self.write_json(
+            task_body(await asyncio.to_thread(self.studio.get_record, task_id))
+        )
+
+
+class ApproveHandler(BaseHandler):
+    """``POST`` or ``PATCH /api/content/tasks/{id}/approve``: decide on a task."""
+
+    async def post(self, task_id: str) -> None:
+        """Approve or, with ``approved`` false, reject."""
+        check_task_id(task_id)
+        body = self.json_body()
+        approved = body.get("approved")
+        if not isinstance(approved, bool):
+            raise InvalidRequest("approved", approved, "true or false")
+        url = body.get("featured_image_url")
+        if url is not None and not (isinstance(url, str) and url.strip()):
+            raise InvalidRequest("featured_image_url", url, "a URL, or left out")
+        try:
+            decision = await asyncio.to_thread(
+                self.studio.decide,
+                task_id,
+                Verdict.APPROVED if approved else Verdict.REJECTED,
+                reviewer_id=check_reviewer_id(body.get("reviewer_id")),
+                feedback=body.get("human_feedback"),
+                featured_image_url=url,
+            )
+        except InvalidRequest as error:
+            if error.field == "feedback":  # the wire has its own name for it
+                raise InvalidRequest(
+                    "human_feedback", body["human_feedback"], error.allowed
+                ) from None
+            raise
+        self.write_json(decision_body(decision))
+
+    patch = post
+
+
+class ImageHandler(BaseHandler):
+    """``GET /images/{name}``: a picture, which never changes under its name."""
+
+    async def get(self, name: str) -> None:
+        """Send the file."""
+        path = await asyncio.to_thread(self.studio.image_path, name)
+        if path is None:
+            raise HTTPError(404)
+        data = await asyncio.to_thread(path.read_bytes)
+        self.set_header("Content-Type", "image/png")
+        self.set_header("Cache-Control", "public, max-age=31536000, immutable")
+        self.finish(data)
+
+    head = get
+
+
+class HealthHandler(BaseHandler):
+    """``GET /health``: the server lives and its store can be read."""
+
+    async def get(self) -> None:
+        """Answer 200, or 503 when the store cannot be read."""
+        try:
+            await asyncio.to_thread(self.studio.tasks, limit=1)
+        except (NbgenError, OSError):
+            self.write_json({"status": "unhealthy"}, 503)
+        else:
+            self.write_json({"status": "healthy"})
+
+
+def _picture(result: GenerationResult, task_id: str) -> dict[str, Any]:
+    first = result.images[0]
+    return {
+        "success": True,
+        "image_url": first.url,
+        "image": {
+            "url": first.url,
+            "source": "sdxl",
+            "width": first.width,
+            "height": first.height,
+        },
+        "message": "Done",
+        "generation_time": result.generation_time,
+        "task_id": task_id,
+    }
+
+
+def _no_picture(message: str, task_id: str | None) -> dict[str, Any]:
+    return {
+        "success": False,
+        "image_url": "",
+        "image": None,
+        "message": message,
+        "generation_time": 0.0,
+        "task_id": task_id,
+    }
