@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from typing import Self
 
 from tornado.httpserver import HTTPServer
-from tornado.netutil import bind_sockets
 from tornado.web import Application
 
 from nbgen.errors import NbgenError
@@ -111,17 +110,19 @@ class Server:
             NbgenError: The port cannot be had.
         """
         host = self._access.host
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
         try:
-            sockets = bind_sockets(self._port, host)
+            listener = socket.create_server((host, self._port), family=family)
         except OSError as error:
             raise NbgenError(
                 f"Port {self._port} on {host} cannot be had: {error.strerror}. Choose "
                 "another with --port, or 0 for a free one."
             ) from error
-        self._port = sockets[0].getsockname()[1]
+        listener.setblocking(False)
+        self._port = listener.getsockname()[1]
         ready = threading.Event()
         self._thread = threading.Thread(
-            target=lambda: asyncio.run(self._serve(sockets, ready)),
+            target=lambda: asyncio.run(self._serve(listener, ready)),
             name="nbgen-server",
             daemon=True,
         )
@@ -138,9 +139,7 @@ class Server:
         self._loop.call_soon_threadsafe(self._stop.set)
         thread.join()
 
-    async def _serve(
-        self, sockets: list[socket.socket], ready: threading.Event
-    ) -> None:
+    async def _serve(self, listener: socket.socket, ready: threading.Event) -> None:
         self._loop = asyncio.get_running_loop()
         self._stop = asyncio.Event()
         watchers = Watchers(self._studio, self._loop, _MAX_WATCHERS)
@@ -159,7 +158,7 @@ class Server:
             websocket_max_message_size=_MAX_CLIENT_FRAME,
         )
         server = HTTPServer(application, max_body_size=_MAX_BODY)
-        server.add_sockets(sockets)
+        server.add_socket(listener)
         ready.set()
         await self._stop.wait()
         server.stop()

@@ -45,8 +45,7 @@ _HTTP_ERRORS = {
     400: ("bad_request", "The request cannot be read: {reason}."),
     403: (
         "origin_not_allowed",
-        "Pages of this origin may not connect. Start the server with --allow-origin "
-        "and the origin of the page.",
+        "Pages of this origin may not connect; --allow-origin lets them.",
     ),
     404: ("not_found", "There is nothing at this address."),
     405: ("method_not_allowed", "This address does not take this method."),
@@ -55,6 +54,7 @@ _HTTP_ERRORS = {
         "wrong_host",
         "This server answers only to loopback names. Ask for 127.0.0.1 or localhost.",
     ),
+    426: ("websocket_required", "This address speaks WebSocket only."),
 }
 
 

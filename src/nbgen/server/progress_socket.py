@@ -17,6 +17,7 @@ from typing import Any
 
 import msgspec
 from tornado.iostream import StreamClosedError
+from tornado.web import HTTPError
 from tornado.websocket import WebSocketClosedError, WebSocketHandler
 
 from nbgen.errors import UnknownTask
@@ -170,6 +171,12 @@ class ProgressSocket(BaseHandler, WebSocketHandler):
         """Refuse on the handshake who may not ask, and ids that cannot be."""
         super().prepare()
         self._task_id = check_task_id(self.path_args[0])
+
+    async def get(self, *args: Any, **kwargs: Any) -> None:
+        """Shake hands; a plain request is told what this address is for."""
+        if self.request.headers.get("Upgrade", "").lower() != "websocket":
+            raise HTTPError(426)
+        await super().get(*args, **kwargs)
 
     async def open(self, *_args: str) -> None:
         """Send the first message, then every state that comes."""
