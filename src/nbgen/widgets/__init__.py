@@ -1,1 +1,5 @@
-"""Notebook widgets."""
+"""Notebook widgets over a studio. They translate, and hold no rules of their own."""
+
+from nbgen.widgets.generation_panel import GenerationPanel
+
+__all__ = ["GenerationPanel"]

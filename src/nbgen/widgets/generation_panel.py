@@ -1,0 +1,260 @@
+"""The panel: ask for a picture, watch it come, decide on it.
+
+Threads: buttons' handlers may run on the kernel's main thread or on another; they
+call the studio, which is thread-safe, and note what is to be shown under a lock. The
+studio's progress thread does the same. All traits are written by one thread, the
+panel's pump, after the panel was made.
+"""
+
+from __future__ import annotations
+
+import getpass
+import logging
+import threading
+from collections.abc import Callable
+from html import escape
+
+import ipywidgets
+
+from nbgen.errors import NbgenError
+from nbgen.progress import GenerationProgress
+from nbgen.schema import Decision, Outcome, Status, TaskRecord
+from nbgen.studio import Studio, Task
+from nbgen.widgets.progress_view import ProgressView
+from nbgen.widgets.pump import Pump
+from nbgen.widgets.request_form import RequestForm, request_fields
+from nbgen.widgets.result_view import ResultView
+from nbgen.widgets.style import style_sheet
+
+logger = logging.getLogger(__name__)
+
+
+class GenerationPanel(ipywidgets.VBox):  # type: ignore[misc]
+    """Makes a picture with a studio, shows it forming, and takes the decision on it.
+
+    Every button has a method: ``generate``, ``cancel``, ``approve`` and ``reject`` may
+    be called from any thread. The task goes on when the panel is closed, or the page
+    or the notebook is; ``GenerationPanel(studio, task="hero-1")`` re-attaches.
+
+    Args:
+        studio: Makes the pictures.
+        task: The task to show, by its handle or id: running, ended, or from long ago.
+        prompt: What the form shows first, here and in the following arguments, which
+            are those of ``Studio.generate``.
+        negative_prompt: See ``Studio.generate``.
+        width: See ``Studio.generate``.
+        height: See ``Studio.generate``.
+        num_inference_steps: See ``Studio.generate``.
+        guidance_scale: See ``Studio.generate``.
+        seed: See ``Studio.generate``.
+        use_refinement: See ``Studio.generate``.
+        task_id: See ``Studio.generate``.
+        reviewer_id: The name to propose as the reviewer's; by default the user's.
+
+    Raises:
+        UnknownTask: There is no such task.
+    """
+
+    def __init__(
+        self,
+        studio: Studio,
+        task: Task | str | None = None,
+        *,
+        prompt: str = "",
+        negative_prompt: str = "",
+        width: int | None = None,
+        height: int | None = None,
+        num_inference_steps: int = 50,
+        guidance_scale: float = 8.0,
+        seed: int | None = None,
+        use_refinement: bool = True,
+        task_id: str | None = None,
+        reviewer_id: str | None = None,
+    ) -> None:
+        self._studio = studio
+        self._lock = threading.Lock()
+        self._task: Task | None = None
+        self._progress: GenerationProgress | None = None
+        self._error: str | None = None
+        self._cancelling = False
+        self._stop_watching: Callable[[], None] | None = None
+
+        if isinstance(task, str):
+            task = studio.task(task)
+        if task is not None:
+            fields = request_fields(task.request, task.id)
+        else:
+            fields = {
+                "prompt": prompt,
+                "negative_prompt": negative_prompt,
+                "width": width,
+                "height": height,
+                "num_inference_steps": num_inference_steps,
+                "guidance_scale": guidance_scale,
+                "seed": seed,
+                "use_refinement": use_refinement,
+                "task_id": task_id,
+            }
+        self._form = RequestForm(fields)
+        self._generate_button = ipywidgets.Button(
+            description="Generate", button_style="primary", icon="magic"
+        )
+        self._cancel_button = ipywidgets.Button(description="Cancel", disabled=True)
+        self._generate_button.on_click(lambda _button: self._attempt(self.generate))
+        self._cancel_button.on_click(lambda _button: self._attempt(self.cancel))
+        actions = ipywidgets.HBox([self._generate_button, self._cancel_button])
+        actions.add_class("nbgen-actions")
+        self._error_line = ipywidgets.HTML()
+        self._error_line.layout.display = "none"
+        self._progress_view = ProgressView()
+        self._result_view = ResultView(
+            _user_name() if reviewer_id is None else reviewer_id,
+            approve=lambda: self._attempt(self.approve),
+            reject=lambda: self._attempt(self.reject),
+        )
+        super().__init__(
+            [
+                style_sheet(),
+                self._form,
+                actions,
+                self._error_line,
+                self._progress_view,
+                self._result_view,
+            ]
+        )
+        self.add_class("nbgen-panel")
+        self._pump = Pump(self._render)
+        if task is not None:
+            self._attach(task)
+
+    def __repr__(self) -> str:
+        # A notebook compares this text, so it holds nothing that differs between runs.
+        return "GenerationPanel()"
+
+    @property
+    def task(self) -> Task | None:
+        """The task that is shown."""
+        with self._lock:
+            return self._task
+
+    def generate(self) -> Task:
+        """Queue what the form asks for, show it, and return at once.
+
+        Raises:
+            InvalidRequest: A field has a value that is not allowed.
+            TaskConflict: The task id stands for another request.
+            StudioClosed: The studio is closed.
+        """
+        task = self._studio.generate(**self._form.values())
+        self._attach(task)
+        return task
+
+    def cancel(self) -> None:
+        """Ask the task that is shown to end; no-op if there is none."""
+        with self._lock:
+            task = self._task
+            self._cancelling = True
+        if task is not None:
+            task.cancel()
+        self._pump.wake()
+
+    def approve(self, feedback: str | None = None) -> Decision:
+        """Approve the task that is shown, as the reviewer in the panel's field.
+
+        Args:
+            feedback: What the reviewer says; None takes the panel's field.
+
+        Raises:
+            NbgenError: There is nothing to approve, or it cannot be decided so.
+        """
+        return self._decide(self._studio.approve, feedback)
+
+    def reject(self, feedback: str | None = None) -> Decision:
+        """Reject the task that is shown; see ``approve``."""
+        return self._decide(self._studio.reject, feedback)
+
+    def close(self) -> None:
+        """Take the panel off the page and end its thread; the task goes on."""
+        if self._stop_watching is not None:
+            self._stop_watching()
+        self._pump.close()
+        super().close()
+
+    def _decide(
+        self, decide: Callable[..., Decision], feedback: str | None
+    ) -> Decision:
+        task = self.task
+        if task is None:
+            raise NbgenError("There is no picture to decide on. Generate one first.")
+        decision = decide(
+            task.id,
+            reviewer_id=self._result_view.reviewer_id,
+            feedback=self._result_view.feedback if feedback is None else feedback,
+        )
+        with self._lock:
+            self._error = None
+        self._pump.wake()
+        return decision
+
+    def _attempt(self, action: Callable[[], object]) -> None:
+        """Do what a button asks for; show what is wrong with it."""
+        try:
+            action()
+        except NbgenError as error:
+            message = str(error)
+        except Exception as error:  # a traceback would end in nobody's sight
+            logger.exception("A panel's button failed.")
+            message = f"{type(error).__name__}: {error}"
+        else:
+            return
+        with self._lock:
+            self._error = message
+        self._pump.wake()
+
+    def _attach(self, task: Task) -> None:
+        if self._stop_watching is not None:
+            self._stop_watching()
+        with self._lock:
+            self._task = task
+            self._progress = None
+            self._error = None
+            self._cancelling = False
+        self._stop_watching = task.watch(self._on_progress)
+        self._pump.wake()
+
+    def _on_progress(self, progress: GenerationProgress) -> None:
+        with self._lock:
+            if self._task is None or self._task.id != progress.task_id:
+                return
+            self._progress = progress
+        self._pump.wake()
+
+    def _render(self) -> None:
+        """Bring all widgets to the present state; the pump's thread only."""
+        with self._lock:
+            task, progress = self._task, self._progress
+            error, cancelling = self._error, self._cancelling
+        busy = task is not None and (progress is None or not progress.status.ended)
+        if error is None and progress is not None:
+            failed = progress.outcome in (Outcome.FAILED, Outcome.LOST)
+            error = progress.error if failed else None
+        self._generate_button.disabled = busy
+        self._cancel_button.disabled = not busy or cancelling
+        self._error_line.value = (
+            f'<div class="nbgen-error" role="alert">{escape(error)}</div>'
+            if error
+            else ""
+        )
+        self._error_line.layout.display = None if error else "none"
+        self._progress_view.show(progress, cancelling=cancelling)
+        record: TaskRecord | None = None
+        if task and progress and progress.status is Status.COMPLETED:
+            record = task.record
+        self._result_view.show(record, task.image_paths if task and record else [])
+
+
+def _user_name() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user may have no name
+        return ""

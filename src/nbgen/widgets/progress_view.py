@@ -1,0 +1,69 @@
+"""The bar and what is said beside it. Written only by the pump of its panel."""
+
+from __future__ import annotations
+
+from html import escape
+
+import ipywidgets
+
+from nbgen.progress import GenerationProgress
+from nbgen.schema import Outcome, Status
+
+_BAR_STYLE = {
+    Outcome.SUCCEEDED: "success",
+    Outcome.FAILED: "danger",
+    Outcome.CANCELLED: "warning",
+    Outcome.LOST: "danger",
+}
+
+
+class ProgressView(ipywidgets.VBox):  # type: ignore[misc]
+    """Shows how far a task is."""
+
+    def __init__(self) -> None:
+        self._bar = ipywidgets.FloatProgress(min=0, max=100)
+        self._bar.tooltip = "Progress"
+        self._line = ipywidgets.HTML()
+        super().__init__([self._bar, self._line])
+        self.add_class("nbgen-progress")
+        self.layout.display = "none"
+
+    def show(self, progress: GenerationProgress | None, *, cancelling: bool) -> None:
+        """Show a state; None hides the bar."""
+        if progress is None:
+            self.layout.display = "none"
+            return
+        outcome = progress.outcome
+        self._bar.bar_style = "info" if outcome is None else _BAR_STYLE[outcome]
+        self._bar.value = progress.overall_percentage
+        running = cancelling and outcome is None
+        left = "Cancelling…" if running else _left(progress)
+        self._line.value = (
+            f'<div class="nbgen-line"><span>{escape(left)}</span>'
+            f'<span class="nbgen-soft">{escape(_right(progress))}</span></div>'
+        )
+        self.layout.display = None
+
+
+def _left(progress: GenerationProgress) -> str:
+    if progress.outcome in (Outcome.FAILED, Outcome.LOST):
+        return "Failed"
+    return progress.message
+
+
+def _right(progress: GenerationProgress) -> str:
+    if progress.status is Status.PENDING:
+        return progress.task_id
+    parts = [f"step {progress.current_step} of {progress.total_steps}"]
+    if progress.elapsed_time:
+        parts.append(_duration(progress.elapsed_time))
+    if progress.remaining_known and progress.estimated_remaining >= 1:
+        parts.append(f"about {_duration(progress.estimated_remaining)} left")
+    return " · ".join([*parts, progress.task_id])
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes}:{rest:02d} min"
