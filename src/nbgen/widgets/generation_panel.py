@@ -55,6 +55,10 @@ class GenerationPanel(ipywidgets.VBox):  # type: ignore[misc]
         UnknownTask: There is no such task.
     """
 
+    # Also for a panel that could not be made: ipywidgets closes every widget.
+    _stop_watching: Callable[[], None] | None = None
+    _pump: Pump | None = None
+
     def __init__(
         self,
         studio: Studio,
@@ -77,7 +81,6 @@ class GenerationPanel(ipywidgets.VBox):  # type: ignore[misc]
         self._progress: GenerationProgress | None = None
         self._error: str | None = None
         self._cancelling = False
-        self._stop_watching: Callable[[], None] | None = None
 
         if isinstance(task, str):
             task = studio.task(task)
@@ -156,7 +159,7 @@ class GenerationPanel(ipywidgets.VBox):  # type: ignore[misc]
             self._cancelling = True
         if task is not None:
             task.cancel()
-        self._pump.wake()
+        self._wake()
 
     def approve(self, feedback: str | None = None) -> Decision:
         """Approve the task that is shown, as the reviewer in the panel's field.
@@ -177,7 +180,8 @@ class GenerationPanel(ipywidgets.VBox):  # type: ignore[misc]
         """Take the panel off the page and end its thread; the task goes on."""
         if self._stop_watching is not None:
             self._stop_watching()
-        self._pump.close()
+        if self._pump is not None:
+            self._pump.close()
         super().close()
 
     def _decide(
@@ -193,7 +197,7 @@ class GenerationPanel(ipywidgets.VBox):  # type: ignore[misc]
         )
         with self._lock:
             self._error = None
-        self._pump.wake()
+        self._wake()
         return decision
 
     def _attempt(self, action: Callable[[], object]) -> None:
@@ -209,7 +213,7 @@ class GenerationPanel(ipywidgets.VBox):  # type: ignore[misc]
             return
         with self._lock:
             self._error = message
-        self._pump.wake()
+        self._wake()
 
     def _attach(self, task: Task) -> None:
         if self._stop_watching is not None:
@@ -220,14 +224,18 @@ class GenerationPanel(ipywidgets.VBox):  # type: ignore[misc]
             self._error = None
             self._cancelling = False
         self._stop_watching = task.watch(self._on_progress)
-        self._pump.wake()
+        self._wake()
 
     def _on_progress(self, progress: GenerationProgress) -> None:
         with self._lock:
             if self._task is None or self._task.id != progress.task_id:
                 return
             self._progress = progress
-        self._pump.wake()
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._pump is not None:
+            self._pump.wake()
 
     def _render(self) -> None:
         """Bring all widgets to the present state; the pump's thread only."""

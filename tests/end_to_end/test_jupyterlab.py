@@ -1,0 +1,122 @@
+"""The panel in a real JupyterLab, in a real Chromium, on the real tiny model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Page, expect
+
+from tests.end_to_end.lab import (
+    open_notebook,
+    run_all,
+    running_lab,
+    wait_for_kernel,
+    write_notebook,
+)
+
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(300)]
+
+CELL = """
+from nbgen import GenerationPanel, Studio
+studio = Studio()
+panel = GenerationPanel(
+    studio, prompt="a red circle", num_inference_steps=60, seed=7, reviewer_id="ada"
+)
+panel
+"""
+
+# Collects what the bar shows, from the page's own view of it.
+WATCH_BAR = """
+window.widths = new Set();
+new MutationObserver(() => {
+  const bar = document.querySelector('.nbgen-panel .progress-bar');
+  if (bar) widths.add(bar.style.width);
+}).observe(document.body, {subtree: true, childList: true, attributes: true});
+"""
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
+    folder = tmp_path_factory.mktemp("lab")
+    with running_lab(folder) as address:
+        yield address, folder
+
+
+@pytest.fixture
+def page(browser: Browser) -> Iterator[Page]:
+    page = browser.new_page(viewport={"width": 1100, "height": 1000})
+    page.set_default_timeout(60_000)
+    yield page
+    page.close()
+
+
+@pytest.fixture
+def panel_page(
+    lab: tuple[str, Path], page: Page, request: pytest.FixtureRequest
+) -> Page:
+    """Return a page with a notebook whose one cell has shown the panel."""
+    address, folder = lab
+    name = f"{request.node.name}.ipynb"
+    write_notebook(folder / name, [CELL.strip()])
+    open_notebook(page, address, name)
+    run_all(page)
+    expect(page.get_by_role("button", name="Generate")).to_be_enabled(timeout=60_000)
+    return page
+
+
+def test_generate_and_approve(panel_page: Page) -> None:
+    page = panel_page
+    page.evaluate(WATCH_BAR)
+    page.get_by_role("button", name="Generate").click()
+    approve = page.get_by_role("button", name="Approve")
+    approve.wait_for()
+    between = [
+        float(width.removesuffix("%"))
+        for width in page.evaluate("[...widths]")
+        if width not in ("", "0%", "100%")
+    ]
+    assert len(between) >= 2, page.evaluate("[...widths]")
+    assert all(0 < width < 100 for width in between)
+    picture = page.locator(".nbgen-panel img")
+    page.wait_for_function(
+        "document.querySelector('.nbgen-panel img').naturalWidth === 128"
+    )
+    expect(picture).to_be_visible()
+    page.get_by_label("Feedback").fill("Just right")
+    approve.click()
+    expect(page.get_by_text("Approved by ada. “Just right”")).to_be_visible()
+    expect(approve).to_be_hidden()
+
+
+def test_cancel(panel_page: Page) -> None:
+    page = panel_page
+    page.get_by_label("Steps").fill("150")
+    page.get_by_role("button", name="Generate").click()
+    page.get_by_text("Sampling with the base model").wait_for()
+    page.get_by_role("button", name="Cancel").click()
+    page.get_by_text("Cancelled at step").wait_for()
+    expect(page.get_by_role("button", name="Generate")).to_be_enabled()
+
+
+def test_a_wrong_input(panel_page: Page) -> None:
+    page = panel_page
+    page.get_by_label("Steps").fill("0")
+    page.get_by_role("button", name="Generate").click()
+    error = page.get_by_role("alert").get_by_text(
+        "num_inference_steps must be a whole number from 1 to 150; got 0."
+    )
+    expect(error).to_be_visible()
+    expect(page.get_by_label("Steps")).to_have_value("0")
+
+
+def test_a_reload_attaches_again(panel_page: Page) -> None:
+    page = panel_page
+    page.keyboard.press("Control+s")
+    page.get_by_role("button", name="Generate").click()
+    page.get_by_text("Sampling with").first.wait_for()
+    page.reload()
+    wait_for_kernel(page)
+    expect(page.get_by_text("step 60 of 60")).to_be_visible(timeout=60_000)
+    expect(page.get_by_role("button", name="Approve")).to_be_enabled()

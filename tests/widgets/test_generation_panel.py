@@ -1,0 +1,306 @@
+"""The panel's behaviour, through its widgets, without a browser."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import ipywidgets
+import pytest
+
+from nbgen.errors import NbgenError, UnknownTask
+from nbgen.schema import Outcome, Verdict
+from nbgen.studio import Studio
+from nbgen.widgets import GenerationPanel
+
+MakeStudio = Callable[..., Studio]
+MakePanel = Callable[..., "Driver"]
+
+
+class Driver:
+    """Finds a panel's widgets as a person does, by what is written on them."""
+
+    def __init__(self, panel: GenerationPanel) -> None:
+        self.panel = panel
+
+    def widgets(self) -> Iterator[Any]:
+        waiting = [self.panel]
+        while waiting:
+            widget = waiting.pop(0)
+            yield widget
+            waiting = [*getattr(widget, "children", ()), *waiting]
+
+    def labelled(self, description: str) -> Any:
+        [found] = [
+            widget
+            for widget in self.widgets()
+            if getattr(widget, "description", None) == description
+        ]
+        return found
+
+    def of_kind(self, kind: type) -> list[Any]:
+        return [widget for widget in self.widgets() if isinstance(widget, kind)]
+
+    def text(self) -> str:
+        return "\n".join(
+            widget.value
+            for widget in self.of_kind(ipywidgets.HTML)
+            if widget.layout.display != "none"
+        )
+
+    def until(self, holds: Callable[[], bool]) -> None:
+        """Wait until something holds; looks again whenever a widget changes."""
+        changed = threading.Event()
+
+        def look_again(_change: Any) -> None:
+            changed.set()
+
+        while not holds():
+            for widget in self.widgets():
+                widget.unobserve_all()
+                widget.observe(look_again)
+                widget.layout.observe(look_again)
+            if holds():
+                return
+            assert changed.wait(10), f"not within 10 s; the panel says: {self.text()}"
+            changed.clear()
+
+    def until_text(self, text: str) -> None:
+        self.until(lambda: text in self.text())
+
+
+@pytest.fixture
+def make_panel() -> Iterator[MakePanel]:
+    panels: list[GenerationPanel] = []
+
+    def make(studio: Studio, *args: Any, **options: Any) -> Driver:
+        panels.append(
+            GenerationPanel(studio, *args, **{"reviewer_id": "ada", **options})
+        )
+        return Driver(panels[-1])
+
+    yield make
+    for panel in panels:
+        panel.close()
+    assert "nbgen-panel" not in {thread.name for thread in threading.enumerate()}
+
+
+def test_a_click_makes_a_picture(studio: Studio, make_panel: MakePanel) -> None:
+    driver = make_panel(studio, prompt="a cat", num_inference_steps=20, seed=7)
+    driver.labelled("Generate").click()
+    driver.until_text("seed 7")
+    [picture] = driver.of_kind(ipywidgets.Image)
+    assert bytes(picture.value).startswith(b"\x89PNG")
+    [bar] = driver.of_kind(ipywidgets.FloatProgress)
+    assert (bar.value, bar.bar_style) == (100.0, "success")
+    assert "step 20 of 20" in driver.text()
+    assert not driver.labelled("Generate").disabled
+    assert driver.labelled("Cancel").disabled
+
+
+def test_a_click_returns_while_the_work_runs(
+    make_studio: MakeStudio, make_panel: MakePanel
+) -> None:
+    reached, gate = threading.Event(), threading.Event()
+
+    def hold(step: int) -> None:
+        if step == 6:
+            reached.set()
+            assert gate.wait(30)
+
+    driver = make_panel(make_studio(hold), prompt="a cat", num_inference_steps=10)
+    driver.labelled("Generate").click()
+    assert reached.wait(10)
+    driver.until_text("step 5 of 10")
+    [bar] = driver.of_kind(ipywidgets.FloatProgress)
+    assert 0 < bar.value < 100
+    assert driver.labelled("Generate").disabled
+    driver.labelled("Cancel").click()
+    driver.until_text("Cancelling…")
+    assert driver.labelled("Cancel").disabled
+    gate.set()
+    driver.until_text("Cancelled at step 5 of 10.")
+    assert not driver.labelled("Generate").disabled
+    assert "nbgen-error" not in driver.text()
+    task = driver.panel.task
+    assert task is not None
+    assert task.record.outcome is Outcome.CANCELLED
+    driver.labelled("Generate").click()
+    driver.until_text("Done")
+
+
+@pytest.mark.parametrize(
+    ("label", "value", "said"),
+    [
+        ("Steps", "0", "num_inference_steps must be a whole number from 1 to 150"),
+        ("Steps", "", "num_inference_steps must be a whole number"),
+        ("Width", "1001", "width must be a multiple of 8"),
+        ("Height", "tall", "got &#x27;tall&#x27;"),
+        ("Prompt", "", "prompt must be a text of 1 to 2,000 characters"),
+        ("Prompt", "x" * 100_000, "got 100,000 characters"),
+        ("Task id", "a/b", "task_id must be 1 to 128 letters"),
+        ("Seed", "-1", "seed must be a whole number"),
+        ("Guidance", "<b>", "got &#x27;&lt;b&gt;&#x27;"),
+    ],
+)
+def test_a_wrong_input_is_said_and_the_form_stays(
+    studio: Studio, make_panel: MakePanel, label: str, value: str, said: str
+) -> None:
+    driver = make_panel(studio, prompt="a cat", negative_prompt="dog")
+    driver.labelled(label).value = value
+    driver.labelled("Generate").click()
+    driver.until_text(said)
+    assert driver.text().count("nbgen-error") == 1
+    assert driver.labelled(label).value == value
+    assert driver.labelled("Negative prompt").value == "dog"
+    assert studio.tasks() == []
+
+
+def test_an_error_goes_when_it_is_mended(studio: Studio, make_panel: MakePanel) -> None:
+    driver = make_panel(studio, prompt="a cat", num_inference_steps=0)
+    driver.labelled("Generate").click()
+    driver.until_text("num_inference_steps must be")
+    driver.labelled("Steps").value = "3"
+    driver.labelled("Generate").click()
+    driver.until_text("Done")
+    assert "num_inference_steps must be" not in driver.text()
+
+
+def test_a_failure_is_shown(make_studio: MakeStudio, make_panel: MakePanel) -> None:
+    def fail(_step: int) -> None:
+        raise NbgenError("The model <is> missing. Put it back.")
+
+    driver = make_panel(make_studio(fail), prompt="a cat")
+    driver.labelled("Generate").click()
+    driver.until_text("The model &lt;is&gt; missing. Put it back.")
+    assert driver.of_kind(ipywidgets.Image) == []
+
+
+def test_a_closed_studio_is_said(studio: Studio, make_panel: MakePanel) -> None:
+    driver = make_panel(studio, prompt="a cat")
+    studio.close()
+    driver.labelled("Generate").click()
+    driver.until_text("This studio is closed.")
+
+
+def test_approve(studio: Studio, make_panel: MakePanel) -> None:
+    driver = make_panel(studio, prompt="a cat", task_id="a")
+    driver.labelled("Generate").click()
+    driver.until_text("seed ")
+    driver.labelled("Feedback").value = "<Lovely>"
+    driver.labelled("Approve").click()
+    driver.until_text("<b>Approved</b> by ada. “&lt;Lovely&gt;”")
+    decision = studio.get_record("a").decision
+    assert decision is not None
+    assert (decision.verdict, decision.feedback) == (Verdict.APPROVED, "<Lovely>")
+
+
+def test_reject_needs_a_reviewer(studio: Studio, make_panel: MakePanel) -> None:
+    driver = make_panel(studio, prompt="a cat", task_id="a", reviewer_id="")
+    driver.labelled("Generate").click()
+    driver.until_text("seed ")
+    driver.labelled("Reject").click()
+    driver.until_text("reviewer_id must be a text of 1 to 200 characters")
+    driver.labelled("Reviewer").value = "bob"
+    driver.labelled("Reject").click()
+    driver.until_text("<b>Rejected</b> by bob.")
+
+
+def test_somebody_else_was_faster(studio: Studio, make_panel: MakePanel) -> None:
+    driver = make_panel(studio, prompt="a cat", task_id="a")
+    driver.labelled("Generate").click()
+    driver.until_text("seed ")
+    studio.reject("a", reviewer_id="bob")
+    driver.labelled("Approve").click()
+    driver.until_text("was rejected by bob")
+
+
+def test_the_methods_are_the_buttons_twins(
+    studio: Studio, make_panel: MakePanel
+) -> None:
+    driver = make_panel(studio, prompt="a cat", seed=7)
+    with pytest.raises(NbgenError, match="Generate one first"):
+        driver.panel.approve()
+    driver.panel.cancel()
+    task = driver.panel.generate()
+    assert driver.panel.task is task
+    task.result(10)
+    assert driver.panel.approve(feedback="Fine").feedback == "Fine"
+    driver.until_text("Approved")
+
+
+def test_a_new_panel_attaches_to_a_running_task(
+    make_studio: MakeStudio, make_panel: MakePanel
+) -> None:
+    reached, gate = threading.Event(), threading.Event()
+
+    def hold(step: int) -> None:
+        if step == 3:
+            reached.set()
+            assert gate.wait(30)
+
+    studio = make_studio(hold)
+    first = GenerationPanel(studio, prompt="a cat", num_inference_steps=5, task_id="a")
+    first.generate()
+    assert reached.wait(10)
+    first.close()
+    driver = make_panel(studio, "a")
+    driver.until_text("step 2 of 5")
+    assert driver.labelled("Prompt").value == "a cat"
+    gate.set()
+    driver.until_text("step 5 of 5")
+
+
+def test_a_new_panel_attaches_to_an_ended_task(
+    make_studio: MakeStudio, make_panel: MakePanel
+) -> None:
+    first = make_studio()
+    first.generate("a cat", task_id="a", seed=7).result(10)
+    first.approve("a", reviewer_id="bob")
+    first.close()
+    studio = make_studio()
+    driver = make_panel(studio, studio.task("a"))
+    driver.until_text("Approved</b> by bob")
+    assert len(driver.of_kind(ipywidgets.Image)) == 1
+    with pytest.raises(UnknownTask):
+        GenerationPanel(studio, "nope")
+
+
+def test_a_picture_whose_file_is_gone(studio: Studio, make_panel: MakePanel) -> None:
+    task = studio.generate("a cat", task_id="a")
+    task.result(10)
+    task.image_paths[0].unlink()
+    make_panel(studio, "a").until_text("file is gone")
+
+
+def test_an_unknown_keyword_is_refused(studio: Studio) -> None:
+    with pytest.raises(TypeError, match="steps"):
+        GenerationPanel(studio, steps=3)  # type: ignore[call-arg]
+
+
+def test_what_a_notebook_compares_is_the_same_each_time(
+    studio: Studio, make_panel: MakePanel
+) -> None:
+    driver = make_panel(studio, prompt="a cat")
+    before = driver.panel._repr_mimebundle_()["text/plain"]
+    driver.panel.generate().result(10)
+    driver.until_text("Done")
+    after = driver.panel._repr_mimebundle_()["text/plain"]
+    assert before == after == "GenerationPanel()"
+
+
+def test_a_long_run_sends_few_messages(studio: Studio, make_panel: MakePanel) -> None:
+    """A notebook under nbval takes a bounded number of messages from a cell."""
+    driver = make_panel(studio, prompt="a cat", num_inference_steps=150)
+    sent: list[Any] = []
+
+    def note(self: ipywidgets.Widget, change: Any) -> None:
+        sent.append((self, change.name))
+
+    for widget in list(driver.widgets()):
+        widget.observe(lambda change, widget=widget: note(widget, change))
+    for _ in range(5):
+        driver.panel.generate().result(10)
+    driver.until_text("step 150 of 150")
+    assert 0 < len(sent) < 5 * 1_000
