@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Locator, Page, expect
 
 from tests.end_to_end.lab import (
     open_notebook,
@@ -37,6 +37,10 @@ new MutationObserver(() => {
 """
 
 
+def button(page: Page, name: str) -> Locator:
+    return page.locator(".nbgen-panel").get_by_role("button", name=name)
+
+
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
     folder = tmp_path_factory.mktemp("lab")
@@ -62,15 +66,15 @@ def panel_page(
     write_notebook(folder / name, [CELL.strip()])
     open_notebook(page, address, name)
     run_all(page)
-    expect(page.get_by_role("button", name="Generate")).to_be_enabled(timeout=60_000)
+    expect(button(page, "Generate")).to_be_enabled(timeout=60_000)
     return page
 
 
 def test_generate_and_approve(panel_page: Page) -> None:
     page = panel_page
     page.evaluate(WATCH_BAR)
-    page.get_by_role("button", name="Generate").click()
-    approve = page.get_by_role("button", name="Approve")
+    button(page, "Generate").click()
+    approve = button(page, "Approve")
     approve.wait_for()
     between = [
         float(width.removesuffix("%"))
@@ -93,17 +97,17 @@ def test_generate_and_approve(panel_page: Page) -> None:
 def test_cancel(panel_page: Page) -> None:
     page = panel_page
     page.get_by_label("Steps").fill("150")
-    page.get_by_role("button", name="Generate").click()
+    button(page, "Generate").click()
     page.get_by_text("Sampling with the base model").wait_for()
-    page.get_by_role("button", name="Cancel").click()
+    button(page, "Cancel").click()
     page.get_by_text("Cancelled at step").wait_for()
-    expect(page.get_by_role("button", name="Generate")).to_be_enabled()
+    expect(button(page, "Generate")).to_be_enabled()
 
 
 def test_a_wrong_input(panel_page: Page) -> None:
     page = panel_page
     page.get_by_label("Steps").fill("0")
-    page.get_by_role("button", name="Generate").click()
+    button(page, "Generate").click()
     error = page.get_by_role("alert").get_by_text(
         "num_inference_steps must be a whole number from 1 to 150; got 0."
     )
@@ -114,9 +118,9 @@ def test_a_wrong_input(panel_page: Page) -> None:
 def test_a_reload_attaches_again(panel_page: Page) -> None:
     page = panel_page
     page.keyboard.press("Control+s")
-    page.get_by_role("button", name="Generate").click()
+    button(page, "Generate").click()
     page.get_by_text("Sampling with").first.wait_for()
     page.reload()
     wait_for_kernel(page)
     expect(page.get_by_text("step 60 of 60")).to_be_visible(timeout=60_000)
-    expect(page.get_by_role("button", name="Approve")).to_be_enabled()
+    expect(button(page, "Approve")).to_be_enabled()

@@ -6,6 +6,7 @@ not thread-safe: an engine belongs to one thread at a time.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -163,6 +164,8 @@ def _load(checkpoint: Checkpoint) -> _Pipelines:
     """
     _silence_libraries()
     on_cuda = torch.cuda.is_available()
+    if not on_cuda:
+        _leave_a_core_free()
     options: dict[str, Any] = {
         "local_files_only": True,
         "use_safetensors": True,
@@ -193,6 +196,19 @@ def _load(checkpoint: Checkpoint) -> _Pipelines:
             pipeline.set_progress_bar_config(disable=True)
             pipeline.to("cuda" if on_cuda else "cpu")
     return _Pipelines(base, refiner, checkpoint.default_size)
+
+
+def _leave_a_core_free() -> None:
+    # torch's threads wait for each other at every operation. With as many as there
+    # are cores, one that shares its core with a browser or a kernel holds all up:
+    # docs/measurements.md has sampling slowed by five to forty times.
+    torch.set_num_threads(max(1, min(torch.get_num_threads(), _cores() - 1)))
+
+
+def _cores() -> int:
+    if hasattr(os, "sched_getaffinity"):  # what a container leaves us, on Linux
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _step_callback(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from html import escape
 
 import ipywidgets
@@ -20,18 +21,19 @@ _BAR_STYLE = {
 class ProgressView(ipywidgets.VBox):  # type: ignore[misc]
     """Shows how far a task is."""
 
+    children: Sequence[ipywidgets.Widget]
+
     def __init__(self) -> None:
         self._bar = ipywidgets.FloatProgress(min=0, max=100)
         self._bar.tooltip = "Progress"
         self._line = ipywidgets.HTML()
-        super().__init__([self._bar, self._line])
+        super().__init__()
         self.add_class("nbgen-progress")
-        self.layout.display = "none"
 
     def show(self, progress: GenerationProgress | None, *, cancelling: bool) -> None:
         """Show a state; None hides the bar."""
         if progress is None:
-            self.layout.display = "none"
+            self.children = ()
             return
         outcome = progress.outcome
         self._bar.bar_style = "info" if outcome is None else _BAR_STYLE[outcome]
@@ -42,7 +44,7 @@ class ProgressView(ipywidgets.VBox):  # type: ignore[misc]
             f'<div class="nbgen-line"><span>{escape(left)}</span>'
             f'<span class="nbgen-soft">{escape(_right(progress))}</span></div>'
         )
-        self.layout.display = None
+        self.children = (self._bar, self._line)
 
 
 def _left(progress: GenerationProgress) -> str:

@@ -23,6 +23,8 @@ class ResultView(ipywidgets.VBox):  # type: ignore[misc]
         reject: Called when Reject is clicked.
     """
 
+    children: Sequence[ipywidgets.Widget]
+
     def __init__(
         self,
         reviewer_id: str,
@@ -54,8 +56,7 @@ class ResultView(ipywidgets.VBox):  # type: ignore[misc]
         self._question = ipywidgets.VBox([self._reviewer, self._feedback, actions])
         self._question.add_class("nbgen-review")
         self._verdict = ipywidgets.HTML()
-        super().__init__([self._pictures, self._caption, self._question, self._verdict])
-        self.layout.display = "none"
+        super().__init__()
 
     @property
     def reviewer_id(self) -> str:
@@ -70,17 +71,19 @@ class ResultView(ipywidgets.VBox):  # type: ignore[misc]
     def show(self, record: TaskRecord | None, paths: Sequence[Path]) -> None:
         """Show a completed task; None hides everything."""
         if record is None or record.result is None:
-            self.layout.display = "none"
             self._shown_task = None
+            self.children = ()
             return
         if self._shown_task != record.id:
             self._show_pictures(record, paths)
             self._feedback.value = ""
             self._shown_task = record.id
-        decision = record.decision
-        self._question.layout.display = None if decision is None else "none"
-        self._verdict.value = "" if decision is None else _verdict(decision)
-        self.layout.display = None
+        if record.decision is None:
+            last: ipywidgets.Widget = self._question
+        else:
+            last = self._verdict
+            self._verdict.value = _verdict(record.decision)
+        self.children = (self._pictures, self._caption, last)
 
     def _show_pictures(self, record: TaskRecord, paths: Sequence[Path]) -> None:
         earlier = self._pictures.children
