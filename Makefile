@@ -16,7 +16,8 @@ lab: $(VENV)/installed
 test: $(VENV)/installed-for-tests check
 	@sh tools/install_chromium.sh
 	$(RUN) pytest -rs
-	$(RUN) pytest -rs --nbval --nbval-current-env --nbval-cell-timeout=300 notebooks
+	NBGEN_DATA_DIR=$$(mktemp -d) $(RUN) pytest -rs --nbval --nbval-current-env \
+		--nbval-cell-timeout=300 notebooks
 
 check: $(VENV)/installed-for-tests
 	$(VENV)/bin/ruff check
