@@ -5,10 +5,12 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, sync_playwright
 
+from nbgen.server import Server, Timing
 from nbgen.studio import Studio
 from nbgen.testing import PatternEngine
 
@@ -24,6 +26,10 @@ CHROMIUM_FLAGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
+
+
+# Ended tasks close soon; the other times are the protocol's.
+QUICK = Timing(closing_grace_s=0.05)
 
 
 @pytest.fixture(autouse=True)
@@ -51,6 +57,28 @@ def make_studio(tmp_path: Path) -> Iterator[Callable[..., Studio]]:
 def studio(make_studio: Callable[..., Studio]) -> Studio:
     """Return an open studio that draws patterns."""
     return make_studio()
+
+
+@pytest.fixture
+def make_server() -> Iterator[Callable[..., Server]]:
+    """Return a function that starts a server on a studio and closes it."""
+    servers: list[Server] = []
+
+    def make(studio: Studio, **options: Any) -> Server:
+        server = Server(studio, **{"timing": QUICK, **options})
+        servers.append(server)
+        server.start()
+        return server
+
+    yield make
+    for server in servers:
+        server.close()
+
+
+@pytest.fixture
+def server(make_server: Callable[..., Server], studio: Studio) -> Server:
+    """Return a running server of the test's studio."""
+    return make_server(studio)
 
 
 # For a module, not the session: while it is open, the test's thread has a running

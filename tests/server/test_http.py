@@ -14,7 +14,7 @@ import pytest
 from nbgen.errors import InvalidRequest, NbgenError
 from nbgen.server import Server
 from nbgen.studio import Studio
-from tests.server.conftest import ask
+from tests.server.client import ask
 
 MakeStudio = Callable[..., Studio]
 MakeServer = Callable[..., Server]

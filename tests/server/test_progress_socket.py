@@ -20,10 +20,11 @@ from websockets.sync.client import ClientConnection, connect
 
 from nbgen.progress import ProgressService
 from nbgen.server import Server, Timing
-from nbgen.server.progress_socket import Watchers
+from nbgen.server.progress_socket import ProgressSocket, Watchers
 from nbgen.studio import Studio
 from nbgen.testing import PatternEngine
-from tests.server.conftest import QUICK, socket_url
+from tests.conftest import QUICK
+from tests.server.client import socket_url
 
 MakeStudio = Callable[..., Studio]
 MakeServer = Callable[..., Server]
@@ -389,24 +390,31 @@ def test_a_stalled_client_delays_nobody_and_misses_no_end(
     service.close()
 
 
-def test_a_client_that_never_reads_is_dropped(
+def test_a_client_that_reads_nothing_is_dropped(
     tmp_path: Any, make_server: MakeServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("nbgen.server.progress_socket._SEND_BUFFER", 4096)
-    left = threading.Event()
-    original = Watchers.leave
+    closing, left = threading.Event(), threading.Event()
+    close, leave = ProgressSocket.close, Watchers.leave
 
-    def note(self: Watchers, *args: Any) -> None:
-        original(self, *args)
+    def note_close(self: ProgressSocket, *args: Any) -> None:
+        close(self, *args)
+        if args[0] == 4008:
+            closing.set()
+
+    def note_leave(self: Watchers, *args: Any) -> None:
+        leave(self, *args)
         left.set()
 
-    monkeypatch.setattr(Watchers, "leave", note)
+    monkeypatch.setattr(ProgressSocket, "close", note_close)
+    monkeypatch.setattr(Watchers, "leave", note_leave)
     service = ProgressService()
     with Studio(tmp_path, engine=PatternEngine(), progress=service) as studio:
         server = make_server(studio, timing=Timing(stall_limit_s=0.1))
         with stalled_client(server, "a") as stalled:
             assert stalled.recv(4096).startswith(b"HTTP/1.1 101")
             flood(service, "a")
+            assert closing.wait(10)
             assert left.wait(10)
     service.close()
 

@@ -15,7 +15,6 @@ from tornado.web import Finish, HTTPError, RequestHandler
 
 from nbgen.errors import (
     AccessDenied,
-    CheckpointNotFound,
     DecisionConflict,
     FeaturedImageMissing,
     InvalidRequest,
@@ -37,7 +36,6 @@ _HTTP_STATUS: dict[type[NbgenError], int] = {
     TaskConflict: 409,
     DecisionConflict: 409,
     FeaturedImageMissing: 422,
-    CheckpointNotFound: 503,
     StudioClosed: 503,
 }
 

@@ -32,6 +32,7 @@ _SEND_BUFFER = 128 * 1024
 
 CLOSE_DONE = 1000
 CLOSE_SHUTDOWN = 1001
+CLOSE_TOO_SLOW = 4008
 CLOSE_TOO_MANY = 4013
 
 
@@ -245,6 +246,10 @@ class ProgressSocket(BaseHandler, WebSocketHandler):
     def _close_done(self) -> None:
         self.close(CLOSE_DONE, "The task has ended.")
 
+    def _close_slow(self) -> None:
+        # Tornado aborts after five seconds if the close cannot get through either.
+        self.close(CLOSE_TOO_SLOW, "Nothing was read for too long.")
+
     def _answer(self, text: str) -> None:
         """Send what is no new state; a slow client is owed no more than the last."""
         if self._has_unsent_bytes():
@@ -263,7 +268,7 @@ class ProgressSocket(BaseHandler, WebSocketHandler):
             return
         written.add_done_callback(self._on_written)
         if self._has_unsent_bytes() and "stall" not in self._timers:
-            self._start_timer("stall", self._timing.stall_limit_s, self.abort)
+            self._start_timer("stall", self._timing.stall_limit_s, self._close_slow)
 
     def _on_written(self, written: asyncio.Future[None]) -> None:
         if written.cancelled() or isinstance(

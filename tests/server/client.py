@@ -1,19 +1,13 @@
-"""A real server on a free loopback port, and the outside client's view of it."""
+"""How an outside client asks a server."""
 
 from __future__ import annotations
 
 import json
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-import pytest
-
-from nbgen.server import Server, Timing
-from nbgen.studio import Studio
-
-QUICK = Timing(keep_alive_s=30, closing_grace_s=0.05, stall_limit_s=30)
+from nbgen.server import Server
 
 
 class Answer(NamedTuple):
@@ -22,28 +16,6 @@ class Answer(NamedTuple):
     status: int
     body: Any
     headers: Any
-
-
-@pytest.fixture
-def make_server() -> Iterator[Callable[..., Server]]:
-    """Return a function that starts a server on a studio and closes it."""
-    servers: list[Server] = []
-
-    def make(studio: Studio, **options: Any) -> Server:
-        server = Server(studio, **{"timing": QUICK, **options})
-        servers.append(server)
-        server.start()
-        return server
-
-    yield make
-    for server in servers:
-        server.close()
-
-
-@pytest.fixture
-def server(make_server: Callable[..., Server], studio: Studio) -> Server:
-    """Return a running server of the test's studio."""
-    return make_server(studio)
 
 
 def socket_url(server: Server, task_id: str, prefix: str = "") -> str:

@@ -1,0 +1,66 @@
+"""The examples in docs/protocol.md have the shape of what the server sends."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from websockets.sync.client import connect
+
+from nbgen.server import Server
+from nbgen.server.base import _HTTP_ERRORS, _HTTP_STATUS
+from nbgen.studio import Studio
+from tests.server.client import ask, socket_url
+
+PAGE = Path(__file__).parent.parent.parent / "docs" / "protocol.md"
+
+
+def shape(value: Any) -> Any:
+    """Return what stays of a value when only keys and kinds count."""
+    if isinstance(value, dict):
+        return {key: shape(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [shape(inner) for inner in value]
+    return type(value)
+
+
+@pytest.fixture(scope="module")
+def examples() -> list[Any]:
+    blocks = re.findall(r"```json\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    return [json.loads(block) for block in blocks]
+
+
+def test_the_examples_are_what_is_sent(
+    studio: Studio, server: Server, examples: list[Any]
+) -> None:
+    with connect(socket_url(server, "hero-1")) as client:
+        body = {"prompt": "a cat", "task_id": "hero-1"}
+        sent = [json.loads(client.recv())]
+        generated = ask(server, "/api/media/generate", body)
+        messages = [json.loads(message) for message in client]
+    sent += [
+        next(m for m in messages if m["current_step"] == 32),
+        messages[-1],
+        ask(server, "/api/media/generate", {"prompt": "a cat", "width": 1001}).body,
+        generated.body,
+        ask(server, "/api/media/generate", {**body, "wait": False}).body,
+        ask(
+            server,
+            "/api/content/tasks/hero-1/approve",
+            {"approved": True, "reviewer_id": "ada"},
+        ).body,
+    ]
+    assert [shape(example) for example in examples] == [shape(body) for body in sent]
+    assert examples[0] == sent[0]
+    assert examples[3] == sent[3]
+    assert studio.get_record("hero-1").approval_status == "approved"
+
+
+def test_every_code_is_on_the_page() -> None:
+    codes = {code for code, _ in _HTTP_ERRORS.values()}
+    codes |= {error.code for error in _HTTP_STATUS}
+    page = PAGE.read_text()
+    assert [code for code in sorted(codes) if f"`{code}`" not in page] == []

@@ -1,0 +1,123 @@
+"""The command line, run as a person runs it."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from nbgen.server import Server
+from nbgen.studio import Studio
+
+pytestmark = pytest.mark.timeout(180)
+
+
+def nbgen(*arguments: str, **options: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "nbgen", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, "COLUMNS": "100", "NO_COLOR": "1", **options},
+    )
+
+
+@contextmanager
+def serving(*arguments: str, **options: str) -> Iterator[str]:
+    """Run ``nbgen serve`` and yield the address that it prints."""
+    command = [sys.executable, "-u", "-m", "nbgen", "serve", "--port", "0"]
+    environment = {**os.environ, "COLUMNS": "100", "NO_COLOR": "1", **options}
+    with subprocess.Popen(
+        [*command, *arguments], stdout=subprocess.PIPE, text=True, env=environment
+    ) as process:
+        assert process.stdout is not None
+        found = re.search(r"http://\S+", process.stdout.readline())
+        assert found is not None
+        try:
+            yield found[0]
+        finally:
+            process.send_signal(signal.SIGINT)
+            assert process.wait(timeout=30) == 0
+            assert "Stopping." in process.stdout.read()
+
+
+def test_demo_draws_a_picture_and_says_what_is_next(tmp_path: Path) -> None:
+    output = tmp_path / "new" / "demo.png"
+    done = nbgen("demo", "--steps", "4", "--output", str(output))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "following it over its WebSocket" in done.stdout
+    assert "4/4" in done.stdout
+    assert f"Saved to {output}" in done.stdout
+    assert "make lab" in done.stdout
+    with Image.open(output) as picture:
+        assert picture.size == (128, 128)
+
+
+def test_generate_is_repeatable(tmp_path: Path) -> None:
+    pictures = []
+    for name in ("a.png", "b.png"):
+        output = str(tmp_path / name)
+        done = nbgen("generate", "a cat", "-o", output, "--seed", "7", "--steps", "3")
+        assert (done.returncode, done.stderr) == (0, "")
+        pictures.append(Path(output).read_bytes())
+    assert pictures[0] == pictures[1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["generate", "a cat", "--steps", "0"], "num_inference_steps must be"),
+        (["generate", "a cat", "--width", "1001"], "width must be a multiple of 8"),
+        (["generate", " "], "prompt must be"),
+        (["generate", "x" * 100_000], "got 100,000 characters"),
+        (["generate", "a cat", "--checkpoint", "nope"], "no checkpoint 'nope'"),
+        (["generate", "a cat", "--task-id", "a/b"], "task_id must be"),
+        (["generate", "a cat", "-o", "cat.gif"], "output_path must be"),
+        (["serve", "--checkpoint", "nope"], "no checkpoint 'nope'"),
+        (["serve", "--host", "0.0.0.0"], "--token or NBGEN_TOKEN"),
+        (["watch", "a", "--url", "http://127.0.0.1:1"], "no nbgen server at"),
+    ],
+)
+def test_an_error_is_one_line(arguments: list[str], said: str) -> None:
+    done = nbgen(*arguments)
+    assert done.returncode == 1
+    assert done.stderr.startswith("Error: ")
+    assert said in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_watch_follows_a_task_of_a_server(tmp_path: Path) -> None:
+    with serving("--data-dir", str(tmp_path), NBGEN_TOKEN="s3cret") as url:
+        refused = nbgen("watch", "a", "--url", url)
+        assert (refused.returncode, "wants a token" in refused.stderr) == (1, True)
+        wrong = nbgen("watch", "a/b", "--url", url, NBGEN_TOKEN="s3cret")
+        assert "task_id must be" in wrong.stderr
+
+
+def test_watch_shows_how_a_task_ends(
+    make_studio: Callable[..., Studio], make_server: Callable[..., Server]
+) -> None:
+    gate = threading.Event()
+    studio = make_studio(lambda _step: gate.wait(60))
+    server = make_server(studio)
+    good = studio.generate("a cat", task_id="good", num_inference_steps=5)
+    bad = studio.generate("a cat", task_id="bad")
+    bad.cancel()
+    failed = nbgen("watch", "bad", "--url", server.url)
+    assert failed.returncode == 1
+    assert failed.stderr == "Error: Cancelled before it started.\n"
+    gate.set()
+    done = nbgen("watch", "good", "--url", server.url)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "Done" in done.stdout
+    assert "5/5" in done.stdout
+    assert good.result(10)
