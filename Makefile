@@ -16,8 +16,7 @@ lab: $(VENV)/installed
 test: $(VENV)/installed-for-tests check
 	@sh tools/install_chromium.sh
 	$(RUN) pytest -rs
-	NBGEN_DATA_DIR=$$(mktemp -d) $(RUN) pytest -rs --nbval --nbval-current-env \
-		--nbval-cell-timeout=300 notebooks
+	$(RUN) pytest -rs --nbval --nbval-current-env --nbval-cell-timeout=300 notebooks
 
 check: $(VENV)/installed-for-tests
 	$(VENV)/bin/ruff check

@@ -24,6 +24,7 @@ from nbgen.errors import (
     StudioClosed,
     TaskCancelled,
     TaskConflict,
+    TaskError,
     TaskLost,
     TaskUnfinished,
     UnknownTask,
@@ -384,16 +385,22 @@ class Studio:
     def cancel(self, task_id: str) -> None:
         """Ask a task to end: at once if it waits, within two steps if it runs.
 
-        A task that has ended, or that another process runs, is left as it is.
+        A task that has ended stays as it is.
 
         Raises:
             UnknownTask: There is no such task.
+            TaskError: Another process runs it.
         """
         never_ran = self._queue.cancel(task_id)
         if never_ran is not None:
             self._worker.cancel(never_ran)
-        else:
-            self.get_record(task_id)
+        elif not self.get_progress(task_id).status.ended and (
+            self._progress.get_progress(task_id) is None
+        ):
+            raise TaskError(
+                task_id,
+                f"Task {task_id!r} runs in another process. Cancel it there.",
+            )
 
     def approve(
         self,

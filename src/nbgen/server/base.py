@@ -21,6 +21,7 @@ from nbgen.errors import (
     NbgenError,
     StudioClosed,
     TaskConflict,
+    TaskError,
     UnknownTask,
 )
 from nbgen.schema import Decision, TaskRecord
@@ -34,6 +35,7 @@ _HTTP_STATUS: dict[type[NbgenError], int] = {
     InvalidRequest: 422,
     UnknownTask: 404,
     TaskConflict: 409,
+    TaskError: 409,
     DecisionConflict: 409,
     FeaturedImageMissing: 422,
     StudioClosed: 503,

@@ -85,7 +85,7 @@ class GenerationPanel(ipywidgets.VBox):  # type: ignore[misc]
         if isinstance(task, str):
             task = studio.task(task)
         if task is not None:
-            fields = request_fields(task.request, task.id)
+            fields = request_fields(task.request)
         else:
             fields = {
                 "prompt": prompt,
@@ -154,11 +154,12 @@ class GenerationPanel(ipywidgets.VBox):  # type: ignore[misc]
 
     def cancel(self) -> None:
         """Ask the task that is shown to end; no-op if there is none."""
+        task = self.task
+        if task is None:
+            return
+        task.cancel()
         with self._lock:
-            task = self._task
             self._cancelling = True
-        if task is not None:
-            task.cancel()
         self._wake()
 
     def approve(self, feedback: str | None = None) -> Decision:
@@ -216,21 +217,24 @@ class GenerationPanel(ipywidgets.VBox):  # type: ignore[misc]
         self._wake()
 
     def _attach(self, task: Task) -> None:
-        if self._stop_watching is not None:
-            self._stop_watching()
+        stop_watching = task.watch(self._on_progress)
         with self._lock:
+            stop_earlier, self._stop_watching = self._stop_watching, stop_watching
             self._task = task
-            self._progress = None
+            self._progress = task.progress
             self._error = None
             self._cancelling = False
-        self._stop_watching = task.watch(self._on_progress)
+        if stop_earlier is not None:
+            stop_earlier()
         self._wake()
 
     def _on_progress(self, progress: GenerationProgress) -> None:
         with self._lock:
-            if self._task is None or self._task.id != progress.task_id:
+            shown = self._progress
+            if shown is None or shown.task_id != progress.task_id:
                 return
-            self._progress = progress
+            if progress.seq > shown.seq:
+                self._progress = progress
         self._wake()
 
     def _wake(self) -> None:
@@ -242,7 +246,9 @@ class GenerationPanel(ipywidgets.VBox):  # type: ignore[misc]
         with self._lock:
             task, progress = self._task, self._progress
             error, cancelling = self._error, self._cancelling
-        busy = task is not None and (progress is None or not progress.status.ended)
+        busy = progress is not None and not progress.status.ended
+        if progress is not None and not busy:
+            self._form.free_task_id(progress.task_id)
         if error is None and progress is not None:
             failed = progress.outcome in (Outcome.FAILED, Outcome.LOST)
             error = progress.error if failed else None

@@ -1,4 +1,4 @@
-"""The fields of a request. Read from any thread; filled in only when made."""
+"""The fields of a request: read from any thread, written only by the panel's pump."""
 
 from __future__ import annotations
 
@@ -63,6 +63,14 @@ class RequestForm(ipywidgets.VBox):  # type: ignore[misc]
             "task_id": self._task_id.value.strip() or None,
         }
 
+    def free_task_id(self, task_id: str) -> None:
+        """Take an id out of its field that is used up; the panel's pump only.
+
+        The same request under the same id would be the same, ended task.
+        """
+        if self._task_id.value.strip() == task_id:
+            self._task_id.value = ""
+
     def _fill(self, fields: dict[str, Any]) -> None:
         self._prompt.value = fields["prompt"]
         self._negative_prompt.value = fields["negative_prompt"]
@@ -75,12 +83,12 @@ class RequestForm(ipywidgets.VBox):  # type: ignore[misc]
         self._task_id.value = fields["task_id"] or ""
 
 
-def request_fields(request: GenerationRequest, task_id: str) -> dict[str, Any]:
-    """Return the fields that made a request."""
+def request_fields(request: GenerationRequest) -> dict[str, Any]:
+    """Return the fields that make a request again, under another id."""
     names = ("prompt", "negative_prompt", "width", "height", "num_inference_steps")
     more = ("guidance_scale", "seed", "use_refinement")
     fields = {name: getattr(request, name) for name in (*names, *more)}
-    return {**fields, "task_id": task_id}
+    return {**fields, "task_id": None}
 
 
 def _text(kind: Any, label: str, placeholder: str, **options: Any) -> Any:

@@ -18,6 +18,7 @@ _CSS = """
 .nbgen-panel .jupyter-widgets { margin: 0; }
 .nbgen-panel .widget-html, .nbgen-panel .widget-checkbox { color: var(--nb-ink); }
 .nbgen-panel .widget-vbox, .nbgen-panel.widget-vbox { gap: 12px; overflow: visible; }
+.nbgen-panel .widget-vbox:empty { display: none; }
 .nbgen-panel .widget-hbox { gap: 12px; flex-wrap: wrap; overflow: visible; }
 .nbgen-panel .nbgen-field { flex: 1 1 100%; width: auto; height: auto; min-width: 0;
   flex-direction: column; align-items: stretch; }
