@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 from playwright.sync_api import Browser, sync_playwright
 
 from nbgen.server import Server, Timing
@@ -27,6 +28,12 @@ CHROMIUM_FLAGS = [
     "--disable-sync",
 ]
 
+
+# The first example of a test may be drawn while something else has the machine.
+settings.register_profile(
+    "nbgen", deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("nbgen")
 
 # Ended tasks close soon; the other times are the protocol's.
 QUICK = Timing(closing_grace_s=0.05)

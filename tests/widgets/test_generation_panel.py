@@ -317,7 +317,7 @@ def test_an_id_is_used_once(make_studio: MakeStudio, make_panel: MakePanel) -> N
     driver.labelled("Generate").click()
     driver.labelled("Cancel").click()
     gate.set()
-    driver.until_text("Cancelled at step")
+    driver.until_text("Cancelled ")
     driver.until(lambda: driver.labelled("Task id").value == "")
     driver.labelled("Generate").click()
     driver.until_text("Done")
