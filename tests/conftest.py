@@ -17,7 +17,8 @@ from nbgen.testing import PatternEngine
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
-# Chromium refuses its sandbox to root, and must not look for updates.
+# Chromium refuses its sandbox to root, and must not look for updates. It also keeps
+# pages of public names off this machine, which would hide whether the server does.
 CHROMIUM_FLAGS = [
     "--no-sandbox",
     "--disable-gpu",
@@ -26,6 +27,7 @@ CHROMIUM_FLAGS = [
     "--disable-background-networking",
     "--disable-component-update",
     "--disable-sync",
+    "--disable-features=LocalNetworkAccessChecks",
 ]
 
 

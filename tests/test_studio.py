@@ -352,6 +352,27 @@ def test_a_studio_may_share_a_progress_service(tmp_path: Path) -> None:
     service.close()
 
 
+def test_an_id_that_a_shared_service_knows_queues_nothing(tmp_path: Path) -> None:
+    service = ProgressService()
+    service.create_progress("a", 1)
+    with Studio(tmp_path, engine=PatternEngine(), progress=service) as studio:
+        with pytest.raises(TaskConflict):
+            studio.generate("a cat", task_id="a")
+        assert studio.tasks() == []
+
+
+def test_a_store_that_fails_leaves_no_watcher_waiting(
+    studio: Studio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_args: object) -> bool:
+        raise OSError("disk full")
+
+    monkeypatch.setattr("nbgen.store.Store.add_task", fail)
+    with pytest.raises(OSError, match="disk full"):
+        studio.generate("a cat", task_id="a")
+    assert until_end(studio, "a")[-1].error == "disk full"
+
+
 def test_what_a_notebook_shows_is_the_same_each_time(studio: Studio) -> None:
     task = studio.generate("a cat", num_inference_steps=20, seed=7)
     assert repr(task) == "Task(20 steps, seed 7)"

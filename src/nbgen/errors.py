@@ -5,6 +5,7 @@
     NbgenError
     ├── InvalidRequest        invalid_request         a field is not allowed
     ├── CheckpointNotFound    checkpoint_not_found    no such model here
+    ├── DataFolderUnusable    data_folder_unusable    nothing can be kept there
     ├── TaskError             task_error
     │   ├── UnknownTask       unknown_task            no task of that id
     │   ├── TaskConflict      task_conflict           the id means another request
@@ -57,6 +58,12 @@ class CheckpointNotFound(NbgenError):
     """The model that was asked for is not on this machine."""
 
     code = "checkpoint_not_found"
+
+
+class DataFolderUnusable(NbgenError):
+    """The folder for tasks and pictures cannot be read or written."""
+
+    code = "data_folder_unusable"
 
 
 class TaskError(NbgenError):

@@ -188,6 +188,7 @@ class Studio:
 
     Raises:
         CheckpointNotFound: There is no such checkpoint.
+        DataFolderUnusable: The data folder cannot be read or written.
     """
 
     def __init__(
@@ -209,8 +210,8 @@ class Studio:
         if engine is None:
             find_checkpoint(checkpoint)
         folder = default_data_dir() if data_dir is None else Path(data_dir)
-        self._images = ImageFolder(folder / "images")
         self._store = Store(folder)
+        self._images = ImageFolder(folder / "images")
         self._owns_progress = progress is None
         self._progress = progress or ProgressService()
         self._worker = Worker(make_engine, self._store, self._images, self._progress)
@@ -286,9 +287,15 @@ class Studio:
                 status=Status.PENDING,
                 created_at=dt.datetime.now(dt.UTC),
             )
-            if not self._store.add_task(record):
-                raise TaskConflict(task_id)
             self._progress.create_progress(task_id, request.num_inference_steps)
+            try:
+                added = self._store.add_task(record)
+            except Exception as error:
+                self._progress.mark_failed(task_id, str(error))
+                raise
+            if not added:  # another process was faster
+                self._progress.mark_failed(task_id, str(TaskConflict(task_id)))
+                raise TaskConflict(task_id)
             job = Job(task_id, request, record.seed)
             self._queue.submit(job)
         return Task(self, record, job)

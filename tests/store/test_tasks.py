@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from nbgen.errors import DataFolderUnusable
 from nbgen.schema import (
     Decision,
     GenerationRequest,
@@ -146,3 +147,12 @@ def test_tasks_of_a_killed_process_are_lost(tmp_path: Path) -> None:
     assert (lost.status, lost.outcome) == (Status.FAILED, Outcome.LOST)
     assert lost.error == "The process that ran this task ended. Submit it again."
     assert list((tmp_path / "owners").iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_used_is_said(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(DataFolderUnusable, match=r"cannot be used: .*Choose another"):
+        Store(tmp_path / "file")
+    (tmp_path / "nbgen.sqlite").write_bytes(b"not a database" * 100)
+    with pytest.raises(DataFolderUnusable, match="file is not a database"):
+        Store(tmp_path)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import ipywidgets
 import pytest
 
 from nbgen.errors import NbgenError, UnknownTask
+from nbgen.generation.checkpoints import TINY_FOLDER
 from nbgen.schema import Outcome, Verdict
 from nbgen.studio import Studio
 from nbgen.widgets import GenerationPanel
@@ -175,6 +178,17 @@ def test_a_failure_is_shown(make_studio: MakeStudio, make_panel: MakePanel) -> N
     driver.labelled("Generate").click()
     driver.until_text("The model &lt;is&gt; missing. Put it back.")
     assert driver.of_kind(ipywidgets.Image) == []
+
+
+def test_a_checkpoint_that_went_away_is_said(
+    tmp_path: Path, make_panel: MakePanel
+) -> None:
+    folder = shutil.copytree(TINY_FOLDER, tmp_path / "model")
+    with Studio(tmp_path / "data", checkpoint=folder) as studio:
+        shutil.rmtree(folder)
+        driver = make_panel(studio, prompt="a cat")
+        driver.labelled("Generate").click()
+        driver.until_text("There is no checkpoint")
 
 
 def test_a_closed_studio_is_said(studio: Studio, make_panel: MakePanel) -> None:

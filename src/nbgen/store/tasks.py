@@ -16,6 +16,7 @@ import msgspec
 import sqlalchemy as sa
 from filelock import FileLock, Timeout
 
+from nbgen.errors import DataFolderUnusable
 from nbgen.schema import (
     Decision,
     GenerationRequest,
@@ -78,9 +79,22 @@ class Store:
 
     Args:
         folder: Where ``nbgen.sqlite`` lies; made if it does not exist.
+
+    Raises:
+        DataFolderUnusable: The folder or the file cannot be read or written.
     """
 
     def __init__(self, folder: Path) -> None:
+        try:
+            self._open(folder)
+        except (OSError, sa.exc.DatabaseError) as error:
+            cause = getattr(error, "orig", None) or error
+            raise DataFolderUnusable(
+                f"The data folder {str(folder)!r} cannot be used: {cause}. Choose "
+                "another with data_dir, --data-dir or NBGEN_DATA_DIR."
+            ) from error
+
+    def _open(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._owners = folder / "owners"
         self._owners.mkdir(exist_ok=True)
