@@ -20,7 +20,8 @@ ROWS = [
     {"progress"},
     {"generation", "store"},
     {"jobs", "review", "testing"},
-    {"studio", "remote"},
+    {"task", "remote"},
+    {"studio"},
     {"widgets", "server", "cli"},
     {"__main__"},
 ]

@@ -28,7 +28,8 @@ from nbgen.errors import (
 )
 from nbgen.progress import GenerationProgress, ProgressService
 from nbgen.schema import Outcome, Status, Verdict
-from nbgen.studio import Studio, Task
+from nbgen.studio import Studio
+from nbgen.task import Task
 from nbgen.testing import PatternEngine
 
 MakeStudio = Callable[..., Studio]

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from nbgen.schema import GenerationRequest as GenerationRequest
     from nbgen.schema import GenerationResult as GenerationResult
     from nbgen.studio import Studio as Studio
-    from nbgen.studio import Task as Task
+    from nbgen.task import Task as Task
     from nbgen.widgets import GenerationPanel as GenerationPanel
 
 __version__ = "0.1.0"
@@ -31,7 +31,7 @@ _MODULE_OF = {
     "NbgenError": "nbgen.errors",
     "ProgressService": "nbgen.progress",
     "Studio": "nbgen.studio",
-    "Task": "nbgen.studio",
+    "Task": "nbgen.task",
     "get_progress_service": "nbgen.progress",
 }
 

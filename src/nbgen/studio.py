@@ -14,33 +14,27 @@ import secrets
 import shutil
 import threading
 import uuid
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from nbgen.errors import (
-    GenerationFailed,
     InvalidRequest,
     StudioClosed,
-    TaskCancelled,
     TaskConflict,
     TaskError,
-    TaskLost,
-    TaskUnfinished,
     UnknownTask,
 )
 from nbgen.generation.checkpoints import find_checkpoint
 from nbgen.jobs import Job, JobQueue, Worker
 from nbgen.progress import GenerationProgress, ProgressService
-from nbgen.progress.progress import shown_percentage
-from nbgen.progress.service import ProgressCallback
+from nbgen.progress.dispatcher import ProgressCallback
+from nbgen.progress.progress import progress_of_record
 from nbgen.review.decide import decide
 from nbgen.schema import (
     MAX_SEED,
     Decision,
     GenerationRequest,
-    GenerationResult,
-    Outcome,
     Status,
     TaskRecord,
     Verdict,
@@ -50,125 +44,10 @@ from nbgen.schema import (
 )
 from nbgen.settings import default_data_dir
 from nbgen.store import ImageFolder, Store
+from nbgen.task import Task
 
 if TYPE_CHECKING:
     from nbgen.generation.engine import Engine
-
-_ERROR_OF_OUTCOME = {
-    Outcome.FAILED: GenerationFailed,
-    Outcome.CANCELLED: TaskCancelled,
-    Outcome.LOST: TaskLost,
-}
-
-
-class Task:
-    """A handle on one task; making or dropping it changes nothing about the task.
-
-    Attributes:
-        id: The id of the task.
-        request: The request as it was asked for.
-    """
-
-    def __init__(self, studio: Studio, record: TaskRecord, job: Job | None) -> None:
-        self._studio = studio
-        self._job = job
-        self._seed = record.seed
-        self.id = record.id
-        self.request = record.request
-
-    def __repr__(self) -> str:
-        # A notebook compares this text, so it holds nothing that differs between runs.
-        request = self.request
-        sized = request.width and request.height
-        size = f", {request.width}x{request.height}" if sized else ""
-        seed = "random" if request.seed is None else request.seed
-        return f"Task({request.num_inference_steps} steps{size}, seed {seed})"
-
-    @property
-    def seed(self) -> int:
-        """The seed in use, drawn if the request named none."""
-        return self._seed
-
-    @property
-    def record(self) -> TaskRecord:
-        """The task as the store knows it now."""
-        return self._studio.get_record(self.id)
-
-    @property
-    def progress(self) -> GenerationProgress:
-        """The present state of the task."""
-        return self._studio.get_progress(self.id)
-
-    @property
-    def status(self) -> Status:
-        """Where the task stands."""
-        return self.progress.status
-
-    @property
-    def image_paths(self) -> list[Path]:
-        """The files of the task's pictures; empty before it has succeeded."""
-        result = self.record.result
-        names = [image.name for image in result.images] if result else []
-        return [path for name in names if (path := self._studio.image_path(name))]
-
-    def watch(self, callback: ProgressCallback) -> Callable[[], None]:
-        """Have the callback told of every state; see ``Studio.watch``."""
-        return self._studio.watch(self.id, callback)
-
-    def cancel(self) -> None:
-        """Ask the task to end, within two steps if it runs; no-op if it has ended."""
-        self._studio.cancel(self.id)
-
-    def result(self, timeout: float | None = None) -> GenerationResult:
-        """Wait for the end and return what was made.
-
-        A ``KeyboardInterrupt`` while waiting cancels the task.
-
-        Args:
-            timeout: Seconds to wait; None waits as long as it takes.
-
-        Raises:
-            TaskUnfinished: It has not ended in that time; it goes on.
-            TaskCancelled: It was cancelled.
-            TaskLost: The process that ran it ended.
-            GenerationFailed: It failed; the cause is chained.
-        """
-        if self._job is not None:
-            try:
-                self._job.done.result(timeout)
-            except TimeoutError:
-                raise TaskUnfinished(
-                    self.id,
-                    f"Task {self.id!r} has not ended within {timeout} s. It goes on; "
-                    "ask again, or cancel() it.",
-                ) from None
-            except KeyboardInterrupt:
-                self.cancel()
-                raise
-        return self._ended_result()
-
-    def __await__(self) -> Generator[Any, None, GenerationResult]:
-        """Wait for the end without blocking the loop; raises as ``result`` does."""
-        return self._wait().__await__()
-
-    async def _wait(self) -> GenerationResult:
-        if self._job is not None:
-            await asyncio.wrap_future(self._job.done)
-        return self._ended_result()
-
-    def _ended_result(self) -> GenerationResult:
-        record = self.record
-        if record.result is not None:
-            return record.result
-        cause = None if self._job is None else self._job.error
-        if record.outcome is None and cause is None:
-            raise TaskUnfinished(
-                self.id,
-                f"Task {self.id!r} runs in another process. Its result can be read "
-                "here once it has ended.",
-            )
-        error = _ERROR_OF_OUTCOME[record.outcome or Outcome.FAILED]
-        raise error(self.id, record.error or str(cause)) from cause
 
 
 class Studio:
@@ -369,7 +248,7 @@ class Studio:
         """
         progress = self._progress.get_progress(task_id)
         if progress is None:
-            progress = _progress_of(self.get_record(task_id))
+            progress = progress_of_record(self.get_record(task_id))
         return progress
 
     def watch(self, task_id: str, callback: ProgressCallback) -> Callable[[], None]:
@@ -385,7 +264,7 @@ class Studio:
         if self._progress.get_progress(task_id) is None:
             record = self._store.get_task(task_id)
             if record is not None and record.status.ended:
-                callback(_progress_of(record))
+                callback(progress_of_record(record))
                 return lambda: None
         return self._progress.register_callback(task_id, callback)
 
@@ -493,30 +372,6 @@ class Studio:
         if self._owns_progress:
             self._progress.close()
         self._store.close()
-
-
-def _progress_of(record: TaskRecord) -> GenerationProgress:
-    """Rebuild the state of a task that the progress service does not hold."""
-    steps = record.request.num_inference_steps
-    step = steps if record.status is Status.COMPLETED else record.current_step
-    percentage = shown_percentage(step, steps, record.status)
-    return GenerationProgress(
-        task_id=record.id,
-        seq=1,
-        status=record.status,
-        current_step=step,
-        total_steps=steps,
-        current_stage=None,
-        elapsed_time=record.result.generation_time if record.result else 0.0,
-        estimated_remaining=0.0,
-        remaining_known=False,
-        overall_percentage=percentage,
-        error=record.error,
-        message=record.error or ("Done" if record.status.ended else "Runs elsewhere"),
-        timestamp=record.ended_at or record.created_at,
-        outcome=record.outcome,
-        result=record.result,
-    )
 
 
 def _copy_whole(source: Path, target: Path) -> None:

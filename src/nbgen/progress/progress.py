@@ -7,7 +7,7 @@ from enum import StrEnum
 
 import msgspec
 
-from nbgen.schema import GenerationResult, Outcome, Status
+from nbgen.schema import GenerationResult, Outcome, Status, TaskRecord
 
 _NEARLY_DONE = 99.9
 """The most that a percentage shows before the task has completed."""
@@ -94,3 +94,27 @@ def shown_percentage(done: float, total: float, status: Status) -> float:
     if status is Status.COMPLETED:
         return 100.0
     return min(100 * done / total, _NEARLY_DONE)
+
+
+def progress_of_record(record: TaskRecord) -> GenerationProgress:
+    """Rebuild the state of a task that the progress service does not hold."""
+    steps = record.request.num_inference_steps
+    step = steps if record.status is Status.COMPLETED else record.current_step
+    percentage = shown_percentage(step, steps, record.status)
+    return GenerationProgress(
+        task_id=record.id,
+        seq=1,
+        status=record.status,
+        current_step=step,
+        total_steps=steps,
+        current_stage=None,
+        elapsed_time=record.result.generation_time if record.result else 0.0,
+        estimated_remaining=0.0,
+        remaining_known=False,
+        overall_percentage=percentage,
+        error=record.error,
+        message=record.error or ("Done" if record.status.ended else "Runs elsewhere"),
+        timestamp=record.ended_at or record.created_at,
+        outcome=record.outcome,
+        result=record.result,
+    )

@@ -1,26 +1,22 @@
 """The hub between the work and those who watch it.
 
 Thread-safety: every method of ``ProgressService`` may be called from any thread. The
-states belong to a lock that is held for microseconds. Callbacks run on one thread of
-the service's own (``nbgen-progress``), which alone owns the list of watchers, so that
-whoever reports a step only puts a value into a queue: it waits for no watcher and
-wakes no event loop.
+states belong to a lock that is held for microseconds; those who watch are told by the
+dispatcher's thread, so whoever reports a step waits for none of them.
 """
 
 from __future__ import annotations
 
 import datetime as dt
-import logging
 import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from queue import SimpleQueue
-from typing import NamedTuple
 
 import msgspec
 
 from nbgen.errors import InvalidRequest, TaskConflict, UnknownTask
+from nbgen.progress.dispatcher import Dispatcher, ProgressCallback
 from nbgen.progress.eta import Pace
 from nbgen.progress.progress import (
     GenerationProgress,
@@ -29,10 +25,6 @@ from nbgen.progress.progress import (
     shown_percentage,
 )
 from nbgen.schema import GenerationResult, Outcome, Status, check_task_id
-
-logger = logging.getLogger(__name__)
-
-ProgressCallback = Callable[[GenerationProgress], None]
 
 
 def utc_now() -> dt.datetime:
@@ -47,34 +39,6 @@ class _Task:
         self.progress = progress
         self.pace = Pace([StagePlan(Stage.BASE_MODEL, total_steps, total_steps)])
         self.started_at_s: float | None = None
-
-
-class _Watcher:
-    """One registered callback; owned by the dispatching thread, but for ``gone``."""
-
-    def __init__(self, task_id: str, callback: ProgressCallback) -> None:
-        self.task_id = task_id
-        self.callback = callback
-        self.gone = False
-
-
-class _Published(NamedTuple):
-    """A new state for all watchers of its task."""
-
-    progress: GenerationProgress
-
-
-class _Joined(NamedTuple):
-    """A new watcher and the state it starts from, None while the task is unknown."""
-
-    watcher: _Watcher
-    present: GenerationProgress | None
-
-
-class _Left(NamedTuple):
-    """A watcher that wants no more."""
-
-    watcher: _Watcher
 
 
 class ProgressService:
@@ -102,8 +66,7 @@ class ProgressService:
         self._lock = threading.Lock()
         self._tasks: dict[str, _Task] = {}
         self._ended: OrderedDict[str, None] = OrderedDict()
-        self._events: SimpleQueue[_Published | _Joined | _Left | None] = SimpleQueue()
-        self._thread: threading.Thread | None = None
+        self._dispatcher = Dispatcher()
 
     def create_progress(self, task_id: str, total_steps: int) -> GenerationProgress:
         """Begin to follow a task; it is ``pending`` until its first update.
@@ -138,7 +101,7 @@ class ProgressService:
                 timestamp=self._now(),
             )
             self._tasks[task_id] = _Task(progress, total_steps)
-            self._events.put(_Published(progress))
+            self._dispatcher.publish(progress)
         return progress
 
     def update_progress(
@@ -271,33 +234,15 @@ class ProgressService:
             A function that ends the registration; a call under way may still finish
             after it. Calling it again does nothing.
         """
-        watcher = _Watcher(task_id, callback)
-
-        def unregister() -> None:
-            watcher.gone = True
-            self._events.put(_Left(watcher))
-
+        # Under the lock, so that no state falls between the present one and the next.
         with self._lock:
-            if self._thread is None:
-                # A daemon: a notebook's kernel must be able to exit at any time.
-                self._thread = threading.Thread(
-                    target=self._dispatch, name="nbgen-progress", daemon=True
-                )
-                self._thread.start()
             task = self._tasks.get(task_id)
             present = None if task is None else task.progress
-            self._events.put(_Joined(watcher, present))
-        return unregister
+            return self._dispatcher.register(task_id, callback, present)
 
     def close(self) -> None:
         """Tell the watchers what is left to tell, then end the service's thread."""
-        with self._lock:
-            thread, self._thread = self._thread, None
-            if thread is None:
-                return
-            self._events.put(None)
-        if thread is not threading.current_thread():
-            thread.join()
+        self._dispatcher.close()
 
     def _known(self, task_id: str) -> _Task:
         try:
@@ -373,38 +318,8 @@ class ProgressService:
             result=result,
         )
         # Under the lock, so that the queue holds the states in the order of seq.
-        self._events.put(_Published(task.progress))
+        self._dispatcher.publish(task.progress)
         return task.progress
-
-    def _dispatch(self) -> None:
-        watchers: dict[str, list[_Watcher]] = {}
-        while (event := self._events.get()) is not None:
-            match event:
-                case _Published(progress):
-                    for watcher in watchers.get(progress.task_id, ()):
-                        _tell(watcher, progress)
-                    if progress.status.ended:
-                        watchers.pop(progress.task_id, None)
-                case _Joined(watcher, present):
-                    if present is not None:
-                        _tell(watcher, present)
-                    if present is None or not present.status.ended:
-                        watchers.setdefault(watcher.task_id, []).append(watcher)
-                case _Left(watcher):
-                    others = watchers.get(watcher.task_id, [])
-                    if watcher in others:
-                        others.remove(watcher)
-                    if not others:
-                        watchers.pop(watcher.task_id, None)
-
-
-def _tell(watcher: _Watcher, progress: GenerationProgress) -> None:
-    if watcher.gone:
-        return
-    try:
-        watcher.callback(progress)
-    except Exception:  # a watcher's fault must not end the others' news
-        logger.exception("A progress callback of task %s raised.", progress.task_id)
 
 
 def _later(last: Stage | None, new: Stage | None) -> Stage | None:

@@ -16,7 +16,7 @@ from nbgen.schema import (
     check_task_id,
 )
 from nbgen.server.base import BaseHandler, decision_body, task_body, task_links
-from nbgen.studio import Task
+from nbgen.task import Task
 
 _REQUEST_FIELDS = frozenset(GenerationRequest.__struct_fields__)
 _LONGEST_LIST = 1_000

@@ -291,5 +291,7 @@ class ProgressSocket(BaseHandler, WebSocketHandler):
     ) -> None:
         if (running := self._timers.get(name)) is not None:
             running.cancel()
+        if self.ws_connection is None:  # closed while it was being opened
+            return
         loop = asyncio.get_running_loop()
         self._timers[name] = loop.call_later(after_s, action)

@@ -19,7 +19,8 @@ import ipywidgets
 from nbgen.errors import NbgenError
 from nbgen.progress import GenerationProgress
 from nbgen.schema import Decision, Outcome, Status, TaskRecord
-from nbgen.studio import Studio, Task
+from nbgen.studio import Studio
+from nbgen.task import Task
 from nbgen.widgets.progress_view import ProgressView
 from nbgen.widgets.pump import Pump
 from nbgen.widgets.request_form import RequestForm, request_fields
