@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import datetime as dt
 import logging
 import threading
 from collections.abc import Callable
@@ -23,11 +24,13 @@ from nbgen.errors import (
     StudioClosed,
     TaskCancelled,
     TaskConflict,
+    TaskLost,
     TaskUnfinished,
     UnknownTask,
 )
 from nbgen.progress import GenerationProgress, ProgressService
 from nbgen.schema import Outcome, Status, Verdict
+from nbgen.store import Store
 from nbgen.studio import Studio
 from nbgen.task import Task
 from nbgen.testing import PatternEngine
@@ -298,6 +301,28 @@ def test_a_disk_that_fails_leaves_no_watcher_waiting(
     assert until_end(studio, "a")[-1].error == (
         "The result could not be saved: disk full"
     )
+
+
+def test_an_end_that_was_first_is_the_end_for_all(
+    make_studio: MakeStudio, tmp_path: Path
+) -> None:
+    gate = Gate(at_step=2)
+    studio = make_studio(gate)
+    task = studio.generate("a cat", task_id="a", num_inference_steps=3)
+    assert gate.reached.wait(10)
+    beside = Store(tmp_path / "data")
+    beside.end_task(
+        "a",
+        Outcome.LOST,
+        ended_at=dt.datetime.now(dt.UTC),
+        current_step=1,
+        error="Lost.",
+    )
+    beside.close()
+    gate.opened.set()
+    with pytest.raises(TaskLost, match="Lost"):
+        task.result(10)
+    assert until_end(studio, "a")[-1].outcome is Outcome.LOST
 
 
 def test_the_store_knows_the_end_before_anyone_is_told(studio: Studio) -> None:

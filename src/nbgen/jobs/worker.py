@@ -123,7 +123,7 @@ class Worker:
     ) -> None:
         progress = self._progress.get_progress(job.task_id)
         try:
-            self._store.end_task(
+            ended = self._store.end_task(
                 job.task_id,
                 outcome,
                 ended_at=dt.datetime.now(dt.UTC),
@@ -131,11 +131,16 @@ class Worker:
                 error=error,
                 result=result,
             )
+            record = None if ended else self._store.get_task(job.task_id)
         except Exception as fault:  # a full disk must not leave watchers waiting
             logger.exception("The end of task %s could not be saved.", job.task_id)
             job.error = fault
             outcome, result = Outcome.FAILED, None
             error = f"The result could not be saved: {fault}"
+        else:
+            if record is not None and record.outcome is not None:
+                # Somebody else ended it first, and that is the end for all.
+                outcome, error, result = record.outcome, record.error, record.result
         if result is not None:
             self._progress.mark_complete(job.task_id, result=result)
         else:
