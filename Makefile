@@ -9,8 +9,10 @@ RUN := $(VENV)/bin/python -m
 demo: $(VENV)/installed
 	$(RUN) nbgen demo
 
+# In a container one is often root, which JupyterLab refuses unless told.
 lab: $(VENV)/installed
-	$(VENV)/bin/jupyter lab notebooks/quickstart.ipynb
+	$(VENV)/bin/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) \
+		notebooks/quickstart.ipynb
 
 # In the order of how soon each tells that something is wrong.
 test: $(VENV)/installed-for-tests check
