@@ -16,7 +16,13 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    SpinnerColumn,
+    TaskProgressColumn,
+    TextColumn,
+)
 
 from nbgen.errors import NbgenError
 
@@ -188,7 +194,8 @@ async def _draw_remotely(url: str, request: dict[str, Any]) -> bytes:
 def _bar() -> Iterator[Callable[[dict[str, Any]], None]]:
     """Show a bar; yield the function that takes it to a protocol message."""
     columns = (
-        TextColumn("{task.description}"),
+        SpinnerColumn(finished_text=" "),
+        TextColumn("{task.description:<27}"),  # as wide as the longest stage's
         BarColumn(bar_width=None),
         TaskProgressColumn(),
         TextColumn("{task.fields[steps]}"),
