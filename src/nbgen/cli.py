@@ -195,7 +195,7 @@ def _bar() -> Iterator[Callable[[dict[str, Any]], None]]:
     """Show a bar; yield the function that takes it to a protocol message."""
     columns = (
         SpinnerColumn(finished_text=" "),
-        TextColumn("{task.description:<27}"),  # as wide as the longest stage's
+        TextColumn("{task.description:<28}"),  # as wide as the longest stage's
         BarColumn(bar_width=None),
         TaskProgressColumn(),
         TextColumn("{task.fields[steps]}"),

@@ -61,6 +61,8 @@ async def watch_task(
                 message = json.loads(text)
                 if message["type"] in ("progress", "status"):
                     yield message
+                if message.get("status") in ("completed", "failed"):
+                    return
         finally:
             connection.close()
         code = connection.close_code or 0
