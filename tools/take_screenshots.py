@@ -28,7 +28,8 @@ from nbgen import GenerationPanel, Studio
 
 studio = Studio()
 GenerationPanel(studio, prompt="a red circle on a blue background", seed=7,
-                num_inference_steps=150, task_id="hero-1", reviewer_id="ada")
+                num_inference_steps=150, guidance_scale=4.5, reviewer_id="ada",
+                task_id="hero-1")
 """
 
 
@@ -36,7 +37,6 @@ def take(page: Page, theme: str) -> None:
     """Go through the panel's states and take a picture of the telling ones."""
     panel = page.locator(".nbgen-panel")
     panel.get_by_role("button", name="Generate").click()
-    # "left" stands there once the time left is known.
     panel.get_by_text("Sampling with the base model").wait_for()
     page.wait_for_function(
         "parseFloat(document.querySelector('.nbgen-panel .progress-bar').style.width)"
@@ -47,6 +47,8 @@ def take(page: Page, theme: str) -> None:
     page.wait_for_function(
         "document.querySelector('.nbgen-panel img').naturalWidth === 128"
     )
+    # Lab scrolls inside the window, and a picture ends where the window does.
+    page.set_viewport_size({"width": 1140, "height": 1400})
     panel.screenshot(path=IMAGES / f"panel-review-{theme}.png")
     panel.get_by_label("Feedback").fill("Just right")
     panel.get_by_role("button", name="Approve").click()
@@ -70,7 +72,7 @@ def main() -> None:
             browser = playwright.chromium.launch(
                 executable_path=CHROMIUM, args=CHROMIUM_FLAGS
             )
-            page = browser.new_page(viewport={"width": 1040, "height": 720})
+            page = browser.new_page(viewport={"width": 1140, "height": 720})
             page.set_default_timeout(60_000)
             open_notebook(page, address, "panel.ipynb")
             run_all(page)

@@ -32,6 +32,9 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
+_TINY_GUIDANCE_SCALE = 4.5
+"""The tiny checkpoint draws best with this, as its model card says."""
+
 _console = Console()
 _errors = Console(stderr=True)
 
@@ -64,7 +67,11 @@ def demo(
     from nbgen.server import Server
     from nbgen.studio import Studio
 
-    request = {"prompt": prompt, "num_inference_steps": num_inference_steps}
+    request = {
+        "prompt": prompt,
+        "num_inference_steps": num_inference_steps,
+        "guidance_scale": _TINY_GUIDANCE_SCALE,
+    }
     with (
         _clear_errors(),
         Studio(data_dir, checkpoint="tiny") as studio,

@@ -18,6 +18,7 @@ from tools.tiny.muon import Muon
 
 _SAVE_EVERY_S = 60.0
 _WARM_UP_STEPS = 100
+_LONGEST_STEP_S = 4.0
 
 
 def best_device() -> torch.device:
@@ -95,7 +96,7 @@ class Trainer:
         *,
         decay: float = 0.2,
     ) -> None:
-        """Train for so many minutes.
+        """Train for so many minutes, not counting those in which it was paused.
 
         Args:
             minutes: How long; 0 trains nothing.
@@ -104,12 +105,12 @@ class Trainer:
             decay: The last share of the time, over which the learning rate falls.
         """
         budget = minutes * 60
-        start = saved = shown = time.monotonic()
-        before = self.seconds
+        last = saved = shown = time.monotonic()
+        passed = 0.0
         first = self.step
         mean = math.nan
         self.model.train()
-        while (passed := time.monotonic() - start) < budget:
+        while passed < budget:
             share = passed / budget
             left = min(1.0, (1 - share) / decay) if decay > 0 else 1.0
             warm = min(1.0, (self.step - first + 1) / _WARM_UP_STEPS)
@@ -117,7 +118,7 @@ class Trainer:
                 optimiser.zero_grad(set_to_none=True)
                 for group in optimiser.param_groups:
                     group["lr"] = self._rate * warm * max(left, 0.02)
-            # A run that was stopped and goes on draws other numbers than before.
+            # By the number of the step, so that a run that goes on draws new ones.
             rng = random.Random(f"{self.name}-{self.step}")
             torch.manual_seed(rng.getrandbits(62))
             value = loss(rng, share)
@@ -131,10 +132,14 @@ class Trainer:
                 now = float(value.detach())
                 mean = now if math.isnan(mean) else 0.97 * mean + 0.03 * now
             clock = time.monotonic()
-            self.seconds = before + clock - start
+            # A step that took longer stood still: the process had been stopped.
+            took = min(clock - last, _LONGEST_STEP_S)
+            last = clock
+            passed += took
+            self.seconds += took
             if clock - shown > 5:
                 shown = clock
-                self._show(share, mean, (self.step - first) / (clock - start))
+                self._show(share, mean, (self.step - first) / passed)
             if clock - saved > _SAVE_EVERY_S:
                 saved = clock
                 self.save()
