@@ -201,7 +201,7 @@ def _load(checkpoint: Checkpoint) -> _Pipelines:
 def _leave_a_core_free() -> None:
     # torch's threads wait for each other at every operation. With as many as there
     # are cores, one that shares its core with a browser or a kernel holds all up:
-    # docs/measurements.md has sampling slowed by five to forty times.
+    # docs/measurements.md has sampling slowed several times over.
     torch.set_num_threads(max(1, min(torch.get_num_threads(), _cores() - 1)))
 
 
