@@ -28,6 +28,7 @@ from nbgen.errors import (
     TaskUnfinished,
     UnknownTask,
 )
+from nbgen.jobs import Job, JobQueue
 from nbgen.progress import GenerationProgress, ProgressService
 from nbgen.schema import Outcome, Status, Verdict
 from nbgen.store import Store
@@ -457,3 +458,21 @@ def test_a_picture_that_is_gone_is_not_approved(studio: Studio) -> None:
     url = "https://example.org/cat.png"
     decision = studio.approve("a", reviewer_id="ada", featured_image_url=url)
     assert decision.featured_image_url == url
+
+
+def test_a_task_is_never_seen_between_the_store_and_the_queue(
+    studio: Studio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: list[Task] = []
+    looking = threading.Thread(target=lambda: found.append(studio.task("a")))
+    submit = JobQueue.submit
+
+    def slow_submit(self: JobQueue, job: Job) -> None:
+        looking.start()
+        looking.join(0.3)  # it must wait for us, so this times out
+        submit(self, job)
+
+    monkeypatch.setattr(JobQueue, "submit", slow_submit)
+    studio.generate("a cat", task_id="a")
+    looking.join()
+    assert found[0].result(10)

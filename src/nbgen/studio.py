@@ -221,9 +221,11 @@ class Studio:
         Raises:
             UnknownTask: There is no such task.
         """
-        # The job first: one that ends in between has its end in the record.
-        job = self._queue.find(task_id)
-        return Task(self, self.get_record(task_id), job)
+        # Not between the storing and the queueing of one. The job first: one that ends
+        # in between has its end in the record.
+        with self._submitting:
+            job = self._queue.find(task_id)
+            return Task(self, self.get_record(task_id), job)
 
     def tasks(self, *, limit: int = 100) -> list[TaskRecord]:
         """Return the newest tasks, newest first."""

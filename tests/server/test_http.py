@@ -188,8 +188,30 @@ def test_tasks_are_listed(studio: Studio, server: Server) -> None:
     assert tasks == [ask(server, f"/api/tasks/{name}").body for name in "cb"]
     assert (tasks[0]["seed"], tasks[0]["approval_status"]) == (7, "pending")
     assert tasks[0]["request"]["prompt"] == "a cat c"
-    wrong = ask(server, "/api/tasks?limit=0")
-    assert error_of(wrong) == (422, "invalid_request", "limit")
+    for limit in ("0", "1001", "9" * 5_000, "x"):
+        wrong = ask(server, f"/api/tasks?limit={limit}")
+        assert error_of(wrong) == (422, "invalid_request", "limit")
+
+
+@pytest.mark.parametrize("path", [GENERATE, "/nope"])
+def test_a_body_that_is_too_large(server: Server, path: str) -> None:
+    large = b"x" * (1024 * 1024 + 1)
+    assert error_of(ask(server, path, large)) == (413, "too_large", None)
+    assert ask(server, "/health").status == 200
+
+
+@pytest.mark.parametrize("length", ["9" * 18, "9" * 5_000, "-1", "x"])
+def test_a_length_that_cannot_be_ends_the_connection_in_silence(
+    server: Server, length: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)
+    connection.putrequest("POST", GENERATE)
+    connection.putheader("Content-Length", length)
+    connection.endheaders()
+    assert connection.getresponse().status == 400
+    connection.close()
+    assert ask(server, "/health").status == 200
+    assert capfd.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize(

@@ -11,14 +11,15 @@ import asyncio
 import socket
 import threading
 from collections.abc import Sequence
-from typing import Self
+from typing import Any, Self
 
 from tornado.httpserver import HTTPServer
+from tornado.httputil import HTTPServerRequest
 from tornado.web import Application
 
 from nbgen.errors import NbgenError
 from nbgen.server.access import Access
-from nbgen.server.base import NotFoundHandler
+from nbgen.server.base import NotFoundHandler, TooLargeHandler
 from nbgen.server.handlers import (
     ApproveHandler,
     CancelHandler,
@@ -33,6 +34,7 @@ from nbgen.studio import Studio
 
 _MAX_CLIENT_FRAME = 64 * 1024
 _MAX_BODY = 1024 * 1024
+_LONGEST_LENGTH = 18
 _MAX_WATCHERS = 2_000
 _SHUTDOWN_PATIENCE_S = 1.0
 
@@ -46,6 +48,20 @@ _ROUTES = [
     (r"/images/([^/]+)", ImageHandler),
     (r"/(?:api/media/)?health", HealthHandler),
 ]
+
+
+class _Application(Application):
+    """Sends every request to its handler, and those too large to one of their own."""
+
+    # Tornado's name for what it returns is private.
+    def find_handler(self, request: HTTPServerRequest, **kwargs: Any) -> Any:
+        """Return what handles a request whose headers have come."""
+        length = request.headers.get("Content-Length", "")
+        # Python refuses to read thousands of digits; Tornado answers those with 400.
+        short = length.isdecimal() and len(length) <= _LONGEST_LENGTH
+        if short and int(length) > _MAX_BODY:
+            return self.get_handler_delegate(request, TooLargeHandler)
+        return super().find_handler(request, **kwargs)
 
 
 class Server:
@@ -143,7 +159,7 @@ class Server:
         self._loop = asyncio.get_running_loop()
         self._stop = asyncio.Event()
         watchers = Watchers(self._studio, self._loop, _MAX_WATCHERS)
-        application = Application(
+        application = _Application(
             _ROUTES,
             default_handler_class=NotFoundHandler,
             studio=self._studio,

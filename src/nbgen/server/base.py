@@ -11,7 +11,7 @@ import logging
 from typing import Any
 
 import msgspec
-from tornado.web import Finish, HTTPError, RequestHandler
+from tornado.web import Finish, HTTPError, RequestHandler, stream_request_body
 
 from nbgen.errors import (
     AccessDenied,
@@ -29,6 +29,8 @@ from nbgen.server.access import Access
 from nbgen.studio import Studio
 
 logger = logging.getLogger(__name__)
+
+_MOST_DROPPED = 64 * 1024 * 1024
 
 _HTTP_STATUS: dict[type[NbgenError], int] = {
     AccessDenied: 401,
@@ -156,6 +158,30 @@ class NotFoundHandler(BaseHandler):
         """Refuse, whatever the method."""
         super().prepare()
         raise HTTPError(404)
+
+
+@stream_request_body
+class TooLargeHandler(BaseHandler):
+    """Answers a body that is too large; Tornado by itself would hang up.
+
+    It drops the body as it comes and answers behind it: a client that is still sending
+    reads no answer.
+    """
+
+    def prepare(self) -> None:
+        """Let more come than other handlers may hold."""
+        super().prepare()
+        connection: Any = self.request.connection
+        connection.set_max_body_size(_MOST_DROPPED)
+
+    def data_received(self, chunk: bytes) -> None:
+        """Drop it."""
+
+    def get(self) -> None:
+        """Refuse, whatever the address and the method."""
+        raise HTTPError(413)
+
+    head = post = put = patch = delete = get
 
 
 def task_body(record: TaskRecord) -> dict[str, Any]:

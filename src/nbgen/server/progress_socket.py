@@ -11,12 +11,12 @@ state waits.
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 from collections.abc import Callable
 from typing import Any
 
 import msgspec
-from tornado.iostream import StreamClosedError
 from tornado.web import HTTPError
 from tornado.websocket import WebSocketClosedError, WebSocketHandler
 
@@ -27,11 +27,14 @@ from nbgen.schema import check_task_id
 from nbgen.server.base import BaseHandler
 from nbgen.studio import Studio
 
+logger = logging.getLogger(__name__)
+
 _SEND_BUFFER = 128 * 1024
 """Bytes; by default the kernel would hold megabytes for a client that reads nothing."""
 
 CLOSE_DONE = 1000
 CLOSE_SHUTDOWN = 1001
+CLOSE_FAULT = 1011
 CLOSE_TOO_SLOW = 4008
 CLOSE_TOO_MANY = 4013
 
@@ -53,9 +56,9 @@ class Timing(msgspec.Struct, frozen=True):
 class _Channel:
     """All sockets that watch one task, and how to stop watching it."""
 
-    def __init__(self) -> None:
+    def __init__(self, watching: asyncio.Future[Callable[[], None]]) -> None:
         self.sockets: set[ProgressSocket] = set()
-        self.stop: Callable[[], None] | None = None
+        self.watching = watching
 
 
 class Watchers:
@@ -88,15 +91,17 @@ class Watchers:
         self._count += 1
         self._nobody_left.clear()
         channel = self._channels.get(task_id)
-        if channel is not None:
-            channel.sockets.add(watcher)
-            return
-        channel = self._channels[task_id] = _Channel()
+        if channel is None:
+            watching = asyncio.ensure_future(
+                asyncio.to_thread(self._studio.watch, task_id, self._hand_over)
+            )
+            channel = _Channel(watching)
+            self._channels[task_id] = channel
+            watching.add_done_callback(lambda _: self._drop_if_empty(task_id))
         channel.sockets.add(watcher)
-        channel.stop = await asyncio.to_thread(
-            self._studio.watch, task_id, self._hand_over
-        )
-        self._drop_if_empty(task_id, channel)
+        # Not only the first waits: a present state that is read before the watching
+        # begins would leave out the states between the two.
+        await asyncio.shield(channel.watching)
 
     def leave(self, task_id: str, watcher: ProgressSocket) -> None:
         """Forget a watcher; no-op if it is not here."""
@@ -104,7 +109,7 @@ class Watchers:
         if channel is None or watcher not in channel.sockets:
             return
         channel.sockets.remove(watcher)
-        self._drop_if_empty(task_id, channel)
+        self._drop_if_empty(task_id)
         self._count -= 1
         if self._count == 0:
             self._nobody_left.set()
@@ -122,12 +127,13 @@ class Watchers:
     def _all(self) -> list[ProgressSocket]:
         return [w for channel in self._channels.values() for w in channel.sockets]
 
-    def _drop_if_empty(self, task_id: str, channel: _Channel) -> None:
-        if channel.sockets or channel.stop is None:
+    def _drop_if_empty(self, task_id: str) -> None:
+        channel = self._channels.get(task_id)
+        if channel is None or channel.sockets or not channel.watching.done():
             return
-        channel.stop()
-        if self._channels.get(task_id) is channel:
-            del self._channels[task_id]
+        del self._channels[task_id]
+        if not channel.watching.cancelled() and channel.watching.exception() is None:
+            channel.watching.result()()
 
     def _hand_over(self, progress: GenerationProgress) -> None:
         """Take a state from the studio's thread to the loop."""
@@ -152,6 +158,7 @@ class ProgressSocket(BaseHandler, WebSocketHandler):
         self._early: list[tuple[GenerationProgress, str]] = []
         self._newest: tuple[GenerationProgress, str] | None = None
         self._owed: str | None = None
+        self._waits_for_room = False
         self._timers: dict[str, asyncio.TimerHandle] = {}
 
     @property
@@ -186,6 +193,14 @@ class ProgressSocket(BaseHandler, WebSocketHandler):
             return
         raw = self._stream.socket
         raw.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
+        try:
+            await self._begin()
+        except Exception:
+            # Raised further, Tornado would cut the connection and never close it here.
+            logger.exception("A watcher of task %s was not served.", self._task_id)
+            self.close(CLOSE_FAULT, "The server failed.")
+
+    async def _begin(self) -> None:
         await self._watchers.join(self._task_id, self)
         try:
             present = await asyncio.to_thread(self.studio.get_progress, self._task_id)
@@ -221,13 +236,15 @@ class ProgressSocket(BaseHandler, WebSocketHandler):
             self._early.append((progress, text))
         elif self._has_unsent_bytes():
             self._newest = (progress, text)
+            self._wait_for_room()
         elif self._session.advance(progress):
             self._write(text)
             self._after_state()
 
     def abort(self) -> None:
         """Drop the connection: a polite close would wait behind what is unread."""
-        self._stream.close()
+        if self.ws_connection is not None:
+            self._stream.close()
 
     @property
     def _stream(self) -> Any:
@@ -254,10 +271,13 @@ class ProgressSocket(BaseHandler, WebSocketHandler):
         """Send what is no new state; a slow client is owed no more than the last."""
         if self._has_unsent_bytes():
             self._owed = text
+            self._wait_for_room()
         else:
             self._write(text)
 
     def _keep_alive(self) -> None:
+        if self._session is None or self._session.ended:
+            return
         self._answer(KEEP_ALIVE)
         self._start_timer("keep-alive", self._timing.keep_alive_s, self._keep_alive)
 
@@ -266,16 +286,26 @@ class ProgressSocket(BaseHandler, WebSocketHandler):
             written = self.write_message(text)
         except WebSocketClosedError:
             return
-        written.add_done_callback(self._on_written)
-        if self._has_unsent_bytes() and "stall" not in self._timers:
-            self._start_timer("stall", self._timing.stall_limit_s, self._close_slow)
-
-    def _on_written(self, written: asyncio.Future[None]) -> None:
-        if written.cancelled() or isinstance(
-            written.exception(), (WebSocketClosedError, StreamClosedError)
-        ):
-            return
+        written.add_done_callback(_ignore_a_close)
         if self._has_unsent_bytes():
+            self._wait_for_room()
+
+    def _wait_for_room(self) -> None:
+        """Be told when all that is unsent is out, be it ours or Tornado's own pong."""
+        if self._waits_for_room:
+            return
+        self._waits_for_room = True
+        # Writing nothing resolves behind everything that was written before.
+        drained: asyncio.Future[None] = self._stream.write(b"")
+        drained.add_done_callback(self._on_drained)
+        self._start_timer("stall", self._timing.stall_limit_s, self._close_slow)
+
+    def _on_drained(self, drained: asyncio.Future[None]) -> None:
+        self._waits_for_room = False
+        if drained.cancelled() or drained.exception() is not None:
+            return  # the connection is gone
+        if self._has_unsent_bytes():  # more was written meanwhile
+            self._wait_for_room()
             return
         if (stall := self._timers.pop("stall", None)) is not None:
             stall.cancel()
@@ -295,3 +325,9 @@ class ProgressSocket(BaseHandler, WebSocketHandler):
             return
         loop = asyncio.get_running_loop()
         self._timers[name] = loop.call_later(after_s, action)
+
+
+def _ignore_a_close(written: asyncio.Future[None]) -> None:
+    """Take note of how a write ended: that the client has gone is no error."""
+    if not written.cancelled():
+        written.exception()
