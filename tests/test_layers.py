@@ -16,6 +16,7 @@ SOURCE = Path(__file__).parent.parent / "src" / "nbgen"
 # its own row.
 ROWS = [
     {"errors", "settings"},
+    {"checks"},
     {"schema"},
     {"progress"},
     {"generation", "store"},
@@ -32,9 +33,19 @@ EXCEPTIONS = {("cli", "server")}
 
 # Which modules may import a package that is slow to load or belongs to one face.
 HOMES = {
-    "diffusers": {"nbgen.generation.sdxl"},
-    "torch": {"nbgen.generation.sdxl"},
-    "transformers": {"nbgen.generation.sdxl"},
+    "diffusers": {
+        "nbgen.generation.loading",
+        "nbgen.generation.schedule",
+        "nbgen.generation.sdxl",
+    },
+    "huggingface_hub": {"nbgen.generation.checkpoints"},
+    "torch": {
+        "nbgen.generation.loading",
+        "nbgen.generation.preview",
+        "nbgen.generation.run",
+        "nbgen.generation.sdxl",
+    },
+    "transformers": {"nbgen.generation.loading"},
     "sqlalchemy": {"nbgen.store.tasks"},
     "filelock": {"nbgen.store.tasks"},
     "platformdirs": {"nbgen.settings"},
@@ -45,7 +56,12 @@ HOMES = {
     "traitlets": {"nbgen.widgets"},
     "IPython": {"nbgen.widgets"},
     "msgspec": {"nbgen"},
-    "PIL": {"nbgen.generation", "nbgen.store.images", "nbgen.testing"},
+    "PIL": {
+        "nbgen.generation",
+        "nbgen.jobs.worker",
+        "nbgen.store.inputs",
+        "nbgen.testing",
+    },
     "nbgen": {"nbgen"},
 }
 

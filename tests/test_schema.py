@@ -10,14 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nbgen.checks import check_feedback, check_reviewer_id, check_task_id
 from nbgen.errors import InvalidRequest
 from nbgen.schema import (
     GenerationRequest,
     GenerationResult,
     ImageRecord,
-    check_feedback,
-    check_reviewer_id,
-    check_task_id,
 )
 
 

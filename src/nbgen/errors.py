@@ -5,6 +5,9 @@
     NbgenError
     ├── InvalidRequest        invalid_request         a field is not allowed
     ├── CheckpointNotFound    checkpoint_not_found    no such model here
+    ├── OutOfMemory           out_of_memory           the picture is too big for here
+    ├── BrokenPicture         broken_picture          black, or not a number
+    ├── NoRecipe              no_recipe               a file tells not how it was made
     ├── DataFolderUnusable    data_folder_unusable    nothing can be kept there
     ├── TaskError             task_error
     │   ├── UnknownTask       unknown_task            no task of that id
@@ -58,6 +61,24 @@ class CheckpointNotFound(NbgenError):
     """The model that was asked for is not on this machine."""
 
     code = "checkpoint_not_found"
+
+
+class OutOfMemory(NbgenError):
+    """There is not enough memory for the picture, even made in the thriftiest way."""
+
+    code = "out_of_memory"
+
+
+class BrokenPicture(NbgenError):
+    """The picture is black, or the model's answer was not a number."""
+
+    code = "broken_picture"
+
+
+class NoRecipe(NbgenError):
+    """A picture file does not say how it was made."""
+
+    code = "no_recipe"
 
 
 class DataFolderUnusable(NbgenError):

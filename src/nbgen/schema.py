@@ -8,22 +8,25 @@ from __future__ import annotations
 
 import datetime as dt
 import math
-import operator
-import re
+from collections.abc import Callable
 from enum import StrEnum
+from functools import partial
 from typing import Any
 
 import msgspec
 from msgspec.structs import force_setattr
 
+from nbgen.checks import (
+    check_choice,
+    check_flag,
+    check_image_name,
+    check_number,
+    check_seed,
+    check_side,
+    check_text,
+    check_whole,
+)
 from nbgen.errors import InvalidRequest
-
-MAX_PROMPT_LENGTH = 2_000
-MAX_SEED = 2**32 - 1
-SIZE_MULTIPLE = 8
-"""SDXL's VAE halves each side three times, so sides are multiples of 8 pixels."""
-
-_TASK_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 
 class Status(StrEnum):
@@ -54,6 +57,38 @@ class Outcome(StrEnum):
         return Status.COMPLETED if self is Outcome.SUCCEEDED else Status.FAILED
 
 
+class SchedulerName(StrEnum):
+    """The samplers, by the names that the field calls them by."""
+
+    EULER = "euler"
+    EULER_KARRAS = "euler_karras"
+    DPMPP_2M = "dpmpp_2m"
+    DPMPP_2M_KARRAS = "dpmpp_2m_karras"
+    HEUN = "heun"
+    DDIM = "ddim"
+    UNIPC = "unipc"
+
+
+class OutputFormat(StrEnum):
+    """The kinds of picture files; PNG keeps every pixel as it was made."""
+
+    PNG = "png"
+    JPEG = "jpeg"
+    WEBP = "webp"
+
+
+class Metadata(StrEnum):
+    """What a picture file tells of how it was made.
+
+    ``full``: everything that makes it again. ``minimal``: that nbgen made it, its
+    seed and its size. ``none``: nothing.
+    """
+
+    FULL = "full"
+    MINIMAL = "minimal"
+    NONE = "none"
+
+
 class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
     """What to make.
 
@@ -69,6 +104,23 @@ class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
             ``seed + i``. None draws one.
         use_refinement: Whether the refiner makes the last fifth of the schedule.
         num_images: How many pictures, 1 to 16, made as one batch.
+        scheduler: The sampler: one of ``SchedulerName``.
+        denoising_end: With the refiner, the share of the schedule that the base
+            model makes before it: more than 0, less than 1.
+        guidance_cutoff: The share of the steps after which guidance stops, 0 to 1.
+            1 guides all of them; 0.8 saves about a tenth of the time, since a step
+            without guidance costs half.
+        image: The picture to start from, for image-to-image: a name from the image
+            folder (``Studio.generate`` also takes a file or a PIL image). None
+            starts from noise.
+        mask: With ``image``, for inpainting: the name of a picture of the same
+            shape, white where to draw anew and black where to keep. None draws all
+            of it anew.
+        strength: With ``image``, how far to go from it: more than 0, up to 1. So
+            many of the steps are made; at least one must be.
+        output_format: The kind of file: ``png``, ``jpeg`` or ``webp``.
+        metadata: What the file tells of how it was made: ``full``, ``minimal`` or
+            ``none``.
 
     Raises:
         InvalidRequest: A value is not allowed.
@@ -83,23 +135,53 @@ class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
     seed: int | None = None
     use_refinement: bool = True
     num_images: int = 1
+    scheduler: SchedulerName = SchedulerName.EULER
+    denoising_end: float = 0.8
+    guidance_cutoff: float = 1.0
+    image: str | None = None
+    mask: str | None = None
+    strength: float = 0.7
+    output_format: OutputFormat = OutputFormat.PNG
+    metadata: Metadata = Metadata.FULL
 
     def __post_init__(self) -> None:
-        checked = {
-            "prompt": _text("prompt", self.prompt, shortest=1),
-            "negative_prompt": _text("negative_prompt", self.negative_prompt),
-            "width": _side("width", self.width),
-            "height": _side("height", self.height),
-            "num_inference_steps": _whole(
-                "num_inference_steps", self.num_inference_steps, 1, 150
-            ),
-            "guidance_scale": _number("guidance_scale", self.guidance_scale, 0, 20),
-            "seed": self.seed if self.seed is None else check_seed(self.seed),
-            "use_refinement": _flag("use_refinement", self.use_refinement),
-            "num_images": _whole("num_images", self.num_images, 1, 16),
-        }
-        for field, value in checked.items():
-            force_setattr(self, field, value)
+        for field, check in _CHECKS.items():
+            force_setattr(self, field, check(field, getattr(self, field)))
+        if self.mask is not None and self.image is None:
+            raise InvalidRequest("mask", self.mask, "left out when there is no image")
+        if int(self.num_inference_steps * self.strength) < 1 and self.image is not None:
+            least = math.ceil(100 / self.num_inference_steps) / 100
+            raise InvalidRequest(
+                "strength",
+                self.strength,
+                f"at least {least:g} with {self.num_inference_steps} steps, so that "
+                "one of them is made",
+            )
+
+
+def _check_seed_or_none(_field: str, value: Any) -> int | None:
+    return None if value is None else check_seed(value)
+
+
+_CHECKS: dict[str, Callable[[str, Any], Any]] = {
+    "prompt": partial(check_text, shortest=1),
+    "negative_prompt": check_text,
+    "width": check_side,
+    "height": check_side,
+    "num_inference_steps": partial(check_whole, least=1, most=150),
+    "guidance_scale": partial(check_number, least=0, most=20),
+    "seed": _check_seed_or_none,
+    "use_refinement": check_flag,
+    "num_images": partial(check_whole, least=1, most=16),
+    "scheduler": partial(check_choice, choices=SchedulerName),
+    "denoising_end": partial(check_number, least=0, most=1, ends=False),
+    "guidance_cutoff": partial(check_number, least=0, most=1),
+    "image": check_image_name,
+    "mask": check_image_name,
+    "strength": partial(check_number, least=0, most=1),
+    "output_format": partial(check_choice, choices=OutputFormat),
+    "metadata": partial(check_choice, choices=Metadata),
+}
 
 
 class ImageRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -126,10 +208,12 @@ class GenerationResult(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         images: The pictures, in the order of their seeds.
         generation_time: Seconds from the start of the work to the saved files.
+        notes: What the person should know, in sentences; often empty.
     """
 
     images: tuple[ImageRecord, ...]
     generation_time: float
+    notes: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         # A notebook compares this text, so it holds nothing that differs between runs.
@@ -182,7 +266,8 @@ class TaskRecord(msgspec.Struct, frozen=True, kw_only=True):
         created_at: When it was submitted, in UTC.
         ended_at: When it ended, in UTC; None before that.
         current_step: Sampling steps done when it ended; 0 before that.
-        result: The pictures of a task that succeeded; None otherwise.
+        result: The pictures of a task that succeeded, or those of a batch that were
+            made before it failed; None otherwise.
         decision: The reviewer's decision; None while there is none.
     """
 
@@ -202,94 +287,3 @@ class TaskRecord(msgspec.Struct, frozen=True, kw_only=True):
     def approval_status(self) -> str:
         """``"approved"``, ``"rejected"`` or, undecided, ``"pending"``."""
         return "pending" if self.decision is None else self.decision.verdict.value
-
-
-def check_task_id(task_id: object) -> str:
-    """Return the task id, or raise ``InvalidRequest`` when it cannot be one.
-
-    An id is one segment of a URL path, so a slash, a blank, ``.`` and ``..`` cannot
-    stand in it.
-    """
-    if (
-        isinstance(task_id, str)
-        and _TASK_ID.fullmatch(task_id)
-        and task_id not in (".", "..")
-    ):
-        return task_id
-    raise InvalidRequest(
-        "task_id",
-        task_id,
-        "1 to 128 letters, digits, dots, underscores, colons or hyphens "
-        "(and not '.' or '..')",
-    )
-
-
-def check_seed(seed: object) -> int:
-    """Return the seed, or raise ``InvalidRequest`` when it cannot be one."""
-    return _whole("seed", seed, 0, MAX_SEED)
-
-
-def check_reviewer_id(reviewer_id: object) -> str:
-    """Return the trimmed reviewer id; raise ``InvalidRequest`` if it is none."""
-    return _text("reviewer_id", reviewer_id, shortest=1, longest=200)
-
-
-def check_feedback(feedback: object) -> str | None:
-    """Return the trimmed feedback, None for none; raise ``InvalidRequest`` if bad."""
-    if feedback is None:
-        return None
-    return _text("feedback", feedback, longest=10_000) or None
-
-
-def _text(
-    field: str, value: Any, *, shortest: int = 0, longest: int = MAX_PROMPT_LENGTH
-) -> str:
-    trimmed = value.strip() if isinstance(value, str) else None
-    if trimmed is None or not shortest <= len(trimmed) <= longest:
-        allowed = f"a text of {shortest:,} to {longest:,} characters"
-        raise InvalidRequest(field, value, allowed)
-    # A lone surrogate can be neither stored nor sent.
-    return trimmed.encode("utf-8", "replace").decode()
-
-
-def _whole(field: str, value: Any, least: int, most: int) -> int:
-    try:
-        # bool is an int to Python, but not to the person who wrote it.
-        number = None if isinstance(value, bool) else operator.index(value)
-    except TypeError:
-        number = None
-    if number is None or not least <= number <= most:
-        allowed = f"a whole number from {least:,} to {most:,}"
-        raise InvalidRequest(field, value, allowed)
-    return number
-
-
-def _number(field: str, value: Any, least: float, most: float) -> float:
-    try:
-        number = math.nan if isinstance(value, (bool, str)) else float(value)
-    except (TypeError, ValueError, OverflowError):
-        number = math.nan
-    if not least <= number <= most:  # also false for nan
-        raise InvalidRequest(field, value, f"a number from {least} to {most}")
-    return number
-
-
-def _flag(field: str, value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise InvalidRequest(field, value, "true or false")
-    return value
-
-
-def _side(field: str, value: Any) -> int | None:
-    if value is None:
-        return None
-    allowed = f"a multiple of {SIZE_MULTIPLE} from 64 to 2,048 pixels"
-    try:
-        side = _whole(field, value, 64, 2_048)
-    except InvalidRequest:
-        raise InvalidRequest(field, value, allowed) from None
-    if side % SIZE_MULTIPLE:
-        below = side - side % SIZE_MULTIPLE
-        nearest = f" (the nearest are {below} and {below + SIZE_MULTIPLE})"
-        raise InvalidRequest(field, value, allowed + nearest)
-    return side

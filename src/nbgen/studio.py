@@ -14,10 +14,17 @@ import secrets
 import shutil
 import threading
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from nbgen.checks import (
+    MAX_SEED,
+    check_choice,
+    check_feedback,
+    check_reviewer_id,
+    check_task_id,
+)
 from nbgen.errors import (
     InvalidRequest,
     StudioClosed,
@@ -29,25 +36,38 @@ from nbgen.generation.checkpoints import find_checkpoint
 from nbgen.jobs import Job, JobQueue, Worker
 from nbgen.progress import GenerationProgress, ProgressService
 from nbgen.progress.dispatcher import ProgressCallback
+from nbgen.progress.previews import PreviewCallback
 from nbgen.progress.progress import progress_of_record
 from nbgen.review.decide import decide
 from nbgen.schema import (
-    MAX_SEED,
     Decision,
     GenerationRequest,
+    Metadata,
+    OutputFormat,
+    SchedulerName,
     Status,
     TaskRecord,
     Verdict,
-    check_feedback,
-    check_reviewer_id,
-    check_task_id,
 )
 from nbgen.settings import default_data_dir
-from nbgen.store import ImageFolder, Store
+from nbgen.store import ImageFolder, Store, keep_picture
 from nbgen.task import Task
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     from nbgen.generation.engine import Engine
+    from nbgen.generation.memory import MemoryPlan
+
+    PictureSource = str | Path | bytes | Image.Image
+
+
+_FORMAT_OF_SUFFIX = {
+    ".png": OutputFormat.PNG,
+    ".jpg": OutputFormat.JPEG,
+    ".jpeg": OutputFormat.JPEG,
+    ".webp": OutputFormat.WEBP,
+}
 
 
 class Studio:
@@ -60,8 +80,14 @@ class Studio:
     Args:
         data_dir: Where tasks, decisions and pictures are kept; by default
             ``NBGEN_DATA_DIR`` or the user's data folder.
-        checkpoint: ``"tiny"``, which comes with nbgen, or a folder in diffusers'
-            layout.
+        checkpoint: ``"auto"``: SDXL if its weights and a GPU are there, else
+            ``"tiny"``, the small model that comes with nbgen. Or ``"sdxl"``, a
+            folder in diffusers' layout, a ``.safetensors`` file or a model's id on the
+            hub; see ``nbgen.generation.checkpoints.find_checkpoint``.
+        loras: Paths of LoRA files (``.safetensors``) and their weights.
+        memory_plan: How the model is put into memory; None decides from what is free.
+        release_after: Seconds without work after which the model's memory is given
+            back until the next task; None keeps it.
         engine: Makes the pictures instead of SDXL; for tests.
         progress: Tells those who watch; by default a service of the studio's own.
 
@@ -73,8 +99,11 @@ class Studio:
     def __init__(
         self,
         data_dir: str | Path | None = None,
-        checkpoint: str | Path = "tiny",
+        checkpoint: str | Path = "auto",
         *,
+        loras: Mapping[str | Path, float] | None = None,
+        memory_plan: MemoryPlan | None = None,
+        release_after: float | None = 900.0,
         engine: Engine | None = None,
         progress: ProgressService | None = None,
     ) -> None:
@@ -84,7 +113,7 @@ class Studio:
             # Imported on the worker's thread, so that opening a studio stays quick.
             from nbgen.generation.sdxl import SDXLEngine
 
-            return SDXLEngine(checkpoint)
+            return SDXLEngine(checkpoint, loras=loras, memory_plan=memory_plan)
 
         if engine is None:
             find_checkpoint(checkpoint)
@@ -94,7 +123,9 @@ class Studio:
         self._owns_progress = progress is None
         self._progress = progress or ProgressService()
         self._worker = Worker(make_engine, self._store, self._images, self._progress)
-        self._queue = JobQueue(self._worker.run)
+        self._queue = JobQueue(
+            self._worker.run, on_idle=self._worker.release, idle_s=release_after
+        )
         self._submitting = threading.Lock()
         self._closed = False
         atexit.register(self.close)
@@ -120,11 +151,20 @@ class Studio:
         seed: int | None = None,
         use_refinement: bool = True,
         num_images: int = 1,
+        scheduler: str = SchedulerName.EULER,
+        denoising_end: float = 0.8,
+        guidance_cutoff: float = 1.0,
+        image: PictureSource | None = None,
+        mask: PictureSource | None = None,
+        strength: float = 0.7,
+        output_format: str = OutputFormat.PNG,
+        metadata: str = Metadata.FULL,
         task_id: str | None = None,
     ) -> Task:
         """Queue a generation and return at once.
 
-        The arguments are those of ``GenerationRequest``. With a ``task_id`` that
+        The arguments are those of ``GenerationRequest``; ``image`` and ``mask`` may
+        also be PIL images or the paths of picture files. With a ``task_id`` that
         exists, the same request returns the task that there is.
 
         Raises:
@@ -142,6 +182,14 @@ class Studio:
             seed=seed,
             use_refinement=use_refinement,
             num_images=num_images,
+            scheduler=check_choice("scheduler", scheduler, SchedulerName),
+            denoising_end=denoising_end,
+            guidance_cutoff=guidance_cutoff,
+            image=keep_picture(self._images, "image", image),
+            mask=keep_picture(self._images, "mask", mask),
+            strength=strength,
+            output_format=check_choice("output_format", output_format, OutputFormat),
+            metadata=check_choice("metadata", metadata, Metadata),
         )
         return self.submit(request, task_id=task_id)
 
@@ -150,6 +198,8 @@ class Studio:
         if task_id is None:
             task_id = uuid.uuid4().hex[:12]
         check_task_id(task_id)
+        keep_picture(self._images, "image", request.image)
+        keep_picture(self._images, "mask", request.mask)
         with self._submitting:
             if self._closed:
                 raise StudioClosed
@@ -192,9 +242,9 @@ class Studio:
 
         Args:
             prompt: What the picture shows.
-            output_path: Where to write it, ending in ``.png``; folders that do not
-                exist are made, and a file that exists is replaced, once the picture
-                is there.
+            output_path: Where to write it, ending in ``.png``, ``.jpg``, ``.jpeg`` or
+                ``.webp``; folders that do not exist are made, and a file that exists
+                is replaced, once the picture is there.
             task_id: The id to follow the work under.
             on_progress: Told of every state of the task; see ``watch``.
             request: Further arguments of ``generate``.
@@ -204,8 +254,11 @@ class Studio:
             TaskError: The task did not succeed; nothing was written.
         """
         path = Path(output_path)
-        if path.suffix.lower() != ".png":
-            raise InvalidRequest("output_path", str(path), "a path that ends in .png")
+        kind = _FORMAT_OF_SUFFIX.get(path.suffix.lower())
+        if kind is None:
+            allowed = "a path that ends in .png, .jpg, .jpeg or .webp"
+            raise InvalidRequest("output_path", str(path), allowed)
+        request["output_format"] = kind
         task = await asyncio.to_thread(
             self.generate, prompt, task_id=task_id, **request
         )
@@ -269,6 +322,35 @@ class Studio:
                 callback(progress_of_record(record))
                 return lambda: None
         return self._progress.register_callback(task_id, callback)
+
+    def watch_previews(
+        self, task_id: str, callback: PreviewCallback
+    ) -> Callable[[], None]:
+        """Have the callback shown what the picture of a task will look like.
+
+        Up to four times a second while it samples; nothing is made for those who do
+        not look. The callback runs on the thread ``nbgen-preview`` and must return
+        quickly.
+
+        Returns:
+            A function that ends it.
+        """
+        return self._progress.previews.register(task_id, callback)
+
+    def keep_picture(self, field: str, source: PictureSource) -> str:
+        """Put a picture into the image folder and return its name there.
+
+        Args:
+            field: What it is for, for the error: ``"image"`` or ``"mask"``.
+            source: A PIL image, the path or the bytes of a picture file, or the name
+                of a picture that is kept here already.
+
+        Raises:
+            InvalidRequest: It is no picture.
+        """
+        name = keep_picture(self._images, field, source)
+        assert name is not None
+        return name
 
     def cancel(self, task_id: str) -> None:
         """Ask a task to end: at once if it waits, within two steps if it runs.

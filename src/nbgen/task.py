@@ -7,10 +7,13 @@ from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from nbgen.errors import GenerationFailed, TaskCancelled, TaskLost, TaskUnfinished
 from nbgen.jobs import Job
 from nbgen.progress import GenerationProgress
 from nbgen.progress.dispatcher import ProgressCallback
+from nbgen.progress.previews import PreviewCallback
 from nbgen.schema import GenerationResult, Outcome, Status, TaskRecord
 
 if TYPE_CHECKING:
@@ -77,6 +80,35 @@ class Task:
         """Have the callback told of every state; see ``Studio.watch``."""
         return self._studio.watch(self.id, callback)
 
+    def watch_previews(self, callback: PreviewCallback) -> Callable[[], None]:
+        """Have the callback shown previews; see ``Studio.watch_previews``."""
+        return self._studio.watch_previews(self.id, callback)
+
+    def variations(self, count: int = 4, *, strength: float = 0.6) -> Task:
+        """Queue variations of the first picture: the same prompt, other seeds.
+
+        Args:
+            count: How many, 1 to 16.
+            strength: How far they go from the picture: more than 0, up to 1.
+
+        Raises:
+            TaskError: The task has no picture to start from.
+            InvalidRequest: A value is not allowed.
+        """
+        result = self._ended_result()
+        first = result.images[0]
+        request = msgspec.structs.replace(
+            self.request,
+            image=first.name,
+            mask=None,
+            strength=strength,
+            num_images=count,
+            seed=None,
+            width=first.width,
+            height=first.height,
+        )
+        return self._studio.submit(request)
+
     def cancel(self) -> None:
         """Ask the task to end, within two steps if it runs; no-op if it has ended."""
         self._studio.cancel(self.id)
@@ -120,7 +152,7 @@ class Task:
 
     def _ended_result(self) -> GenerationResult:
         record = self.record
-        if record.result is not None:
+        if record.outcome is Outcome.SUCCEEDED and record.result is not None:
             return record.result
         cause = None if self._job is None else self._job.error
         if record.outcome is None and cause is None:

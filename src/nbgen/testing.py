@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from PIL import Image, ImageDraw
 
@@ -36,8 +36,13 @@ class PatternEngine:
         seed: int,
         reporter: StepReporter,
         cancel: CancelToken,
-    ) -> list[Image.Image]:
-        """Make the pictures of a request; see ``Engine.generate``."""
+        image: Image.Image | None = None,  # noqa: ARG002
+        mask: Image.Image | None = None,  # noqa: ARG002
+    ) -> Iterator[Image.Image]:
+        """Make the pictures of a request; see ``Engine.generate``.
+
+        The picture to start from and the mask change nothing.
+        """
         reporter.start_stage(Stage.LOAD)
         steps = request.num_inference_steps
         refiner_steps = steps // 5 if request.use_refinement else 0
@@ -59,10 +64,12 @@ class PatternEngine:
         reporter.start_stage(Stage.DECODE)
         width = request.width or _DEFAULT_SIDE
         height = request.height or _DEFAULT_SIDE
-        return [
-            _pattern(f"{seed + index} {request.prompt}", width, height)
-            for index in range(request.num_images)
-        ]
+        for index in range(request.num_images):
+            yield _pattern(f"{seed + index} {request.prompt}", width, height)
+
+    def facts(self) -> dict[str, str]:
+        """Return what the pictures were made with."""
+        return {"checkpoint": "pattern"}
 
     def close(self) -> None:
         """Do nothing: there is no memory to give back."""

@@ -18,16 +18,16 @@ def copied(tmp_path: Path) -> Path:
 
 def test_the_tiny_one_ships_with_the_package() -> None:
     checkpoint = find_checkpoint("tiny")
-    assert checkpoint.folder == TINY_FOLDER
-    assert checkpoint.refiner_folder == TINY_FOLDER / "refiner"
+    assert checkpoint.base == TINY_FOLDER
+    assert checkpoint.refiner == TINY_FOLDER / "refiner"
     assert checkpoint.default_size == (128, 128)
 
 
 def test_a_folder_is_a_checkpoint(copied: Path) -> None:
-    assert find_checkpoint(copied).folder == copied
-    assert find_checkpoint(str(copied)).folder == copied
+    assert find_checkpoint(copied).base == copied
+    assert find_checkpoint(str(copied)).base == copied
     shutil.rmtree(copied / "refiner")
-    assert find_checkpoint(copied).refiner_folder is None
+    assert find_checkpoint(copied).refiner is None
 
 
 def test_what_is_no_checkpoint(tmp_path: Path) -> None:

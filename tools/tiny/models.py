@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-from tools.tiny.words import END, MAX_TOKENS, START, make_tokenizers
+from tools.tiny.words import END, MAX_TOKENS, START, known_words, make_tokenizers
 
 # Diffusers publishes no types, and its names are resolved lazily.
 _DIFFUSERS: Any = diffusers
@@ -152,7 +152,8 @@ def write_checkpoint(networks: Networks, folder: Path) -> int:
 
     The refiner's folder leaves out what it shares with the base. The whole is made
     beside ``folder`` and put in its place by renaming, so a reader finds the old one
-    or the new one. The model card is carried over.
+    or the new one. The model card is carried over, and ``words.txt`` lists the words
+    that the model knows.
     """
     base = _DIFFUSERS.StableDiffusionXLPipeline(
         networks.vae,
@@ -188,6 +189,7 @@ def write_checkpoint(networks: Networks, folder: Path) -> int:
     for path in new.rglob("*"):
         # Safetensors writes files that only their owner may read.
         path.chmod(0o755 if path.is_dir() else 0o644)
+    (new / "words.txt").write_text("\n".join(known_words()) + "\n")
     card = folder / "MODEL_CARD.md"
     if card.is_file():
         shutil.copyfile(card, new / card.name)

@@ -7,12 +7,19 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from itertools import pairwise
+from itertools import pairwise, zip_longest
 from typing import Any
 
 from transformers import CLIPTokenizer
 
-from tools.tiny.scenes import make_scene
+from tools.tiny.scenes import (
+    COLOURS,
+    GROUNDS,
+    LANDMARKS,
+    SHAPES,
+    TIMES,
+    make_scene,
+)
 
 # CLIP's own limit is 77 tokens. The grammar's captions have fewer than 30, and the
 # stock pipelines pad to whatever the tokenizer says, at the price of time.
@@ -26,6 +33,16 @@ def grammar_words(captions: int = 20_000) -> Counter[str]:
     for index in range(captions):
         counts.update(re.findall(r"[a-z]+|,", make_scene(0, index).caption))
     return counts
+
+
+def known_words() -> list[str]:
+    """Return the words of the grammar, those that a person would try first in front."""
+    groups = zip_longest(LANDMARKS, SHAPES, COLOURS, GROUNDS)
+    first = [word for group in groups for word in group if word]
+    first += ["sun", "moon", "stars", *TIMES]
+    counts = grammar_words()
+    others = sorted(word for word in counts if word.isalpha() and word not in first)
+    return [*first, *others]
 
 
 def _byte_symbols() -> list[str]:

@@ -6,11 +6,11 @@ import threading
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from PIL import Image
 
-    from nbgen.progress import Stage, StagePlan
+    from nbgen.progress import Preview, Stage, StagePlan
     from nbgen.schema import GenerationRequest
 
 
@@ -43,7 +43,7 @@ class CancelToken:
 
 
 class StepReporter(Protocol):
-    """What an engine tells while it works, from the thread it works on.
+    """What an engine tells while it works, from one thread at a time.
 
     No method blocks or does I/O.
     """
@@ -57,6 +57,15 @@ class StepReporter(Protocol):
     def finish_step(self) -> None:
         """Say that one more sampling step is done."""
 
+    def warn(self, message: str) -> None:
+        """Say something that the person should know, in a sentence."""
+
+    def wants_preview(self) -> bool:
+        """Whether anyone looks at previews now; costs a dictionary lookup."""
+
+    def show_preview(self, preview: Preview) -> None:
+        """Show what the first picture of the batch will look like; any thread."""
+
 
 class Engine(Protocol):
     """Makes the pictures of one request at a time, on one thread at a time."""
@@ -68,15 +77,33 @@ class Engine(Protocol):
         seed: int,
         reporter: StepReporter,
         cancel: CancelToken,
-    ) -> list[Image.Image]:
-        """Make ``request.num_images`` RGB pictures; picture i is seeded ``seed + i``.
+        image: Image.Image | None = None,
+        mask: Image.Image | None = None,
+    ) -> Iterator[Image.Image]:
+        """Yield ``request.num_images`` RGB pictures; picture i is seeded ``seed + i``.
 
-        Reports the stages ``load``, ``base_model``, ``refiner_model`` and ``decode``
-        in that order, those that happen.
+        Reports the stages ``load``, ``compile``, ``encode``, ``base_model``,
+        ``refiner_model`` and ``decode`` in that order, those that happen. Pictures
+        that were yielded before an error are good.
+
+        Args:
+            request: What to make.
+            seed: The seed of the first picture.
+            reporter: Told how far the work is.
+            cancel: Set to end it.
+            image: The picture that ``request.image`` names.
+            mask: The picture that ``request.mask`` names.
 
         Raises:
             Cancelled: ``cancel`` was set; at most two steps after that.
             NbgenError: The pictures cannot be made; the message is for the user.
+        """
+
+    def facts(self) -> dict[str, str]:
+        """Return what the last pictures were made with, for their recipe.
+
+        The checkpoint, the device, the types of numbers and the versions of the
+        libraries; no paths.
         """
 
     def close(self) -> None:

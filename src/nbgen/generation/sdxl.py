@@ -6,52 +6,60 @@ not thread-safe: an engine belongs to one thread at a time.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import diffusers
 import torch
-import transformers
 from PIL import Image
 
 from nbgen.errors import CheckpointNotFound
 from nbgen.generation.checkpoints import Checkpoint, find_checkpoint
 from nbgen.generation.engine import CancelToken, StepReporter
+from nbgen.generation.loading import Pipelines, find_device, load
+from nbgen.generation.memory import MemoryPlan
+from nbgen.generation.preview import PreviewMaker, fit_colours, tiny_decoder
+from nbgen.generation.run import Run, free_memory, out_of_memory
+from nbgen.generation.schedule import Split, split_steps
+from nbgen.generation.words import describe_unknown, unknown_words
 from nbgen.progress import Stage, StagePlan
 from nbgen.schema import GenerationRequest
-
-DENOISING_END = 0.8
-"""The share of the schedule that the base model makes before the refiner goes on."""
 
 # Operations counted on the public SDXL configurations at 1024x1024: 13.52 TFLOP for
 # a step of the base model with guidance, 14.57 for the refiner's, 10.47 to decode.
 _REFINER_STEP_COST = 14.57 / 13.52
 _DECODE_COST = 10.47 / 13.52
-
-
-class _Pipelines(NamedTuple):
-    """What stays loaded between two tasks."""
-
-    base: Any
-    refiner: Any
-    default_size: tuple[int, int]
+_SHORTEST_SIDE, _LONGEST_SIDE, _SIDE_MULTIPLE = 64, 2048, 8
 
 
 class SDXLEngine:
-    """Makes pictures with a checkpoint in diffusers' folder layout.
+    """Makes pictures with a checkpoint.
 
-    Loads at the first use and stays loaded until ``close``. Runs in bfloat16 on a CUDA
-    device if there is one, else in float32 on the CPU.
+    Loads at the first use and stays loaded until ``close``. The pictures are those of
+    plain diffusers for the same seed and settings, pixel for pixel.
 
     Args:
         checkpoint: What ``find_checkpoint`` takes.
+        memory_plan: How to load it; None decides from the memory that is free.
+        loras: Paths of LoRA files (``.safetensors``) and their weights, which are
+            added to the base model.
     """
 
-    def __init__(self, checkpoint: str | Path) -> None:
-        self._checkpoint = checkpoint
-        self._pipelines: _Pipelines | None = None
+    def __init__(
+        self,
+        checkpoint: str | Path = "auto",
+        *,
+        memory_plan: MemoryPlan | None = None,
+        loras: Mapping[str | Path, float] | None = None,
+    ) -> None:
+        self._name = checkpoint
+        self._plan = memory_plan
+        self._loras = {Path(path): weight for path, weight in (loras or {}).items()}
+        self._loaded: tuple[Checkpoint, Pipelines] | None = None
+        self._previews: PreviewMaker | None = None
+        self._compiled: set[tuple[object, ...]] = set()
+        self._facts: dict[str, str] = {}
 
     def generate(
         self,
@@ -60,179 +68,159 @@ class SDXLEngine:
         seed: int,
         reporter: StepReporter,
         cancel: CancelToken,
-    ) -> list[Image.Image]:
+        image: Image.Image | None = None,
+        mask: Image.Image | None = None,
+    ) -> Iterator[Image.Image]:
         """Make the pictures of a request; see ``Engine.generate``."""
         reporter.start_stage(Stage.LOAD)
-        if self._pipelines is None:
-            self._pipelines = _load(find_checkpoint(self._checkpoint))
+        if self._loaded is None:
+            self._loaded = self._load()
+        checkpoint, pipelines = self._loaded
         cancel.raise_if_cancelled()
-        base, refiner, default_size = self._pipelines
-        if request.use_refinement and refiner is None:
+        if checkpoint.words is not None:
+            unknown = unknown_words(request.prompt, checkpoint.words)
+            if unknown:
+                reporter.warn(describe_unknown(unknown, checkpoint.words))
+        if request.use_refinement and pipelines.refiner is None:
             raise CheckpointNotFound(
-                f"The checkpoint {str(self._checkpoint)!r} has no refiner. Pass "
+                f"The checkpoint {checkpoint.name!r} has no refiner. Pass "
                 "use_refinement=False, or put the refiner's folder inside it as "
                 "'refiner'."
             )
-        # A scheduler counts its steps, so each run gets its own.
-        base.scheduler = base.scheduler.from_config(base.scheduler.config)
-        base_steps = count_base_steps(base.scheduler, request)
-        refiner_steps = request.num_inference_steps - base_steps
-        stages = [StagePlan(Stage.BASE_MODEL, base_steps, base_steps)]
-        if refiner_steps:
-            cost = refiner_steps * _REFINER_STEP_COST
-            stages.append(StagePlan(Stage.REFINER_MODEL, refiner_steps, cost))
-        stages.append(StagePlan(Stage.DECODE, 0, _DECODE_COST))
-        reporter.plan(stages)
+        run = Run(
+            pipelines,
+            request,
+            split_steps(pipelines.scheduler_config, request),
+            _size(request, checkpoint.default_size, image),
+            reporter=reporter,
+            cancel=cancel,
+            image=image,
+            mask=mask,
+            preview_maker=self._preview_maker,
+        )
+        compiles = pipelines.plan.compile and run.shape not in self._compiled
+        reporter.plan(_plan(run.split, request.num_images, compiles=compiles))
+        self._facts = self._describe(request, checkpoint, pipelines)
+        seeds = [seed + index for index in range(request.num_images)]
+        if compiles:
+            reporter.start_stage(Stage.COMPILE)
+            run.warm_up(seeds)
+            self._compiled.add(run.shape)
+        yield from _sample_and_decode(run, seeds, reporter)
 
-        shared = {
-            "prompt": [request.prompt] * request.num_images,
-            "negative_prompt": [request.negative_prompt] * request.num_images,
-            "num_inference_steps": request.num_inference_steps,
-            "guidance_scale": request.guidance_scale,
-            # On the CPU, so that a seed means the same picture on every device.
-            "generator": [
-                torch.Generator("cpu").manual_seed(seed + index)
-                for index in range(request.num_images)
-            ],
-        }
-        size = {
-            "width": request.width or default_size[0],
-            "height": request.height or default_size[1],
-        }
-
-        def sample(pipeline: Any, stage: Stage, steps: int, **more: Any) -> Any:
-            reporter.start_stage(stage)
-            last = steps if more.get("output_type") != "latent" else None
-            on_step_end = _step_callback(reporter, cancel, decode_after_step=last)
-            try:
-                output = pipeline(**shared, **more, callback_on_step_end=on_step_end)
-            finally:
-                # What a pipeline does at its end, and leaves undone when left early.
-                pipeline.maybe_free_model_hooks()
-            return output.images
-
-        if not refiner_steps:
-            pictures = sample(base, Stage.BASE_MODEL, base_steps, **size)
-        else:
-            refiner.scheduler = base.scheduler.from_config(base.scheduler.config)
-            latents = sample(
-                base,
-                Stage.BASE_MODEL,
-                base_steps,
-                **size,
-                denoising_end=DENOISING_END,
-                output_type="latent",
-            )
-            pictures = sample(
-                refiner,
-                Stage.REFINER_MODEL,
-                refiner_steps,
-                image=latents,
-                denoising_start=DENOISING_END,
-            )
-        return list(pictures)
+    def facts(self) -> dict[str, str]:
+        """Return what the last pictures were made with; see ``Engine.facts``."""
+        return dict(self._facts)
 
     def close(self) -> None:
         """Give the memory of the models back; a later ``generate`` loads again."""
-        self._pipelines = None
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        if self._previews is not None:
+            self._previews.close()
+            self._previews = None
+        self._loaded = None
+        self._compiled.clear()
+        free_memory()
+
+    def _load(self) -> tuple[Checkpoint, Pipelines]:
+        checkpoint = find_checkpoint(self._name, gpu=find_device().kind == "cuda")
+        return checkpoint, load(checkpoint, self._plan, self._loras)
+
+    def _preview_maker(self) -> PreviewMaker:
+        """Return what makes previews; made when the first is wanted."""
+        if self._previews is None:
+            assert self._loaded is not None
+            checkpoint, pipelines = self._loaded
+            if checkpoint.previews is None:
+                to_pixels = fit_colours(pipelines.base.vae)
+            else:
+                # Diffusers publishes no types, and its names are resolved lazily.
+                library: Any = diffusers
+                to_pixels = tiny_decoder(
+                    library.AutoencoderTiny.from_pretrained(
+                        checkpoint.previews, local_files_only=True
+                    )
+                )
+            self._previews = PreviewMaker(to_pixels)
+        return self._previews
+
+    def _describe(
+        self, request: GenerationRequest, checkpoint: Checkpoint, pipelines: Pipelines
+    ) -> dict[str, str]:
+        facts = {
+            "checkpoint": checkpoint.name,
+            "device": pipelines.device.name,
+            "dtype": pipelines.plan.dtype,
+            "vae_dtype": pipelines.plan.vae_dtype,
+            "scheduler": request.scheduler.value,
+            "torch": torch.__version__,
+            "diffusers": diffusers.__version__,
+            "watermark": "none",
+        }
+        if self._loras:
+            weighted = (f"{path.name}:{w:g}" for path, w in self._loras.items())
+            facts["loras"] = ", ".join(weighted)
+        return facts
 
 
-def count_base_steps(scheduler: Any, request: GenerationRequest) -> int:
-    """Return how many sampling steps fall to the base model.
-
-    ``denoising_end`` cuts on the value of the timestep, not on its number, so the
-    split depends on the schedule. A schedule so short that it leaves one side
-    without a step is made by the base model alone.
-    """
-    steps = request.num_inference_steps
-    if not request.use_refinement:
-        return steps
-    scheduler.set_timesteps(steps)
-    train_steps = scheduler.config.num_train_timesteps
-    cutoff = round(train_steps - DENOISING_END * train_steps)
-    base_steps = int((scheduler.timesteps >= cutoff).sum())
-    return base_steps or steps
-
-
-def _load(checkpoint: Checkpoint) -> _Pipelines:
-    """Load the pipelines of a checkpoint onto the device.
-
-    Raises:
-        CheckpointNotFound: Something in the folder is missing or broken.
-    """
-    _silence_libraries()
-    on_cuda = torch.cuda.is_available()
-    if not on_cuda:
-        _leave_a_core_free()
-    options: dict[str, Any] = {
-        "local_files_only": True,
-        "use_safetensors": True,
-        "add_watermarker": False,
-        "dtype": torch.bfloat16 if on_cuda else torch.float32,
-    }
-    base_class: Any = diffusers.StableDiffusionXLPipeline
-    refiner_class: Any = diffusers.StableDiffusionXLImg2ImgPipeline
-    folder = checkpoint.folder
+def _sample_and_decode(
+    run: Run, seeds: Sequence[int], reporter: StepReporter
+) -> Iterator[Image.Image]:
+    """Yield the pictures of a batch, one by one if memory is short for all at once."""
+    latents = None
     try:
-        base = base_class.from_pretrained(folder, **options)
-        refiner = None
-        if checkpoint.refiner_folder is not None:
-            folder = checkpoint.refiner_folder
-            refiner = refiner_class.from_pretrained(
-                folder,
-                text_encoder_2=base.text_encoder_2,
-                tokenizer_2=base.tokenizer_2,
-                vae=base.vae,
-                **options,
-            )
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise CheckpointNotFound(
-            f"The checkpoint in {folder.name!r} cannot be loaded: {error}"
-        ) from error
-    for pipeline in (base, refiner):
-        if pipeline is not None:
-            pipeline.set_progress_bar_config(disable=True)
-            pipeline.to("cuda" if on_cuda else "cpu")
-    return _Pipelines(base, refiner, checkpoint.default_size)
+        latents = run.sample(seeds)
+    except Exception as error:
+        if not out_of_memory(error) or len(seeds) == 1:
+            raise run.explained(error) from error
+    if latents is not None:
+        yield from run.decode(latents)
+        return
+    # Only here, since the traceback kept the batch's memory.
+    free_memory()
+    reporter.warn(
+        "There was not enough memory for the batch, so its pictures are made one at a "
+        "time."
+    )
+    run.expect_batches(len(seeds))
+    for seed in seeds:
+        try:
+            latents = run.sample([seed])
+        except Exception as error:
+            raise run.explained(error) from error
+        yield from run.decode(latents)
 
 
-def _leave_a_core_free() -> None:
-    # torch's threads wait for each other at every operation. With as many as there
-    # are cores, one that shares its core with a browser or a kernel holds all up:
-    # docs/measurements.md has sampling slowed several times over.
-    torch.set_num_threads(max(1, min(torch.get_num_threads(), _cores() - 1)))
+def _plan(split: Split, num_images: int, *, compiles: bool) -> list[StagePlan]:
+    stages = [StagePlan(Stage.LOAD, 0, 0)]
+    if compiles:
+        stages.append(StagePlan(Stage.COMPILE, 0, 0))
+    stages.append(StagePlan(Stage.ENCODE, 0, 0))
+    base, refiner = split
+    stages.append(StagePlan(Stage.BASE_MODEL, base, base * num_images))
+    if refiner:
+        cost = refiner * _REFINER_STEP_COST * num_images
+        stages.append(StagePlan(Stage.REFINER_MODEL, refiner, cost))
+    stages.append(StagePlan(Stage.DECODE, 0, _DECODE_COST * num_images))
+    stages.append(StagePlan(Stage.SAVE, 0, 0))
+    return stages
 
 
-def _cores() -> int:
-    if hasattr(os, "sched_getaffinity"):  # what a container leaves us, on Linux
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+def _size(
+    request: GenerationRequest,
+    default_size: tuple[int, int],
+    image: Image.Image | None,
+) -> tuple[int, int]:
+    """Return width and height: those asked for, or the default's area.
+
+    A picture to start from gives its proportions to the default's area.
+    """
+    width, height = default_size
+    if image is not None:
+        scale = (width * height / (image.width * image.height)) ** 0.5
+        width, height = round(image.width * scale), round(image.height * scale)
+    return _side(request.width or width), _side(request.height or height)
 
 
-def _step_callback(
-    reporter: StepReporter, cancel: CancelToken, *, decode_after_step: int | None
-) -> Callable[[Any, int, Any, dict[str, Any]], dict[str, Any]]:
-    """Return the callback of one sampling stage, which reads no tensor."""
-    steps_done = 0
-
-    def on_step_end(
-        _pipeline: Any, _step: int, _timestep: Any, kwargs: dict[str, Any]
-    ) -> dict[str, Any]:
-        nonlocal steps_done
-        steps_done += 1
-        reporter.finish_step()
-        cancel.raise_if_cancelled()
-        if steps_done == decode_after_step:
-            reporter.start_stage(Stage.DECODE)
-        return kwargs
-
-    return on_step_end
-
-
-def _silence_libraries() -> None:
-    # A notebook's cell shows the bar of its panel and no other.
-    for library in (diffusers, transformers):
-        library.utils.logging.set_verbosity_error()
-        library.utils.logging.disable_progress_bar()
+def _side(pixels: int) -> int:
+    nearest = round(pixels / _SIDE_MULTIPLE) * _SIDE_MULTIPLE
+    return max(_SHORTEST_SIDE, min(nearest, _LONGEST_SIDE))

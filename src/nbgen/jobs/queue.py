@@ -1,7 +1,7 @@
-"""One queue, one worker thread.
+"""Decides what runs when: one job at a time, first come first served.
 
-Thread-safety: every method may be called from any thread. The waiting and running
-jobs belong to one lock; the thread ``nbgen-worker`` runs one job after another.
+Thread-safety: every method of ``JobQueue`` may be called from any thread. The waiting
+and the unfinished jobs belong to its lock; the thread ``nbgen-worker`` alone runs jobs.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
+from functools import partial
 
 from nbgen.generation.engine import CancelToken
 from nbgen.schema import GenerationRequest
@@ -42,14 +43,26 @@ class JobQueue:
     """Runs jobs one at a time, first come first served.
 
     Args:
-        run: Called with each job on the worker thread; must not raise.
+        run: Called with each job on the worker thread; must not raise. The job may
+            end after it has returned, while the next one runs.
+        on_idle: Called on the worker thread when there has been nothing to do for
+            ``idle_s``.
+        idle_s: Seconds; None never calls it.
     """
 
-    def __init__(self, run: Callable[[Job], None]) -> None:
+    def __init__(
+        self,
+        run: Callable[[Job], None],
+        *,
+        on_idle: Callable[[], None],
+        idle_s: float | None,
+    ) -> None:
         self._run = run
+        self._on_idle = on_idle
+        self._idle_s = idle_s
         self._changed = threading.Condition()
         self._waiting: deque[Job] = deque()
-        self._running: Job | None = None
+        self._started: dict[str, Job] = {}
         self._closed = False
         # A daemon: a notebook's kernel must be able to exit at any time.
         self._thread = threading.Thread(
@@ -64,22 +77,22 @@ class JobQueue:
             self._changed.notify()
 
     def find(self, task_id: str) -> Job | None:
-        """Return the job of that task if it waits or runs."""
+        """Return the job of that task if it waits or has not ended."""
         with self._changed:
-            if self._running is not None and self._running.task_id == task_id:
-                return self._running
+            if task_id in self._started:
+                return self._started[task_id]
             return next((j for j in self._waiting if j.task_id == task_id), None)
 
     def cancel(self, task_id: str) -> Job | None:
-        """Stop a job: ask a running one to end, or take a waiting one out.
+        """Stop a job: ask a started one to end, or take a waiting one out.
 
         Returns:
             The job that was taken out, which is now the caller's to end; None if it
-            runs or is not here.
+            has started or is not here.
         """
         with self._changed:
-            if self._running is not None and self._running.task_id == task_id:
-                self._running.cancel.cancel()
+            if task_id in self._started:
+                self._started[task_id].cancel.cancel()
                 return None
             job = next((j for j in self._waiting if j.task_id == task_id), None)
             if job is not None:
@@ -87,24 +100,38 @@ class JobQueue:
             return job
 
     def close(self) -> list[Job]:
-        """Stop the running job and the thread; return the jobs that never ran."""
+        """Stop the started jobs and the thread; return the jobs that never ran."""
         with self._changed:
             self._closed = True
             never_ran = list(self._waiting)
             self._waiting.clear()
-            if self._running is not None:
-                self._running.cancel.cancel()
+            for job in self._started.values():
+                job.cancel.cancel()
             self._changed.notify()
         self._thread.join()
         return never_ran
 
     def _work(self) -> None:
+        idle_s = self._idle_s
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._waiting or self._closed)
+                asked = self._changed.wait_for(
+                    lambda: self._waiting or self._closed, idle_s
+                )
                 if self._closed:
                     return
-                self._running = job = self._waiting.popleft()
-            self._run(job)
-            with self._changed:
-                self._running = None
+                job = self._waiting.popleft() if asked else None
+                if job is not None:
+                    self._started[job.task_id] = job
+            if job is None:
+                self._on_idle()
+                idle_s = None
+            else:
+                # Outside the lock, since it calls at once for a job that has ended.
+                job.done.add_done_callback(partial(self._forget, job))
+                self._run(job)
+                idle_s = self._idle_s
+
+    def _forget(self, job: Job, _done: Future[None]) -> None:
+        with self._changed:
+            self._started.pop(job.task_id, None)

@@ -1,7 +1,9 @@
 """Runs one task from its start to its committed end.
 
-``Worker.run`` belongs to the worker thread; ``Worker.end`` may be called from any
-thread, and the store decides which of two ends that race is the one.
+``Worker.run`` and ``release`` belong to the worker thread, which makes the pictures;
+they are encoded and saved on the thread ``nbgen-saver`` while the next task is under
+way. ``Worker.cancel`` may be called from any thread, and the store decides which of two
+ends that race is the one.
 """
 
 from __future__ import annotations
@@ -10,11 +12,15 @@ import datetime as dt
 import logging
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 
-from nbgen.errors import NbgenError
+from PIL import Image
+
+from nbgen.errors import InvalidRequest, NbgenError
 from nbgen.generation.engine import Cancelled, Engine
+from nbgen.generation.recipe import encode_picture
 from nbgen.jobs.queue import Job
-from nbgen.progress import ProgressService, Stage, StagePlan
+from nbgen.progress import Preview, ProgressService, Stage, StagePlan
 from nbgen.schema import GenerationResult, ImageRecord, Outcome
 from nbgen.store import ImageFolder, Store
 
@@ -22,6 +28,8 @@ logger = logging.getLogger(__name__)
 
 _STAGE_MESSAGES = {
     Stage.LOAD: "Loading the model",
+    Stage.COMPILE: "Compiling the model for this size; minutes, once",
+    Stage.ENCODE: "Reading the prompt",
     Stage.BASE_MODEL: "Sampling with the base model",
     Stage.REFINER_MODEL: "Sampling with the refiner",
     Stage.DECODE: "Decoding the picture",
@@ -51,20 +59,20 @@ class Worker:
         self._store = store
         self._images = images
         self._progress = progress
+        self._saver = ThreadPoolExecutor(1, "nbgen-saver")
+        self._saving: Future[None] | None = None
 
     def run(self, job: Job) -> None:
-        """Do the work of a job; never raises, however the work ends."""
+        """Make the pictures of a job and have them saved; never raises."""
+        made = _Made(self._progress, job.task_id)
         try:
-            result = self._generate(job)
-        except Cancelled:
-            self.cancel(job)
-        except NbgenError as error:
-            self._fail(job, str(error), error)
-        except Exception as error:  # whatever a model or a disk may raise
-            logger.exception("Task %s failed.", job.task_id)
-            self._fail(job, f"{type(error).__name__}: {error}", error)
-        else:
-            self._end(job, Outcome.SUCCEEDED, result=result)
+            self._make(job, made)
+        except BaseException as error:  # noqa: BLE001 - whatever a model may raise
+            made.error = error
+        # One at a time, or pictures that wait to be saved would fill the memory.
+        if self._saving is not None:
+            self._saving.result()
+        self._saving = self._saver.submit(self._finish, job, made)
 
     def cancel(self, job: Job) -> None:
         """End a job that runs no more, or never ran, as cancelled."""
@@ -77,40 +85,108 @@ class Worker:
             )
         self._end(job, Outcome.CANCELLED, error=error)
 
-    def close(self) -> None:
-        """Give the engine's memory back; not while a job runs."""
+    def release(self) -> None:
+        """Give the engine's memory back; it is loaded again when it is needed."""
         if self._engine is not None:
             self._engine.close()
 
-    def _fail(self, job: Job, error: str, cause: BaseException) -> None:
-        job.error = cause
-        self._end(job, Outcome.FAILED, error=error)
+    def close(self) -> None:
+        """Wait for what is being saved and give the engine's memory back.
 
-    def _generate(self, job: Job) -> GenerationResult:
-        started_at_s = time.monotonic()
+        Not while a job runs.
+        """
+        self._saver.shutdown()
+        self.release()
+
+    def _make(self, job: Job, made: _Made) -> None:
         self._store.start_task(job.task_id)
-        reporter = _Reporter(job.task_id, self._progress)
-        reporter.start_stage(Stage.LOAD)
+        made.start_stage(Stage.LOAD)
+        image = self._open("image", job.request.image)
+        mask = self._open("mask", job.request.mask)
         if self._engine is None:
             self._engine = self._make_engine()
-        pictures = self._engine.generate(
-            job.request, seed=job.seed, reporter=reporter, cancel=job.cancel
-        )
+        for picture in self._engine.generate(
+            job.request,
+            seed=job.seed,
+            reporter=made,
+            cancel=job.cancel,
+            image=image,
+            mask=mask,
+        ):
+            made.facts = self._engine.facts()
+            made.pictures.append(picture)
         job.cancel.raise_if_cancelled()
-        reporter.start_stage(Stage.SAVE)
+
+    def _open(self, field: str, name: str | None) -> Image.Image | None:
+        if name is None:
+            return None
+        path = self._images.path(name)
+        if path is None:
+            raise InvalidRequest(field, name, "the name of a picture that is kept here")
+        with Image.open(path) as picture:
+            picture.load()
+            return picture
+
+    def _finish(self, job: Job, made: _Made) -> None:
+        """Save what was made and end the job; the saver's thread, never raises."""
+        result = None
+        try:
+            if made.pictures and not isinstance(made.error, Cancelled):
+                made.start_stage(Stage.SAVE)
+                result = self._save(job, made)
+        except BaseException as error:  # noqa: BLE001 - whatever a disk may raise
+            made.error = error
+        if made.error is None:
+            self._end(job, Outcome.SUCCEEDED, result=result)
+        elif isinstance(made.error, Cancelled):
+            self.cancel(job)
+        else:
+            self._fail(job, made.error, result)
+
+    def _fail(
+        self, job: Job, error: BaseException, partial: GenerationResult | None
+    ) -> None:
+        text = str(error)
+        if not isinstance(error, NbgenError):
+            logger.error("Task %s failed.", job.task_id, exc_info=error)
+            text = f"{type(error).__name__}: {error}"
+        if partial is not None:
+            count, asked = len(partial.images), job.request.num_images
+            text += f" The first {count} of {asked} pictures were kept."
+        job.error = error
+        self._end(job, Outcome.FAILED, error=text, result=partial)
+
+    def _save(self, job: Job, made: _Made) -> GenerationResult:
+        """Save the pictures, all or none."""
+        new: list[str] = []
         images = []
-        for index, picture in enumerate(pictures):
-            name = self._images.save(picture)
-            image = ImageRecord(
-                name=name,
-                url=f"/images/{name}",
-                width=picture.width,
-                height=picture.height,
-                seed=job.seed + index,
-            )
-            images.append(image)
+        try:
+            for index, picture in enumerate(made.pictures):
+                job.cancel.raise_if_cancelled()
+                seed = job.seed + index
+                data = encode_picture(
+                    picture, job.request, seed=seed, index=index, facts=made.facts
+                )
+                saved = self._images.save(data, job.request.output_format)
+                if saved.is_new:
+                    new.append(saved.name)
+                image = ImageRecord(
+                    name=saved.name,
+                    url=f"/images/{saved.name}",
+                    width=picture.width,
+                    height=picture.height,
+                    seed=seed,
+                )
+                images.append(image)
+            job.cancel.raise_if_cancelled()
+        except BaseException:
+            for name in new:
+                self._images.discard(name)
+            raise
         return GenerationResult(
-            images=tuple(images), generation_time=time.monotonic() - started_at_s
+            images=tuple(images),
+            generation_time=time.monotonic() - made.started_at_s,
+            notes=tuple(made.notes),
         )
 
     def _end(
@@ -141,19 +217,29 @@ class Worker:
             if record is not None and record.outcome is not None:
                 # Somebody else ended it first, and that is the end for all.
                 outcome, error, result = record.outcome, record.error, record.result
-        if result is not None:
+        if outcome is Outcome.SUCCEEDED:
             self._progress.mark_complete(job.task_id, result=result)
         else:
-            self._progress.mark_failed(job.task_id, error or "", outcome=outcome)
+            self._progress.mark_failed(
+                job.task_id, error or "", outcome=outcome, result=result
+            )
         job.done.set_result(None)
 
 
-class _Reporter:
-    """Counts steps over all stages and hands them on; worker thread only."""
+class _Made:
+    """What became of a job so far, and the reporter that tells those who watch.
 
-    def __init__(self, task_id: str, progress: ProgressService) -> None:
-        self._task_id = task_id
+    Owned by the worker thread until it is handed to the saver's.
+    """
+
+    def __init__(self, progress: ProgressService, task_id: str) -> None:
+        self.pictures: list[Image.Image] = []
+        self.facts: dict[str, str] = {}
+        self.notes: list[str] = []
+        self.error: BaseException | None = None
+        self.started_at_s = time.monotonic()
         self._progress = progress
+        self._task_id = task_id
         self._steps = 0
 
     def plan(self, stages: Sequence[StagePlan]) -> None:
@@ -167,3 +253,15 @@ class _Reporter:
     def finish_step(self) -> None:
         self._steps += 1
         self._progress.update_progress(self._task_id, current_step=self._steps)
+
+    def warn(self, message: str) -> None:
+        if message not in self.notes:
+            logger.warning("Task %s: %s", self._task_id, message)
+            self.notes.append(message)
+        self._progress.update_progress(self._task_id, message=message)
+
+    def wants_preview(self) -> bool:
+        return self._progress.previews.wanted(self._task_id)
+
+    def show_preview(self, preview: Preview) -> None:
+        self._progress.previews.show(self._task_id, preview)

@@ -17,6 +17,8 @@ class Stage(StrEnum):
     """The named parts of a generation, in the order in which they happen."""
 
     LOAD = "load"
+    COMPILE = "compile"
+    ENCODE = "encode"
     BASE_MODEL = "base_model"
     REFINER_MODEL = "refiner_model"
     DECODE = "decode"
@@ -64,7 +66,8 @@ class GenerationProgress(msgspec.Struct, frozen=True, kw_only=True):
         message: One line for a person.
         timestamp: When this state came about, in UTC.
         outcome: How the task ended; None before that.
-        result: The pictures of a task that succeeded; None otherwise.
+        result: The pictures of a task that succeeded, or those of a batch that were
+            made before it failed; None otherwise.
     """
 
     task_id: str
@@ -96,6 +99,11 @@ def shown_percentage(done: float, total: float, status: Status) -> float:
     return min(100 * done / total, _NEARLY_DONE)
 
 
+def done_message(result: GenerationResult | None) -> str:
+    """Return the last message of a task that succeeded, with what it had to say."""
+    return " ".join(["Done.", *result.notes]) if result and result.notes else "Done"
+
+
 def progress_of_record(record: TaskRecord) -> GenerationProgress:
     """Rebuild the state of a task that the progress service does not hold."""
     steps = record.request.num_inference_steps
@@ -113,8 +121,14 @@ def progress_of_record(record: TaskRecord) -> GenerationProgress:
         remaining_known=False,
         overall_percentage=percentage,
         error=record.error,
-        message=record.error or ("Done" if record.status.ended else "Runs elsewhere"),
+        message=_message_of_record(record),
         timestamp=record.ended_at or record.created_at,
         outcome=record.outcome,
         result=record.result,
     )
+
+
+def _message_of_record(record: TaskRecord) -> str:
+    if record.error is not None:
+        return record.error
+    return done_message(record.result) if record.status.ended else "Runs elsewhere"

@@ -15,16 +15,19 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
+from nbgen.checks import check_task_id
 from nbgen.errors import InvalidRequest, TaskConflict, UnknownTask
 from nbgen.progress.dispatcher import Dispatcher, ProgressCallback
 from nbgen.progress.eta import Pace
+from nbgen.progress.previews import PreviewHub
 from nbgen.progress.progress import (
     GenerationProgress,
     Stage,
     StagePlan,
+    done_message,
     shown_percentage,
 )
-from nbgen.schema import GenerationResult, Outcome, Status, check_task_id
+from nbgen.schema import GenerationResult, Outcome, Status
 
 
 def utc_now() -> dt.datetime:
@@ -51,6 +54,9 @@ class ProgressService:
         keep_ended: How many ended tasks are remembered; the oldest are forgotten.
         clock: Seconds on a clock that never goes back.
         now: The present time in UTC.
+
+    Attributes:
+        previews: Who looks at previews of which task.
     """
 
     def __init__(
@@ -67,6 +73,7 @@ class ProgressService:
         self._tasks: dict[str, _Task] = {}
         self._ended: OrderedDict[str, None] = OrderedDict()
         self._dispatcher = Dispatcher()
+        self.previews = PreviewHub()
 
     def create_progress(self, task_id: str, total_steps: int) -> GenerationProgress:
         """Begin to follow a task; it is ``pending`` until its first update.
@@ -190,12 +197,17 @@ class ProgressService:
                 task,
                 outcome=Outcome.SUCCEEDED,
                 current_step=task.progress.total_steps,
-                message="Done",
+                message=done_message(result),
                 result=result,
             )
 
     def mark_failed(
-        self, task_id: str, error: str, *, outcome: Outcome = Outcome.FAILED
+        self,
+        task_id: str,
+        error: str,
+        *,
+        outcome: Outcome = Outcome.FAILED,
+        result: GenerationResult | None = None,
     ) -> GenerationProgress:
         """End a task without a result, unless it has ended already.
 
@@ -203,6 +215,7 @@ class ProgressService:
             task_id: The id of the task.
             error: Why, for a person.
             outcome: ``FAILED``, ``CANCELLED`` or ``LOST``.
+            result: The pictures of a batch that were made before it failed.
 
         Returns:
             The state in which the task ended, whoever ended it.
@@ -212,7 +225,9 @@ class ProgressService:
         """
         with self._lock:
             task = self._known(task_id)
-            return self._end(task, outcome=outcome, error=error, message=error)
+            return self._end(
+                task, outcome=outcome, error=error, message=error, result=result
+            )
 
     def get_progress(self, task_id: str) -> GenerationProgress | None:
         """Return the present state of a task, or None if it is not known (any more)."""
@@ -275,6 +290,7 @@ class ProgressService:
             outcome=outcome,
             result=result,
         )
+        self.previews.forget(last.task_id)
         self._ended[last.task_id] = None
         if len(self._ended) > self._keep_ended:
             oldest, _ = self._ended.popitem(last=False)

@@ -7,13 +7,12 @@ from typing import Any
 
 from tornado.web import HTTPError
 
+from nbgen.checks import check_reviewer_id, check_task_id
 from nbgen.errors import InvalidRequest, NbgenError, TaskError
 from nbgen.schema import (
     GenerationRequest,
     GenerationResult,
     Verdict,
-    check_reviewer_id,
-    check_task_id,
 )
 from nbgen.server.base import BaseHandler, decision_body, task_body, task_links
 from nbgen.task import Task

@@ -20,10 +20,10 @@ import msgspec
 from tornado.web import HTTPError
 from tornado.websocket import WebSocketClosedError, WebSocketHandler
 
+from nbgen.checks import check_task_id
 from nbgen.errors import UnknownTask
 from nbgen.progress import GenerationProgress
 from nbgen.progress.messages import KEEP_ALIVE, WatchSession, encode_progress
-from nbgen.schema import check_task_id
 from nbgen.server.base import BaseHandler
 from nbgen.studio import Studio
 

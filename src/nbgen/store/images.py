@@ -7,21 +7,23 @@ made from its bytes, so no file is ever overwritten with another.
 from __future__ import annotations
 
 import hashlib
-import io
 import os
-import re
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import NamedTuple
 
-if TYPE_CHECKING:
-    from PIL import Image
+from nbgen.checks import IMAGE_NAME
 
-_NAME = re.compile(r"[0-9a-f]{32}\.png")
+
+class SavedFile(NamedTuple):
+    """A file in the image folder: its name, and whether it was not there before."""
+
+    name: str
+    is_new: bool
 
 
 class ImageFolder:
-    """PNG files under names that say what is in them.
+    """Picture files under names that say what is in them.
 
     Args:
         folder: Where the files lie; made if it does not exist.
@@ -31,12 +33,16 @@ class ImageFolder:
         self._folder = folder
         folder.mkdir(parents=True, exist_ok=True)
 
-    def save(self, image: Image.Image) -> str:
-        """Write the picture as PNG, whole or not at all, and return its name."""
-        buffer = io.BytesIO()
-        image.save(buffer, "PNG")
-        data = buffer.getvalue()
-        name = hashlib.sha256(data).hexdigest()[:32] + ".png"
+    def save(self, data: bytes, kind: str) -> SavedFile:
+        """Write a picture file, whole or not at all.
+
+        Args:
+            data: The bytes of the file.
+            kind: ``"png"``, ``"jpeg"`` or ``"webp"``.
+        """
+        name = f"{hashlib.sha256(data).hexdigest()[:32]}.{kind}"
+        if (self._folder / name).is_file():
+            return SavedFile(name, is_new=False)
         handle, unfinished = tempfile.mkstemp(dir=self._folder, suffix=".part")
         try:
             with os.fdopen(handle, "wb") as file:
@@ -47,11 +53,15 @@ class ImageFolder:
         except BaseException:
             Path(unfinished).unlink(missing_ok=True)
             raise
-        return name
+        return SavedFile(name, is_new=True)
+
+    def discard(self, name: str) -> None:
+        """Remove a picture that nothing refers to."""
+        (self._folder / name).unlink(missing_ok=True)
 
     def path(self, name: str) -> Path | None:
         """Return where the picture of that name lies, or None if there is none."""
-        if not _NAME.fullmatch(name):
+        if not IMAGE_NAME.fullmatch(name):
             return None
         path = self._folder / name
         return path if path.is_file() else None

@@ -1,0 +1,63 @@
+"""Keeps the pictures that people bring along, for image-to-image and masks.
+
+Thread-safe, as the image folder is.
+"""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from nbgen.checks import IMAGE_NAME, IMAGE_URL
+from nbgen.errors import InvalidRequest
+
+if TYPE_CHECKING:
+    from nbgen.store.images import ImageFolder
+
+ALLOWED = (
+    "a picture: a PIL image, the path of a picture file, or the name of a picture that "
+    "is kept here"
+)
+
+
+def keep_picture(
+    images: ImageFolder, field: str, source: str | Path | bytes | Image.Image | None
+) -> str | None:
+    """Put a picture into the image folder and return its name there.
+
+    Args:
+        images: The folder.
+        field: What the picture is for, for the error.
+        source: A picture, the path or the bytes of a picture file, or the name or
+            ``/images/`` URL of one that is in the folder already; None is returned.
+
+    Raises:
+        InvalidRequest: It is no picture, or there is none of that name.
+    """
+    if source is None:
+        return None
+    if isinstance(source, str):
+        name = source.removeprefix(IMAGE_URL)
+        if IMAGE_NAME.fullmatch(name):
+            if images.path(name) is None:
+                raise InvalidRequest(field, source, ALLOWED)
+            return name
+    try:
+        picture = _open(source)
+        buffer = io.BytesIO()
+        ImageOps.exif_transpose(picture).convert("RGB").save(buffer, "PNG")
+    except (OSError, UnidentifiedImageError, TypeError, AttributeError) as error:
+        shown = source if isinstance(source, (str, Path)) else type(source).__name__
+        raise InvalidRequest(field, str(shown), ALLOWED) from error
+    except Image.DecompressionBombError as error:
+        raise InvalidRequest(field, "a huge picture", ALLOWED) from error
+    return images.save(buffer.getvalue(), "png").name
+
+
+def _open(source: str | Path | bytes | Image.Image) -> Image.Image:
+    if isinstance(source, Image.Image):
+        return source
+    return Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
