@@ -2,72 +2,40 @@
 
 from __future__ import annotations
 
+import io
 import shutil
-from collections.abc import Sequence
+import threading
+from operator import attrgetter
 from pathlib import Path
-from queue import SimpleQueue
 from typing import Any
 
 import diffusers
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageChops, ImageStat
+from safetensors.torch import save_file
 
-from nbgen.errors import CheckpointNotFound
+from nbgen.errors import BrokenPicture, CheckpointNotFound, OutOfMemory
 from nbgen.generation.checkpoints import TINY_FOLDER
-from nbgen.generation.engine import Cancelled, CancelToken
+from nbgen.generation.engine import Cancelled
 from nbgen.generation.sdxl import SDXLEngine
-from nbgen.progress import Preview, Stage, StagePlan
-from nbgen.schema import GenerationRequest
+from nbgen.progress import Stage
+from tests.generation.recorder import Recorder, run
+
+QUICK_STEPS: dict[str, Any] = {"num_inference_steps": 3}
+QUICK: dict[str, Any] = {**QUICK_STEPS, "width": 64, "height": 64}
 
 
-class Recorder:
-    """A reporter that remembers, and that cancels after a step if asked to."""
-
-    def __init__(self, cancel_after: int | None = None) -> None:
-        self.cancel = CancelToken()
-        self.planned: list[StagePlan] = []
-        self.stages: list[Stage] = []
-        self.steps: list[Stage] = []
-        self.warnings: list[str] = []
-        self.looks = False
-        self.previews: SimpleQueue[Preview] = SimpleQueue()
-        self._cancel_after = cancel_after
-
-    def plan(self, stages: Sequence[StagePlan]) -> None:
-        self.planned = list(stages)
-
-    def start_stage(self, stage: Stage) -> None:
-        self.stages.append(stage)
-
-    def finish_step(self) -> None:
-        self.steps.append(self.stages[-1])
-        if len(self.steps) == self._cancel_after:
-            self.cancel.cancel()
-
-    def warn(self, message: str) -> None:
-        self.warnings.append(message)
-
-    def wants_preview(self) -> bool:
-        return self.looks
-
-    def show_preview(self, preview: Preview) -> None:
-        self.previews.put(preview)
+def loaded(engine: SDXLEngine) -> tuple[Any, Any]:
+    """Return the pipelines of an engine that has run, to break them."""
+    assert engine._loaded is not None
+    _, pipelines = engine._loaded
+    return pipelines.base, pipelines.refiner
 
 
 @pytest.fixture(scope="module")
 def engine() -> SDXLEngine:
     return SDXLEngine("tiny")
-
-
-def run(
-    engine: SDXLEngine, recorder: Recorder, seed: int = 7, **fields: Any
-) -> list[Image.Image]:
-    request = GenerationRequest(**{"prompt": "a red circle", **fields})
-    made = engine.generate(
-        request, seed=seed, reporter=recorder, cancel=recorder.cancel
-    )
-    return list(made)
 
 
 def test_base_and_refiner_share_the_schedule(engine: SDXLEngine) -> None:
@@ -126,7 +94,7 @@ def test_the_pictures_are_those_of_plain_diffusers(engine: SDXLEngine) -> None:
         **options,
     )
     shared = {
-        "prompt": "a red circle",
+        "prompt": "a red circle on a blue background",
         "num_inference_steps": 10,
         "guidance_scale": 8.0,
     }
@@ -216,3 +184,214 @@ def test_truncated_weights_are_said(tmp_path: Path) -> None:
     weights.write_bytes(weights.read_bytes()[:1000])
     with pytest.raises(CheckpointNotFound, match="cannot be loaded"):
         run(SDXLEngine(folder), Recorder(), num_inference_steps=1)
+
+
+def test_cancel_at_the_start_of_a_stage(engine: SDXLEngine) -> None:
+    for stage in (Stage.LOAD, Stage.ENCODE, Stage.REFINER_MODEL, Stage.DECODE):
+        recorder = Recorder(cancel_at=stage)
+        with pytest.raises(Cancelled):
+            run(engine, recorder, num_inference_steps=10)
+        assert recorder.stages[-1] == stage
+        assert len(recorder.steps) <= 10
+
+
+def test_an_unknown_word_is_said_with_words_that_are_known(engine: SDXLEngine) -> None:
+    recorder = Recorder()
+    run(engine, recorder, prompt="An astronaut's house, triangel", **QUICK)
+    [warning] = recorder.warnings
+    assert warning.startswith(
+        "The tiny model does not know \"astronaut's\", 'triangel'. It knows words such "
+        "as triangle, house, "
+    )
+    known = Recorder()
+    run(engine, known, prompt="A red House, on green hills", **QUICK)
+    assert known.warnings == []
+
+
+def test_an_empty_negative_prompt_is_none(engine: SDXLEngine) -> None:
+    """SDXL was trained with zeros in its place, not with an empty text."""
+    empty = run(engine, Recorder(), **QUICK)[0].tobytes()
+    assert run(engine, Recorder(), negative_prompt=" ", **QUICK)[0].tobytes() == empty
+    blue = run(engine, Recorder(), negative_prompt="blue", **QUICK)[0].tobytes()
+    assert blue != empty
+
+
+def test_guidance_stops_where_it_is_cut_off(engine: SDXLEngine) -> None:
+    """The model sees half as many samples from there on, in both stages."""
+    seen: list[int] = []
+
+    def count(_module: Any, args: tuple[Any, ...], _kwargs: Any) -> None:
+        seen.append(len(args[0]))
+
+    base, refiner = (pipeline.unet for pipeline in loaded(engine))
+    hooks = [
+        unet.register_forward_pre_hook(count, with_kwargs=True)
+        for unet in (base, refiner)
+    ]
+    try:
+        for cutoff, guided in ((1.0, 10), (0.9, 9), (0.8, 8), (0.5, 5), (0.0, 0)):
+            seen.clear()
+            recorder = Recorder()
+            fields = {"num_inference_steps": 10, "num_images": 2}
+            pictures = run(engine, recorder, guidance_cutoff=cutoff, **fields)
+            assert seen == [4] * guided + [2] * (10 - guided)
+            assert len(pictures) == 2
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def test_memory_that_is_short_for_a_batch_costs_time_only(
+    engine: SDXLEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = [
+        run(engine, Recorder(), seed=seed, **QUICK)[0].tobytes() for seed in (7, 8, 9)
+    ]
+    unet = loaded(engine)[0].unet
+    forward = unet.forward
+
+    def short(sample: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        if len(sample) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+        return forward(sample, *args, **kwargs)
+
+    monkeypatch.setattr(unet, "forward", short)
+    recorder = Recorder()
+    pictures = run(engine, recorder, num_images=3, **QUICK)
+    assert [picture.tobytes() for picture in pictures] == expected
+    [warning] = recorder.warnings
+    assert warning.startswith("There was not enough memory for the batch")
+    assert len(recorder.steps) == sum(planned.steps for planned in recorder.planned)
+
+
+def test_memory_that_is_short_for_one_picture_is_said(
+    engine: SDXLEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def short(*_args: Any, **_kwargs: Any) -> Any:
+        raise MemoryError
+
+    monkeypatch.setattr(loaded(engine)[0].unet, "forward", short)
+    with pytest.raises(OutOfMemory, match=r"of 64x64\. Make it smaller"):
+        run(engine, Recorder(), num_images=2, **QUICK)
+
+
+def test_memory_that_is_short_to_decode_is_met_with_tiles(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    engine = SDXLEngine("tiny")
+    run(engine, Recorder(), **QUICK)
+    vae = loaded(engine)[0].vae
+    decode = vae.decode
+
+    def short(*args: Any, **kwargs: Any) -> Any:
+        if not vae.use_tiling:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return decode(*args, **kwargs)
+
+    monkeypatch.setattr(vae, "decode", short)
+    recorder = Recorder()
+    assert len(run(engine, recorder, **QUICK)) == 1
+    assert "decoded in tiles" in recorder.warnings[0]
+
+
+@pytest.mark.parametrize("part", ["unet", "vae.decoder"])
+def test_a_broken_picture_fails_loudly(part: str) -> None:
+    engine = SDXLEngine("tiny")
+    run(engine, Recorder(), **QUICK)
+    broken = attrgetter(part)(loaded(engine)[0])
+    with torch.no_grad():
+        next(broken.parameters()).fill_(torch.nan)
+    with pytest.raises(BrokenPicture, match=r"not a number.*fp16-safe VAE"):
+        run(engine, Recorder(), use_refinement=False, **QUICK)
+
+
+def test_image_to_image_stays_near_its_picture(engine: SDXLEngine) -> None:
+    red = Image.new("RGB", (128, 128), (220, 40, 40))
+    near, far = (
+        run(engine, Recorder(), image=red, strength=strength, num_inference_steps=10,
+            guidance_scale=1.0, use_refinement=False)[0]
+        for strength in (0.1, 1.0)
+    )  # fmt: skip
+    assert distance(near, red) < distance(far, red) / 2
+
+
+def test_a_picture_to_start_from_gives_its_proportions(engine: SDXLEngine) -> None:
+    wide = Image.new("RGB", (400, 100), "white")
+    [picture] = run(engine, Recorder(), image=wide, num_inference_steps=4)
+    assert picture.size == (256, 64)
+    [asked] = run(engine, Recorder(), image=wide, width=64, height=64, **QUICK_STEPS)
+    assert asked.size == (64, 64)
+
+
+def test_inpainting_keeps_what_the_mask_leaves(engine: SDXLEngine) -> None:
+    blue = Image.new("RGB", (128, 128), (45, 85, 205))
+    mask = Image.new("L", (128, 128), 0)
+    mask.paste(255, (32, 32, 96, 96))
+    [picture] = run(
+        engine, Recorder(), image=blue, mask=mask, strength=1.0,
+        num_inference_steps=10, guidance_scale=4.5,
+    )  # fmt: skip
+    outside = Image.composite(blue, picture, mask)
+    assert outside.tobytes() == blue.tobytes()
+    assert distance(picture.crop((40, 40, 88, 88)), blue.crop((40, 40, 88, 88))) > 20
+
+
+def test_previews_show_the_picture_rather_than_noise(
+    engine: SDXLEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nbgen.generation.preview.INTERVAL_S", 0.0)
+    recorder = Recorder(looks=True)
+    [picture] = run(engine, recorder, num_inference_steps=20, guidance_scale=4.5)
+    engine.close()  # ends the thread that makes them
+    previews = []
+    while not recorder.previews.empty():
+        previews.append(recorder.previews.get())
+    assert previews
+    assert {(p.width, p.height) for p in previews} == {(16, 16)}
+    last = Image.open(io.BytesIO(previews[-1].jpeg))
+    assert last.format == "JPEG"
+    assert distance(last.resize(picture.size), picture) < 25
+
+
+def test_nobody_looking_means_no_preview_thread(engine: SDXLEngine) -> None:
+    run(engine, Recorder(), **QUICK)
+    assert "nbgen-preview" not in {thread.name for thread in threading.enumerate()}
+
+
+def test_a_lora_changes_the_picture(engine: SDXLEngine, tmp_path: Path) -> None:
+    plain = run(engine, Recorder(), **QUICK)[0].tobytes()
+    lora = make_lora(loaded(engine)[0].unet, tmp_path / "style.v1.safetensors")
+    for weight, same in ((0.0, True), (1.0, False)):
+        adapted = SDXLEngine("tiny", loras={lora: weight})
+        assert (run(adapted, Recorder(), **QUICK)[0].tobytes() == plain) is same
+        assert adapted.facts()["loras"] == f"style.v1.safetensors:{weight:g}"
+
+
+def test_a_lora_that_does_not_fit_is_said(tmp_path: Path) -> None:
+    wrong = tmp_path / "wrong.safetensors"
+    save_file({"unet.nothing.lora_A.weight": torch.zeros(2, 2)}, wrong)
+    with pytest.raises(CheckpointNotFound, match=r"LoRA 'wrong\.safetensors'"):
+        run(SDXLEngine("tiny", loras={wrong: 1.0}), Recorder(), **QUICK)
+    with pytest.raises(CheckpointNotFound, match=r"no LoRA file 'gone\.safetensors'"):
+        run(SDXLEngine("tiny", loras={tmp_path / "gone.safetensors": 1.0}), Recorder())
+
+
+def make_lora(unet: Any, path: Path) -> Path:
+    """Write a LoRA of rank 2 for the queries of a UNet's attention."""
+    rng = torch.Generator().manual_seed(0)
+    weights = {}
+    for name, module in unet.named_modules():
+        if name.endswith("to_q"):
+            rows, columns = module.weight.shape
+            weights[f"unet.{name}.lora_A.weight"] = torch.randn(
+                2, columns, generator=rng
+            )
+            weights[f"unet.{name}.lora_B.weight"] = torch.randn(rows, 2, generator=rng)
+    save_file(weights, path)
+    return path
+
+
+def distance(one: Image.Image, other: Image.Image) -> float:
+    """Return the mean difference of two pictures, in grey levels."""
+    difference = ImageChops.difference(one.convert("RGB"), other.convert("RGB"))
+    return float(sum(ImageStat.Stat(difference).mean) / 3)

@@ -174,7 +174,7 @@ def _add_lora(base: Any, path: Path, weight: float) -> None:
         # Into the weights, so that a step costs no more than without.
         base.fuse_lora(adapter_names=[adapter])
         base.unload_lora_weights()
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except (OSError, ValueError, LookupError, RuntimeError) as error:
         raise CheckpointNotFound(
             f"The LoRA {path.name!r} does not fit this checkpoint: {error}"
         ) from error
