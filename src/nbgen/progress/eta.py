@@ -16,13 +16,10 @@ from nbgen.progress.progress import Stage, StagePlan
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-_STEPS_REMEMBERED = 15
+_STEPS_REMEMBERED = 10
 _STEPS_NEEDED = 2
 _STEPS_TRUSTED = 4
 """After so many timed steps of a stage, nothing but these counts for its speed."""
-_STEPS_OF_CHANGE = 3
-_CHANGE = 1.25
-"""The rate has changed when the last steps all differ from it by this factor."""
 
 
 class Pace:
@@ -32,10 +29,9 @@ class Pace:
     The steps of a stage tell how many times slower the stage is than that; a stage
     whose steps have not been timed is taken to be as slow as the one before it.
 
-    The speed of a stage is the median over its last steps, so a single slow step is
-    forgiven, but when the last three all differ from it, they are the new speed. The
-    first step of a stage is left out: it also encodes the prompt, warms caches up and
-    moves weights.
+    The speed of a stage is the mean over its last ten steps but the fastest and the
+    slowest, so a single slow step is forgiven. The first step of a stage is left out:
+    it also encodes the prompt, warms caches up and moves weights.
 
     Args:
         plan: The stages of the run, in order.
@@ -120,14 +116,10 @@ class Pace:
 
         None while neither two steps were timed nor the time of like runs is known.
         """
-        known = self._plan.keys() & self._expected_s.keys()
-        cost = sum(self._plan[stage].cost for stage in known)
-        unit_s, slowness = 1.0, None
-        if cost:
-            unit_s, slowness = (
-                sum(self._expected_s[stage] for stage in known) / cost,
-                1.0,
-            )
+        timed = self._plan.keys() & self._expected_s.keys()
+        cost = sum(self._plan[stage].cost for stage in timed)
+        seconds = sum(self._expected_s[stage] for stage in timed)
+        unit_s, slowness = (seconds / cost, 1.0) if cost else (1.0, None)
         left_s = 0.0
         stages = self._plan.keys() | self._expected_s.keys()
         for stage in sorted(stages, key=lambda stage: stage.position):
@@ -160,7 +152,7 @@ class Pace:
         times_s = self._step_times_s.get(stage, ())
         if len(times_s) < _STEPS_NEEDED or not planned_s:
             return before
-        measured = _speed(list(times_s)) / planned_s
+        measured = _trimmed_mean(times_s) / planned_s
         if before is None:
             return measured
         # By factors, so that a run ten times as slow does not show in one leap.
@@ -177,11 +169,7 @@ class Pace:
         return pieces * piece_s - min(at_s - self._last_event_at_s, piece_s)
 
 
-def _speed(times_s: list[float]) -> float:
-    """Return the seconds that a step takes at present."""
-    # The low median, so that one slow step of two is forgiven as well.
-    typical = statistics.median_low(times_s)
-    latest = times_s[-_STEPS_OF_CHANGE:]
-    if min(latest) > typical * _CHANGE or max(latest) < typical / _CHANGE:
-        return statistics.median_low(latest)
-    return typical
+def _trimmed_mean(times_s: Sequence[float]) -> float:
+    if len(times_s) == _STEPS_NEEDED:
+        return min(times_s)
+    return statistics.fmean(sorted(times_s)[1:-1])
