@@ -113,6 +113,13 @@ def test_throttling_is_followed_within_its_window() -> None:
     assert time_left(pace, at_s) == pytest.approx(3 * (10 + 15 + 1))
 
 
+def test_more_steps_than_planned_leave_nothing_of_their_stage() -> None:
+    pace = Pace(PLAN)
+    pace.start_stage(Stage.BASE_MODEL, 0)
+    at_s = take_steps(pace, [1.0] * 12)
+    assert time_left(pace, at_s) == pytest.approx(3 + 1)
+
+
 def test_like_runs_give_a_figure_from_the_first_moment() -> None:
     pace = Pace(LONG_PLAN, LIKE_RUNS_S)
     assert time_left(pace, 0) == pytest.approx(63)
