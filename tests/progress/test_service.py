@@ -286,6 +286,45 @@ class _Clock:
         return start - dt.timedelta(seconds=self.seconds)
 
 
+def test_the_time_of_like_runs_shows_at_once_and_runs_down() -> None:
+    clock = _Clock()
+    service = ProgressService(clock=clock.monotonic, now=clock.now)
+    service.create_progress("a", 10)
+    expected_s = {Stage.LOAD: 4.0, Stage.BASE_MODEL: 8.0, Stage.SAVE: 1.0}
+    first = service.update_progress(
+        "a", current_stage=Stage.LOAD, expected_s=expected_s
+    )
+    assert first.remaining_known
+    assert first.estimated_remaining == 13
+    clock.seconds = 3
+    later = service.update_progress("a", message="Still loading")
+    assert later.estimated_remaining == 10
+
+
+@pytest.mark.parametrize("succeeds", [True, False])
+def test_stage_times_are_those_of_stages_that_came_to_their_end(succeeds: bool) -> None:
+    clock = _Clock()
+    service = ProgressService(clock=clock.monotonic, now=clock.now)
+    service.create_progress("a", 10)
+    for stage, at_s in ((Stage.LOAD, 1), (Stage.BASE_MODEL, 4), (Stage.SAVE, 9)):
+        clock.seconds = at_s
+        service.update_progress("a", current_stage=stage)
+    clock.seconds = 11
+    ended = {Stage.LOAD: 3, Stage.BASE_MODEL: 5}
+    assert service.stage_times("a") == ended
+    if succeeds:
+        service.mark_complete("a")
+        ended[Stage.SAVE] = 2
+    else:
+        service.mark_failed("a", "no")
+    assert service.stage_times("a") == ended
+
+
+def test_an_unknown_task_has_no_stage_times(service: ProgressService) -> None:
+    with pytest.raises(UnknownTask):
+        service.stage_times("a")
+
+
 reports = st.lists(
     st.fixed_dictionaries(
         {"after_s": st.floats(0, 100)},
@@ -293,6 +332,7 @@ reports = st.lists(
             "current_step": st.integers(-5, 20),
             "current_stage": st.sampled_from(Stage),
             "plan": st.just(PLAN),
+            "expected_s": st.dictionaries(st.sampled_from(Stage), st.floats(0, 100)),
             "message": st.text(max_size=5),
         },
     )

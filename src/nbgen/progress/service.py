@@ -11,7 +11,7 @@ import datetime as dt
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 
@@ -118,6 +118,7 @@ class ProgressService:
         current_step: int | None = None,
         current_stage: Stage | None = None,
         plan: Sequence[StagePlan] | None = None,
+        expected_s: Mapping[Stage, float] | None = None,
         message: str | None = None,
     ) -> GenerationProgress:
         """Report how far a task is; the first report turns it ``generating``.
@@ -131,6 +132,8 @@ class ProgressService:
             current_stage: The stage that the task is in.
             plan: The stages of the run, once they are known; their steps are the new
                 total.
+            expected_s: Seconds that like runs took for whole stages, so that the time
+                left is known from the first; it shows from the next new state on.
             message: One line for a person.
 
         Returns:
@@ -151,9 +154,11 @@ class ProgressService:
             if plan is not None:
                 task.pace.replan(plan)
                 total = sum(planned.steps for planned in plan)
+            if expected_s is not None:
+                task.pace.expect(expected_s)
             stage = _later(last.current_stage, current_stage)
             if stage is not None and stage is not last.current_stage:
-                task.pace.start_stage(stage)
+                task.pace.start_stage(stage, at_s)
             step = last.current_step
             if current_step is not None:
                 step = max(step, min(current_step, total))
@@ -235,6 +240,15 @@ class ProgressService:
             task = self._tasks.get(task_id)
             return None if task is None else task.progress
 
+    def stage_times(self, task_id: str) -> dict[Stage, float]:
+        """Return the seconds that each stage of a task took, of those that are over.
+
+        Raises:
+            UnknownTask: There is no such task.
+        """
+        with self._lock:
+            return self._known(task_id).pace.stage_times_s
+
     def register_callback(
         self, task_id: str, callback: ProgressCallback
     ) -> Callable[[], None]:
@@ -278,9 +292,12 @@ class ProgressService:
         last = task.progress
         if last.status.ended:
             return last
+        at_s = self._clock()
+        if outcome is Outcome.SUCCEEDED:
+            task.pace.finish_stage(at_s)
         ended = self._publish(
             task,
-            self._clock(),
+            at_s,
             status=outcome.status,
             current_step=last.current_step if current_step is None else current_step,
             total_steps=last.total_steps,
@@ -313,7 +330,7 @@ class ProgressService:
     ) -> GenerationProgress:
         last = task.progress
         pace = task.pace
-        remaining_s = None if status.ended else pace.remaining_s
+        remaining_s = None if status.ended else pace.remaining_s(at_s)
         overall = shown_percentage(pace.cost_done, pace.cost_total, status)
         elapsed = 0.0 if task.started_at_s is None else at_s - task.started_at_s
         task.progress = msgspec.structs.replace(
