@@ -232,7 +232,7 @@ def test_guidance_stops_where_it_is_cut_off(engine: SDXLEngine) -> None:
         for cutoff, guided in ((1.0, 10), (0.9, 9), (0.8, 8), (0.5, 5), (0.0, 0)):
             seen.clear()
             recorder = Recorder()
-            fields = {"num_inference_steps": 10, "num_images": 2}
+            fields: dict[str, Any] = {"num_inference_steps": 10, "num_images": 2}
             pictures = run(engine, recorder, guidance_cutoff=cutoff, **fields)
             assert seen == [4] * guided + [2] * (10 - guided)
             assert len(pictures) == 2

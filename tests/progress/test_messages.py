@@ -82,7 +82,8 @@ def test_how_it_ended_is_said_at_the_end_only() -> None:
         outcome=Outcome.SUCCEEDED,
         result=GenerationResult(images=(), generation_time=1.5),
     )
-    assert progress_message(done)["result"] == {"images": (), "generation_time": 1.5}
+    result = {"images": (), "generation_time": 1.5, "notes": ()}
+    assert progress_message(done)["result"] == result
 
 
 def test_an_unknown_task_is_waited_for() -> None:
