@@ -33,7 +33,7 @@ from nbgen.errors import (
     UnknownTask,
 )
 from nbgen.generation.checkpoints import find_checkpoint
-from nbgen.jobs import Job, JobQueue, Worker
+from nbgen.jobs import Job, JobQueue, RunHistory, Worker
 from nbgen.progress import GenerationProgress, ProgressService
 from nbgen.progress.dispatcher import ProgressCallback
 from nbgen.progress.previews import PreviewCallback
@@ -122,7 +122,13 @@ class Studio:
         self._images = ImageFolder(folder / "images")
         self._owns_progress = progress is None
         self._progress = progress or ProgressService()
-        self._worker = Worker(make_engine, self._store, self._images, self._progress)
+        self._worker = Worker(
+            make_engine,
+            self._store,
+            self._images,
+            self._progress,
+            RunHistory(folder / "timings.json", str(checkpoint)),
+        )
         self._queue = JobQueue(
             self._worker.run, on_idle=self._worker.release, idle_s=release_after
         )

@@ -19,6 +19,7 @@ from PIL import Image
 from nbgen.errors import InvalidRequest, NbgenError
 from nbgen.generation.engine import Cancelled, Engine
 from nbgen.generation.recipe import encode_picture
+from nbgen.jobs.history import RunHistory
 from nbgen.jobs.queue import Job
 from nbgen.progress import Preview, ProgressService, Stage, StagePlan
 from nbgen.schema import GenerationResult, ImageRecord, Outcome
@@ -45,6 +46,7 @@ class Worker:
         store: Where ends are committed before anyone is told.
         images: Where the pictures are saved.
         progress: Who tells those who watch.
+        history: How long the stages of earlier runs took.
     """
 
     def __init__(
@@ -53,18 +55,21 @@ class Worker:
         store: Store,
         images: ImageFolder,
         progress: ProgressService,
+        history: RunHistory,
     ) -> None:
         self._make_engine = make_engine
         self._engine: Engine | None = None
         self._store = store
         self._images = images
         self._progress = progress
+        self._history = history
+        self._loaded = False
         self._saver = ThreadPoolExecutor(1, "nbgen-saver")
         self._saving: Future[None] | None = None
 
     def run(self, job: Job) -> None:
         """Make the pictures of a job and have them saved; never raises."""
-        made = _Made(self._progress, job.task_id)
+        made = _Made(job, self._progress, self._history, was_loaded=self._loaded)
         try:
             self._make(job, made)
         except BaseException as error:  # noqa: BLE001 - whatever a model may raise
@@ -87,6 +92,7 @@ class Worker:
 
     def release(self) -> None:
         """Give the engine's memory back; it is loaded again when it is needed."""
+        self._loaded = False
         if self._engine is not None:
             self._engine.close()
 
@@ -100,7 +106,7 @@ class Worker:
 
     def _make(self, job: Job, made: _Made) -> None:
         self._store.start_task(job.task_id)
-        made.start_stage(Stage.LOAD)
+        made.start()
         image = self._open("image", job.request.image)
         mask = self._open("mask", job.request.mask)
         if self._engine is None:
@@ -113,6 +119,7 @@ class Worker:
             image=image,
             mask=mask,
         ):
+            self._loaded = True
             made.facts = self._engine.facts()
             made.pictures.append(picture)
         job.cancel.raise_if_cancelled()
@@ -138,6 +145,7 @@ class Worker:
             made.error = error
         if made.error is None:
             self._end(job, Outcome.SUCCEEDED, result=result)
+            made.remember()
         elif isinstance(made.error, Cancelled):
             self.cancel(job)
         else:
@@ -232,18 +240,56 @@ class _Made:
     Owned by the worker thread until it is handed to the saver's.
     """
 
-    def __init__(self, progress: ProgressService, task_id: str) -> None:
+    def __init__(
+        self,
+        job: Job,
+        progress: ProgressService,
+        history: RunHistory,
+        *,
+        was_loaded: bool,
+    ) -> None:
         self.pictures: list[Image.Image] = []
         self.facts: dict[str, str] = {}
         self.notes: list[str] = []
         self.error: BaseException | None = None
         self.started_at_s = time.monotonic()
+        self._job = job
+        self._task_id = job.task_id
         self._progress = progress
-        self._task_id = task_id
+        self._history = history
+        self._was_loaded = was_loaded
+        self._plan: Sequence[StagePlan] = ()
         self._steps = 0
 
+    def start(self) -> None:
+        expected_s = self._history.expected_s(
+            self._job.request, loaded=self._was_loaded
+        )
+        self._progress.update_progress(
+            self._task_id,
+            current_stage=Stage.LOAD,
+            message=_STAGE_MESSAGES[Stage.LOAD],
+            expected_s=expected_s,
+        )
+
     def plan(self, stages: Sequence[StagePlan]) -> None:
-        self._progress.update_progress(self._task_id, plan=stages)
+        self._plan = stages
+        expected_s = self._history.expected_s(
+            self._job.request, stages, loaded=self._was_loaded
+        )
+        self._progress.update_progress(
+            self._task_id, plan=stages, expected_s=expected_s
+        )
+
+    def remember(self) -> None:
+        """Keep how long the stages took, once the task has ended."""
+        self._history.remember(
+            self._job.request,
+            self._plan,
+            self._progress.stage_times(self._task_id),
+            was_loaded=self._was_loaded,
+            made_with=self.facts,
+        )
 
     def start_stage(self, stage: Stage) -> None:
         self._progress.update_progress(
