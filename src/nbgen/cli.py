@@ -25,6 +25,7 @@ from rich.progress import (
 )
 
 from nbgen.errors import NbgenError
+from nbgen.schema import SchedulerName
 
 app = typer.Typer(
     name="nbgen",
@@ -43,7 +44,8 @@ DataDir = Annotated[
     typer.Option(help="Where tasks and pictures are kept (default: your user data)."),
 ]
 CheckpointName = Annotated[
-    str, typer.Option(help="'tiny', or a folder in diffusers' layout.")
+    str,
+    typer.Option(help="'auto', 'tiny', 'sdxl', a folder, a file or an id on the hub."),
 ]
 Url = Annotated[str, typer.Option(help="The address of the server.")]
 Token = Annotated[
@@ -99,9 +101,15 @@ def generate(
     guidance_scale: Annotated[float, typer.Option(help="0 to 20.")] = 8.0,
     seed: Annotated[int | None, typer.Option(help="Leave out to draw one.")] = None,
     refine: Annotated[bool, typer.Option(help="Use the refiner.")] = True,
+    scheduler: Annotated[SchedulerName, typer.Option(help="The sampler.")] = (
+        SchedulerName.EULER
+    ),
+    image: Annotated[Path | None, typer.Option(help="A picture to start from.")] = None,
+    mask: Annotated[Path | None, typer.Option(help="White: draw here anew.")] = None,
+    strength: Annotated[float, typer.Option(help="How far from --image.")] = 0.7,
     task_id: Annotated[str | None, typer.Option(help="An id of your own.")] = None,
     data_dir: DataDir = None,
-    checkpoint: CheckpointName = "tiny",
+    checkpoint: CheckpointName = "auto",
 ) -> None:
     """Draw a picture here and now, without a server."""
     from nbgen.progress.messages import progress_message
@@ -119,6 +127,10 @@ def generate(
             guidance_scale=guidance_scale,
             seed=seed,
             use_refinement=refine,
+            scheduler=scheduler,
+            image=image,
+            mask=mask,
+            strength=strength,
             on_progress=lambda progress: show(progress_message(progress)),
         )
         asyncio.run(drawing)
@@ -135,7 +147,7 @@ def serve(
     ] = None,
     token: Token = None,
     data_dir: DataDir = None,
-    checkpoint: CheckpointName = "tiny",
+    checkpoint: CheckpointName = "auto",
 ) -> None:
     """Serve the progress protocol and the HTTP API until interrupted."""
     from nbgen.server import Server
@@ -209,6 +221,7 @@ def _bar() -> Iterator[Callable[[dict[str, Any]], None]]:
     )
     with Progress(*columns, console=_console) as bar:
         line = bar.add_task("Waiting", total=100, steps="")
+        notes: list[str] = []
 
         def show(message: dict[str, Any]) -> None:
             if message["type"] == "status":
@@ -216,14 +229,18 @@ def _bar() -> Iterator[Callable[[dict[str, Any]], None]]:
             steps = f"{message['current_step']}/{message['total_steps']}"
             if message["remaining_known"]:
                 steps += f" · {message['estimated_remaining']:.1f} s left"
+            result = message.get("result")
+            notes.extend(result["notes"] if result else ())
             bar.update(
                 line,
-                description=message["message"],
+                description="Done" if result else message["message"],
                 completed=message["overall_percentage"],
                 steps=steps,
             )
 
         yield show
+    for note in notes:
+        _console.print(f"[yellow]Note:[/yellow] {note}", highlight=False)
 
 
 @contextmanager

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import binascii
+from contextlib import suppress
 from typing import Any
 
 from tornado.web import HTTPError
 
 from nbgen.checks import check_reviewer_id, check_task_id
 from nbgen.errors import InvalidRequest, NbgenError, TaskError
+from nbgen.progress.progress import done_message
 from nbgen.schema import (
     GenerationRequest,
     GenerationResult,
@@ -32,6 +36,12 @@ class GenerateHandler(BaseHandler):
                 raise InvalidRequest(flag, body[flag], "true or false")
         # What is not a field of ours belongs to other services that take this body.
         fields = {name: body[name] for name in _REQUEST_FIELDS & body.keys()}
+        for field in ("image", "mask"):
+            if str(fields.get(field, "")).startswith("data:"):
+                data = _data_of_url(field, fields[field])
+                fields[field] = await asyncio.to_thread(
+                    self.studio.keep_picture, field, data
+                )
         request = GenerationRequest(**{"prompt": None, **fields})
         if not body.get("use_generation", True):
             self.write_json(_no_picture("Generation was not asked for.", None))
@@ -138,7 +148,7 @@ class ImageHandler(BaseHandler):
         if path is None:
             raise HTTPError(404)
         data = await asyncio.to_thread(path.read_bytes)
-        self.set_header("Content-Type", "image/png")
+        self.set_header("Content-Type", f"image/{path.suffix.removeprefix('.')}")
         self.set_header("Cache-Control", "public, max-age=31536000, immutable")
         self.finish(data)
 
@@ -158,6 +168,15 @@ class HealthHandler(BaseHandler):
             self.write_json({"status": "healthy"})
 
 
+def _data_of_url(field: str, url: str) -> bytes:
+    head, comma, text = url.partition(",")
+    if comma and head.endswith(";base64"):
+        with suppress(binascii.Error):
+            return base64.b64decode(text, validate=True)
+    allowed = "a name, an /images/ URL or a data: URL in base64"
+    raise InvalidRequest(field, url, allowed)
+
+
 def _picture(result: GenerationResult, task_id: str) -> dict[str, Any]:
     first = result.images[0]
     return {
@@ -169,7 +188,7 @@ def _picture(result: GenerationResult, task_id: str) -> dict[str, Any]:
             "width": first.width,
             "height": first.height,
         },
-        "message": "Done",
+        "message": done_message(result),
         "generation_time": result.generation_time,
         "task_id": task_id,
     }

@@ -11,14 +11,15 @@ from __future__ import annotations
 import getpass
 import logging
 import threading
+import time
 from collections.abc import Callable
 from html import escape
 
 import ipywidgets
 
 from nbgen.errors import NbgenError
-from nbgen.progress import GenerationProgress
-from nbgen.schema import Decision, Outcome, Status, TaskRecord
+from nbgen.progress import GenerationProgress, Preview
+from nbgen.schema import Decision, Outcome, SchedulerName, Status, TaskRecord
 from nbgen.studio import Studio
 from nbgen.task import Task
 from nbgen.widgets.progress_view import ProgressView
@@ -28,6 +29,8 @@ from nbgen.widgets.result_view import ResultView
 from nbgen.widgets.style import style_sheet
 
 logger = logging.getLogger(__name__)
+
+_PREVIEW_INTERVAL_S = 0.5
 
 
 class GenerationPanel(ipywidgets.VBox):  # type: ignore[misc]
@@ -49,6 +52,8 @@ class GenerationPanel(ipywidgets.VBox):  # type: ignore[misc]
         guidance_scale: See ``Studio.generate``.
         seed: See ``Studio.generate``.
         use_refinement: See ``Studio.generate``.
+        num_images: See ``Studio.generate``.
+        scheduler: See ``Studio.generate``.
         task_id: See ``Studio.generate``.
         reviewer_id: The name to propose as the reviewer's; by default the user's.
 
@@ -58,6 +63,7 @@ class GenerationPanel(ipywidgets.VBox):  # type: ignore[misc]
 
     # Also for a panel that could not be made: ipywidgets closes every widget.
     _stop_watching: Callable[[], None] | None = None
+    _stop_previews: Callable[[], None] | None = None
     _pump: Pump | None = None
 
     def __init__(
@@ -73,6 +79,8 @@ class GenerationPanel(ipywidgets.VBox):  # type: ignore[misc]
         guidance_scale: float = 8.0,
         seed: int | None = None,
         use_refinement: bool = True,
+        num_images: int = 1,
+        scheduler: str = SchedulerName.EULER,
         task_id: str | None = None,
         reviewer_id: str | None = None,
     ) -> None:
@@ -80,6 +88,8 @@ class GenerationPanel(ipywidgets.VBox):  # type: ignore[misc]
         self._lock = threading.Lock()
         self._task: Task | None = None
         self._progress: GenerationProgress | None = None
+        self._preview: Preview | None = None
+        self._previewed_at_s = 0.0
         self._error: str | None = None
         self._cancelling = False
 
@@ -97,6 +107,8 @@ class GenerationPanel(ipywidgets.VBox):  # type: ignore[misc]
                 "guidance_scale": guidance_scale,
                 "seed": seed,
                 "use_refinement": use_refinement,
+                "num_images": num_images,
+                "scheduler": scheduler,
                 "task_id": task_id,
             }
         self._form = RequestForm(fields)
@@ -180,8 +192,9 @@ class GenerationPanel(ipywidgets.VBox):  # type: ignore[misc]
 
     def close(self) -> None:
         """Take the panel off the page and end its thread; the task goes on."""
-        if self._stop_watching is not None:
-            self._stop_watching()
+        for stop in (self._stop_watching, self._stop_previews):
+            if stop is not None:
+                stop()
         if self._pump is not None:
             self._pump.close()
         super().close()
@@ -219,14 +232,18 @@ class GenerationPanel(ipywidgets.VBox):  # type: ignore[misc]
 
     def _attach(self, task: Task) -> None:
         stop_watching = task.watch(self._on_progress)
+        stop_previews = task.watch_previews(self._on_preview)
         with self._lock:
-            stop_earlier, self._stop_watching = self._stop_watching, stop_watching
+            earlier = (self._stop_watching, self._stop_previews)
+            self._stop_watching, self._stop_previews = stop_watching, stop_previews
             self._task = task
             self._progress = task.progress
+            self._preview = None
             self._error = None
             self._cancelling = False
-        if stop_earlier is not None:
-            stop_earlier()
+        for stop in earlier:
+            if stop is not None:
+                stop()
         self._wake()
 
     def _on_progress(self, progress: GenerationProgress) -> None:
@@ -238,6 +255,14 @@ class GenerationPanel(ipywidgets.VBox):  # type: ignore[misc]
                 self._progress = progress
         self._wake()
 
+    def _on_preview(self, preview: Preview) -> None:
+        at_s = time.monotonic()
+        with self._lock:
+            if at_s - self._previewed_at_s < _PREVIEW_INTERVAL_S:
+                return
+            self._preview, self._previewed_at_s = preview, at_s
+        self._wake()
+
     def _wake(self) -> None:
         if self._pump is not None:
             self._pump.wake()
@@ -245,7 +270,7 @@ class GenerationPanel(ipywidgets.VBox):  # type: ignore[misc]
     def _render(self) -> None:
         """Bring all widgets to the present state; the pump's thread only."""
         with self._lock:
-            task, progress = self._task, self._progress
+            task, progress, preview = self._task, self._progress, self._preview
             error, cancelling = self._error, self._cancelling
         busy = progress is not None and not progress.status.ended
         if progress is not None and not busy:
@@ -261,7 +286,7 @@ class GenerationPanel(ipywidgets.VBox):  # type: ignore[misc]
             else ""
         )
         self._error_line.layout.display = None if error else "none"
-        self._progress_view.show(progress, cancelling=cancelling)
+        self._progress_view.show(progress, cancelling=cancelling, preview=preview)
         record: TaskRecord | None = None
         if task and progress and progress.status is Status.COMPLETED:
             record = task.record

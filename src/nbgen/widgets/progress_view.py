@@ -7,7 +7,7 @@ from html import escape
 
 import ipywidgets
 
-from nbgen.progress import GenerationProgress
+from nbgen.progress import GenerationProgress, Preview
 from nbgen.schema import Outcome, Status
 
 _BAR_STYLE = {
@@ -27,11 +27,18 @@ class ProgressView(ipywidgets.VBox):  # type: ignore[misc]
         self._bar = ipywidgets.FloatProgress(min=0, max=100)
         self._bar.tooltip = "Progress"
         self._line = ipywidgets.HTML()
+        self._preview = ipywidgets.Image(format="jpeg")
         super().__init__()
         self.add_class("nbgen-progress")
 
-    def show(self, progress: GenerationProgress | None, *, cancelling: bool) -> None:
-        """Show a state; None hides the bar."""
+    def show(
+        self,
+        progress: GenerationProgress | None,
+        *,
+        cancelling: bool,
+        preview: Preview | None,
+    ) -> None:
+        """Show a state and what the picture will look like; None hides them."""
         if progress is None:
             self.children = ()
             return
@@ -44,7 +51,12 @@ class ProgressView(ipywidgets.VBox):  # type: ignore[misc]
             f'<div class="nbgen-line"><span>{escape(left)}</span>'
             f'<span class="nbgen-soft">{escape(_right(progress))}</span></div>'
         )
-        self.children = (self._bar, self._line)
+        if preview is None or outcome is not None:
+            self.children = (self._bar, self._line)
+            return
+        if self._preview.value != preview.jpeg:
+            self._preview.value = preview.jpeg
+        self.children = (self._bar, self._line, self._preview)
 
 
 def _left(progress: GenerationProgress) -> str:

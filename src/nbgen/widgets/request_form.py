@@ -7,7 +7,17 @@ from typing import Any
 
 import ipywidgets
 
-from nbgen.schema import GenerationRequest
+from nbgen.schema import GenerationRequest, SchedulerName
+
+_SCHEDULERS = (
+    ("Euler", SchedulerName.EULER),
+    ("Euler Karras", SchedulerName.EULER_KARRAS),
+    ("DPM++ 2M", SchedulerName.DPMPP_2M),
+    ("DPM++ 2M Karras", SchedulerName.DPMPP_2M_KARRAS),
+    ("Heun", SchedulerName.HEUN),
+    ("DDIM", SchedulerName.DDIM),
+    ("UniPC", SchedulerName.UNIPC),
+)
 
 
 class RequestForm(ipywidgets.VBox):  # type: ignore[misc]
@@ -32,6 +42,10 @@ class RequestForm(ipywidgets.VBox):  # type: ignore[misc]
         self._steps = _text(ipywidgets.Text, "Steps", "1 to 150")
         self._guidance = _text(ipywidgets.Text, "Guidance", "0 to 20")
         self._seed = _text(ipywidgets.Text, "Seed", "random")
+        self._num_images = _text(ipywidgets.Text, "Images", "1 to 16")
+        self._scheduler = _labelled(
+            ipywidgets.Dropdown, "Scheduler", options=_SCHEDULERS
+        )
         self._task_id = _text(ipywidgets.Text, "Task id", "automatic")
         self._refine = ipywidgets.Checkbox(description="Refine", indent=False)
         self._refine.tooltip = "Have the refiner make the last fifth of the steps"
@@ -42,6 +56,8 @@ class RequestForm(ipywidgets.VBox):  # type: ignore[misc]
                 self._steps,
                 self._guidance,
                 self._seed,
+                self._num_images,
+                self._scheduler,
                 self._task_id,
             ]
         )
@@ -60,6 +76,8 @@ class RequestForm(ipywidgets.VBox):  # type: ignore[misc]
             "guidance_scale": _number(self._guidance.value),
             "seed": _number(self._seed.value),
             "use_refinement": self._refine.value,
+            "num_images": _number(self._num_images.value),
+            "scheduler": self._scheduler.value,
             "task_id": self._task_id.value.strip() or None,
         }
 
@@ -80,19 +98,25 @@ class RequestForm(ipywidgets.VBox):  # type: ignore[misc]
         self._guidance.value = _shown(fields["guidance_scale"])
         self._seed.value = _shown(fields["seed"])
         self._refine.value = fields["use_refinement"]
+        self._num_images.value = _shown(fields["num_images"])
+        self._scheduler.value = SchedulerName(fields["scheduler"])
         self._task_id.value = fields["task_id"] or ""
 
 
 def request_fields(request: GenerationRequest) -> dict[str, Any]:
     """Return the fields that make a request again, under another id."""
     names = ("prompt", "negative_prompt", "width", "height", "num_inference_steps")
-    more = ("guidance_scale", "seed", "use_refinement")
+    more = ("guidance_scale", "seed", "use_refinement", "num_images", "scheduler")
     fields = {name: getattr(request, name) for name in (*names, *more)}
     return {**fields, "task_id": None}
 
 
 def _text(kind: Any, label: str, placeholder: str, **options: Any) -> Any:
-    field = kind(description=label, placeholder=placeholder, **options)
+    return _labelled(kind, label, placeholder=placeholder, **options)
+
+
+def _labelled(kind: Any, label: str, **options: Any) -> Any:
+    field = kind(description=label, **options)
     field.tooltip = label
     field.add_class("nbgen-field")
     return field

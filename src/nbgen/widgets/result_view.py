@@ -88,7 +88,10 @@ class ResultView(ipywidgets.VBox):  # type: ignore[misc]
     def _show_pictures(self, record: TaskRecord, paths: Sequence[Path]) -> None:
         earlier = self._pictures.children
         self._pictures.children = [
-            ipywidgets.Image(value=path.read_bytes(), format="png") for path in paths
+            ipywidgets.Image(
+                value=path.read_bytes(), format=path.suffix.removeprefix(".")
+            )
+            for path in paths
         ]
         for picture in earlier:
             picture.close()

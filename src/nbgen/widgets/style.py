@@ -26,6 +26,8 @@ _CSS = """
   line-height: 20px; margin: 0 0 2px; color: var(--nb-soft); font-size: 12px; }
 .nbgen-panel .nbgen-field textarea { min-height: 0; resize: vertical; height: auto; }
 .nbgen-panel .nbgen-field input { height: 30px; margin: 0; }
+.nbgen-panel .nbgen-field select { height: 30px; margin: 0; width: 100%;
+  box-sizing: border-box; border-radius: 4px; font-size: 13px; }
 .nbgen-panel .nbgen-field input, .nbgen-panel .nbgen-field textarea {
   box-sizing: border-box; width: 100%; border-radius: 4px; font-size: 13px;
   font-family: var(--jp-ui-font-family, system-ui, sans-serif); }
