@@ -40,15 +40,14 @@ def take(page: Page, theme: str) -> None:
     panel.get_by_text("Sampling with the base model").wait_for()
     page.wait_for_function(
         "parseFloat(document.querySelector('.nbgen-panel .progress-bar').style.width)"
-        " > 30"
+        " > 60"
     )
-    page.screenshot(path=IMAGES / f"panel-busy-{theme}.png")
+    panel.locator("img").wait_for()
+    panel.screenshot(path=IMAGES / f"panel-busy-{theme}.png")
     panel.get_by_role("button", name="Approve").wait_for()
     page.wait_for_function(
         "document.querySelector('.nbgen-panel img').naturalWidth === 128"
     )
-    # Lab scrolls inside the window, and a picture ends where the window does.
-    page.set_viewport_size({"width": 1140, "height": 1400})
     panel.screenshot(path=IMAGES / f"panel-review-{theme}.png")
     panel.get_by_label("Feedback").fill("Just right")
     panel.get_by_role("button", name="Approve").click()
@@ -72,7 +71,8 @@ def main() -> None:
             browser = playwright.chromium.launch(
                 executable_path=CHROMIUM, args=CHROMIUM_FLAGS
             )
-            page = browser.new_page(viewport={"width": 1140, "height": 720})
+            # Lab scrolls inside the window, and a picture ends where the window does.
+            page = browser.new_page(viewport={"width": 1140, "height": 1400})
             page.set_default_timeout(60_000)
             open_notebook(page, address, "panel.ipynb")
             run_all(page)

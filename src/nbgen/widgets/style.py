@@ -25,14 +25,15 @@ _CSS = """
 .nbgen-panel .nbgen-field > label { width: auto; text-align: left; height: 20px;
   line-height: 20px; margin: 0 0 2px; color: var(--nb-soft); font-size: 12px; }
 .nbgen-panel .nbgen-field textarea { min-height: 0; resize: vertical; height: auto; }
-.nbgen-panel .nbgen-field input { height: 30px; margin: 0; }
-.nbgen-panel .nbgen-field select { height: 30px; margin: 0; width: 100%;
+.nbgen-panel .nbgen-field input { height: 30px; margin: 0; flex: none; }
+.nbgen-panel .nbgen-field select { height: 30px; margin: 0; width: 100%; flex: none;
+  appearance: auto; background-image: none; color: var(--nb-ink);
   box-sizing: border-box; border-radius: 4px; font-size: 13px; }
 .nbgen-panel .nbgen-field input, .nbgen-panel .nbgen-field textarea {
   box-sizing: border-box; width: 100%; border-radius: 4px; font-size: 13px;
   font-family: var(--jp-ui-font-family, system-ui, sans-serif); }
 .nbgen-panel .nbgen-grid { display: grid; gap: 12px;
-  grid-template-columns: repeat(auto-fill, minmax(88px, 1fr)); }
+  grid-template-columns: repeat(auto-fill, minmax(136px, 1fr)); }
 .nbgen-panel .widget-checkbox { width: auto; align-self: flex-start; }
 .nbgen-panel .widget-checkbox label { align-items: center; }
 .nbgen-panel .nbgen-actions { align-items: center; }
