@@ -164,8 +164,11 @@ def accuracy(
     prompted: bool = True,
     **options: Any,
 ) -> dict[str, float]:
-    """Return the share of pictures in which each measured thing is right."""
-    found: dict[str, list[bool]] = {}
+    """Return the share of pictures in which each measured thing is right.
+
+    ``clean`` is the mean share of a picture instead.
+    """
+    found: dict[str, list[float]] = {}
     for start in range(0, len(scenes), _BATCH):
         batch = scenes[start : start + _BATCH]
         prompts = [scene.caption if prompted else "" for scene in batch]

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image, ImageFilter
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
@@ -22,6 +23,7 @@ def test_finds_nothing_wrong_in_drawn_pictures(kind: str) -> None:
         scene = make_scene(7, index, kind)
         measured = measure(draw(scene), scene)
         assert False not in vars(measured).values(), (scene.caption, measured)
+        assert measured.clean is None or measured.clean > 0.93
 
 
 def _one(shape: str = "circle", colour: str = "red", on: str = "blue") -> Scene:
@@ -42,6 +44,18 @@ def test_sees_a_wrong_colour() -> None:
 def test_sees_a_wrong_shape() -> None:
     measured = measure(draw(_one(shape="star")), _one())
     assert (measured.background, measured.colour, measured.shape) == (True, True, False)
+
+
+def test_sees_blur() -> None:
+    drawn = Image.fromarray(draw(_one()))
+    shares = [
+        measure(
+            np.asarray(drawn.filter(ImageFilter.GaussianBlur(radius))), _one()
+        ).clean
+        for radius in (0, 2, 4)
+    ]
+    assert shares == sorted(shares, key=float, reverse=True)  # type: ignore[arg-type]
+    assert float(shares[0] or 0) - float(shares[2] or 0) > 0.1
 
 
 def test_sees_an_empty_picture() -> None:
