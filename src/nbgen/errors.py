@@ -9,6 +9,7 @@
     ├── BrokenPicture         broken_picture          black, or not a number
     ├── NoRecipe              no_recipe               a file tells not how it was made
     ├── DataFolderUnusable    data_folder_unusable    nothing can be kept there
+    ├── QueueFull             queue_full              too many tasks wait
     ├── TaskError             task_error
     │   ├── UnknownTask       unknown_task            no task of that id
     │   ├── TaskConflict      task_conflict           the id means another request
@@ -85,6 +86,18 @@ class DataFolderUnusable(NbgenError):
     """The folder for tasks and pictures cannot be read or written."""
 
     code = "data_folder_unusable"
+
+
+class QueueFull(NbgenError):
+    """As many tasks wait as may."""
+
+    code = "queue_full"
+
+    def __init__(self, waiting: int, limit: int) -> None:
+        super().__init__(
+            f"{waiting:,} tasks wait, and {limit:,} may. Submit again when some have "
+            "run, cancel some, or open the studio with a higher queue_limit."
+        )
 
 
 class TaskError(NbgenError):

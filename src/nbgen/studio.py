@@ -88,6 +88,7 @@ class Studio:
         memory_plan: How the model is put into memory; None decides from what is free.
         release_after: Seconds without work after which the model's memory is given
             back until the next task; None keeps it.
+        queue_limit: How many tasks may wait.
         engine: Makes the pictures instead of SDXL; for tests.
         progress: Tells those who watch; by default a service of the studio's own.
 
@@ -104,6 +105,7 @@ class Studio:
         loras: Mapping[str | Path, float] | None = None,
         memory_plan: MemoryPlan | None = None,
         release_after: float | None = 900.0,
+        queue_limit: int = 10_000,
         engine: Engine | None = None,
         progress: ProgressService | None = None,
     ) -> None:
@@ -130,7 +132,10 @@ class Studio:
             RunHistory(folder / "timings.json", str(checkpoint)),
         )
         self._queue = JobQueue(
-            self._worker.run, on_idle=self._worker.release, idle_s=release_after
+            self._worker.run,
+            on_idle=self._worker.release,
+            idle_s=release_after,
+            limit=queue_limit,
         )
         self._submitting = threading.Lock()
         self._closed = False
@@ -176,6 +181,7 @@ class Studio:
         Raises:
             InvalidRequest: A value is not allowed; nothing was queued.
             TaskConflict: The id stands for another request.
+            QueueFull: Too many tasks wait.
             StudioClosed: The studio is closed.
         """
         request = GenerationRequest(
@@ -214,6 +220,7 @@ class Studio:
                 if standing.request != request:
                     raise TaskConflict(task_id)
                 return Task(self, standing, self._queue.find(task_id))
+            self._queue.check_room()
             seed = request.seed
             record = TaskRecord(
                 id=task_id,
@@ -358,6 +365,17 @@ class Studio:
         assert name is not None
         return name
 
+    def pause(self) -> None:
+        """Start no further task until ``resume``; the one that runs goes on.
+
+        To finish the running one and stop: ``pause()``, wait for it, ``close()``.
+        """
+        self._queue.pause()
+
+    def resume(self) -> None:
+        """Start tasks again."""
+        self._queue.resume()
+
     def cancel(self, task_id: str) -> None:
         """Ask a task to end: at once if it waits, within two steps if it runs.
 
@@ -456,7 +474,7 @@ class Studio:
                 return
             self._closed = True
         atexit.unregister(self.close)
-        for never_ran in self._queue.close():
+        for never_ran in self._queue.close(finish=False):
             self._worker.cancel(never_ran)
         self._worker.close()
         if self._owns_progress:

@@ -1,4 +1,4 @@
-"""Decides what runs when: one job at a time, first come first served.
+"""Decides what runs when: one job at a time, by priority, then first come first served.
 
 Thread-safety: every method of ``JobQueue`` may be called from any thread. The waiting
 and the unfinished jobs belong to its lock; the thread ``nbgen-worker`` alone runs jobs.
@@ -7,11 +7,12 @@ and the unfinished jobs belong to its lock; the thread ``nbgen-worker`` alone ru
 from __future__ import annotations
 
 import threading
-from collections import deque
+from bisect import insort
 from collections.abc import Callable
 from concurrent.futures import Future
 from functools import partial
 
+from nbgen.errors import QueueFull
 from nbgen.generation.engine import CancelToken
 from nbgen.schema import GenerationRequest
 
@@ -23,15 +24,27 @@ class Job:
         task_id: The id of the task.
         request: What to make.
         seed: The seed of the first picture.
+        priority: Jobs of a higher one run first.
+        number: Its place among those of the same priority.
         cancel: Set to stop the work.
         done: Resolves once the end of the task is committed.
         error: The exception that ended it, for whoever asks for the result.
     """
 
-    def __init__(self, task_id: str, request: GenerationRequest, seed: int) -> None:
+    def __init__(
+        self,
+        task_id: str,
+        request: GenerationRequest,
+        seed: int,
+        *,
+        priority: int = 0,
+        number: int = 0,
+    ) -> None:
         self.task_id = task_id
         self.request = request
         self.seed = seed
+        self.priority = priority
+        self.number = number
         self.cancel = CancelToken()
         self.done: Future[None] = Future()
         # From here on nobody who waits for the future can cancel it.
@@ -39,8 +52,12 @@ class Job:
         self.error: BaseException | None = None
 
 
+def _order(job: Job) -> tuple[int, int]:
+    return -job.priority, job.number
+
+
 class JobQueue:
-    """Runs jobs one at a time, first come first served.
+    """Runs jobs one at a time, by priority, then first come first served.
 
     Args:
         run: Called with each job on the worker thread; must not raise. The job may
@@ -48,6 +65,7 @@ class JobQueue:
         on_idle: Called on the worker thread when there has been nothing to do for
             ``idle_s``.
         idle_s: Seconds; None never calls it.
+        limit: How many jobs may wait.
     """
 
     def __init__(
@@ -56,12 +74,15 @@ class JobQueue:
         *,
         on_idle: Callable[[], None],
         idle_s: float | None,
+        limit: int,
     ) -> None:
         self._run = run
         self._on_idle = on_idle
         self._idle_s = idle_s
         self._changed = threading.Condition()
-        self._waiting: deque[Job] = deque()
+        self._limit = limit
+        self._waiting: list[Job] = []  # in the order in which they will run
+        self._paused = False
         self._started: dict[str, Job] = {}
         self._closed = False
         # A daemon: a notebook's kernel must be able to exit at any time.
@@ -70,18 +91,58 @@ class JobQueue:
         )
         self._thread.start()
 
-    def submit(self, job: Job) -> None:
-        """Put a job at the end of the queue."""
+    def check_room(self, jobs: int = 1) -> None:
+        """Raise ``QueueFull`` unless so many more jobs may wait."""
         with self._changed:
-            self._waiting.append(job)
+            waiting = len(self._waiting)
+        if waiting + jobs > self._limit:
+            raise QueueFull(waiting, self._limit)
+
+    def submit(self, job: Job) -> None:
+        """Put a job behind those of its priority."""
+        with self._changed:
+            insort(self._waiting, job, key=_order)
             self._changed.notify()
+
+    def prioritise(self, task_id: str, priority: int) -> bool:
+        """Give a waiting job another priority; return False if it does not wait."""
+        with self._changed:
+            job = self._find_waiting(task_id)
+            if job is None:
+                return False
+            self._waiting.remove(job)
+            job.priority = priority
+            insort(self._waiting, job, key=_order)
+            return True
+
+    def pause(self) -> None:
+        """Start no further job; one that runs goes on to its end."""
+        with self._changed:
+            self._paused = True
+
+    def resume(self) -> None:
+        """Start jobs again."""
+        with self._changed:
+            self._paused = False
+            self._changed.notify()
+
+    @property
+    def paused(self) -> bool:
+        """Whether no further job is started."""
+        with self._changed:
+            return self._paused
+
+    def waiting(self) -> list[str]:
+        """Return the ids of the waiting tasks, the next one first."""
+        with self._changed:
+            return [job.task_id for job in self._waiting]
 
     def find(self, task_id: str) -> Job | None:
         """Return the job of that task if it waits or has not ended."""
         with self._changed:
             if task_id in self._started:
                 return self._started[task_id]
-            return next((j for j in self._waiting if j.task_id == task_id), None)
+            return self._find_waiting(task_id)
 
     def cancel(self, task_id: str) -> Job | None:
         """Stop a job: ask a started one to end, or take a waiting one out.
@@ -94,18 +155,23 @@ class JobQueue:
             if task_id in self._started:
                 self._started[task_id].cancel.cancel()
                 return None
-            job = next((j for j in self._waiting if j.task_id == task_id), None)
+            job = self._find_waiting(task_id)
             if job is not None:
                 self._waiting.remove(job)
             return job
 
-    def close(self) -> list[Job]:
-        """Stop the started jobs and the thread; return the jobs that never ran."""
+    def close(self, *, finish: bool) -> list[Job]:
+        """End the thread; return the jobs that never ran.
+
+        Args:
+            finish: Whether started jobs go on to their end; otherwise they are
+                cancelled.
+        """
         with self._changed:
             self._closed = True
             never_ran = list(self._waiting)
             self._waiting.clear()
-            for job in self._started.values():
+            for job in self._started.values() if not finish else ():
                 job.cancel.cancel()
             self._changed.notify()
         self._thread.join()
@@ -116,11 +182,12 @@ class JobQueue:
         while True:
             with self._changed:
                 asked = self._changed.wait_for(
-                    lambda: self._waiting or self._closed, idle_s
+                    lambda: self._closed or (self._waiting and not self._paused),
+                    idle_s,
                 )
                 if self._closed:
                     return
-                job = self._waiting.popleft() if asked else None
+                job = self._waiting.pop(0) if asked else None
                 if job is not None:
                     self._started[job.task_id] = job
             if job is None:
@@ -131,6 +198,9 @@ class JobQueue:
                 job.done.add_done_callback(partial(self._forget, job))
                 self._run(job)
                 idle_s = self._idle_s
+
+    def _find_waiting(self, task_id: str) -> Job | None:
+        return next((j for j in self._waiting if j.task_id == task_id), None)
 
     def _forget(self, job: Job, _done: Future[None]) -> None:
         with self._changed:

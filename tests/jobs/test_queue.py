@@ -1,0 +1,136 @@
+"""The queue runs one job at a time, by priority, and can be held and bounded."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from queue import SimpleQueue
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nbgen.errors import QueueFull
+from nbgen.jobs import Job, JobQueue
+from nbgen.schema import GenerationRequest
+
+REQUEST = GenerationRequest(prompt="a cat")
+
+
+class Runs:
+    """What a queue ran, and the gate that each run waits at."""
+
+    def __init__(self) -> None:
+        self.started: SimpleQueue[str] = SimpleQueue()
+        self.gate = threading.Semaphore(0)
+        self.idle = threading.Event()
+
+    def run(self, job: Job) -> None:
+        self.started.put(job.task_id)
+        self.gate.acquire()
+        job.done.set_result(None)
+
+
+@pytest.fixture
+def runs() -> Runs:
+    return Runs()
+
+
+@pytest.fixture
+def make_queue(runs: Runs) -> Iterator[Callable[..., JobQueue]]:
+    made = []
+
+    def make(limit: int = 100, idle_s: float | None = None) -> JobQueue:
+        queue = JobQueue(runs.run, on_idle=runs.idle.set, idle_s=idle_s, limit=limit)
+        made.append(queue)
+        return queue
+
+    yield make
+    for queue in made:
+        runs.gate.release(1000)
+        queue.close(finish=False)
+
+
+def job(task_id: str, priority: int = 0, number: int = 0) -> Job:
+    return Job(task_id, REQUEST, 0, priority=priority, number=number)
+
+
+def test_higher_priorities_run_first(
+    make_queue: Callable[..., JobQueue], runs: Runs
+) -> None:
+    queue = make_queue()
+    queue.pause()
+    for number, (name, priority) in enumerate([("a", 0), ("b", 5), ("c", 0), ("d", 5)]):
+        queue.submit(job(name, priority, number))
+    assert queue.waiting() == ["b", "d", "a", "c"]
+    assert queue.prioritise("c", 9)
+    assert not queue.prioritise("gone", 9)
+    runs.gate.release(4)
+    queue.resume()
+    assert [runs.started.get(timeout=10) for _ in range(4)] == ["c", "b", "d", "a"]
+
+
+@given(st.lists(st.tuples(st.integers(-3, 3), st.integers(0, 99)), unique=True))
+def test_the_order_is_that_of_priority_and_number(
+    jobs: list[tuple[int, int]],
+) -> None:
+    queue = JobQueue(lambda _: None, on_idle=lambda: None, idle_s=None, limit=1000)
+    queue.pause()
+    for priority, number in jobs:
+        queue.submit(job(f"{priority}:{number}", priority, number))
+    expected = sorted(jobs, key=lambda pair: (-pair[0], pair[1]))
+    assert queue.waiting() == [f"{p}:{n}" for p, n in expected]
+    never_ran = queue.close(finish=False)
+    assert len(never_ran) == len(jobs)
+
+
+def test_a_paused_queue_finishes_what_runs(
+    make_queue: Callable[..., JobQueue], runs: Runs
+) -> None:
+    queue = make_queue()
+    first, second = job("a"), job("b", number=1)
+    queue.submit(first)
+    assert runs.started.get(timeout=10) == "a"
+    queue.pause()
+    queue.submit(second)
+    runs.gate.release()
+    first.done.result(timeout=10)
+    assert queue.paused
+    assert queue.waiting() == ["b"]
+    queue.resume()
+    assert runs.started.get(timeout=10) == "b"
+
+
+def test_closing_can_wait_for_what_runs(
+    make_queue: Callable[..., JobQueue], runs: Runs
+) -> None:
+    for finish in (True, False):
+        queue = make_queue()
+        running, waiting = job("a"), job("b", number=1)
+        queue.submit(running)
+        assert runs.started.get(timeout=10) == "a"
+        queue.submit(waiting)
+        runs.gate.release()
+        assert queue.close(finish=finish) == [waiting]
+        assert running.done.done()
+        assert running.cancel.cancelled is not finish or running.done.done()
+
+
+def test_a_full_queue_says_what_to_do(make_queue: Callable[..., JobQueue]) -> None:
+    queue = make_queue(limit=2)
+    queue.pause()
+    queue.submit(job("a"))
+    queue.check_room(1)
+    with pytest.raises(QueueFull, match=r"1 tasks wait, and 2 may\. .*queue_limit"):
+        queue.check_room(2)
+
+
+def test_an_idle_queue_says_so_once_until_it_has_worked(
+    make_queue: Callable[..., JobQueue], runs: Runs
+) -> None:
+    queue = make_queue(idle_s=0.01)
+    assert runs.idle.wait(10)
+    runs.idle.clear()
+    runs.gate.release()
+    queue.submit(job("a"))
+    assert runs.idle.wait(10)
