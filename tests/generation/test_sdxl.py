@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 from nbgen.errors import BrokenPicture, CheckpointNotFound, OutOfMemory
 from nbgen.generation.checkpoints import TINY_FOLDER
 from nbgen.generation.engine import Cancelled
+from nbgen.generation.memory import MemoryPlan
 from nbgen.generation.sdxl import SDXLEngine
 from nbgen.progress import Stage
 from tests.generation.recorder import Recorder, run
@@ -395,3 +396,48 @@ def distance(one: Image.Image, other: Image.Image) -> float:
     """Return the mean difference of two pictures, in grey levels."""
     difference = ImageChops.difference(one.convert("RGB"), other.convert("RGB"))
     return float(sum(ImageStat.Stat(difference).mean) / 3)
+
+
+@pytest.mark.parametrize(
+    "plan",
+    [
+        MemoryPlan(channels_last=True),
+        MemoryPlan(vae_tiling=True),
+        MemoryPlan(vae_dtype="bfloat16"),
+        MemoryPlan(offload="group"),
+    ],
+    ids=["channels_last", "vae_tiling", "vae_dtype", "group"],
+)
+def test_a_memory_plan_changes_the_picture_little(
+    engine: SDXLEngine, plan: MemoryPlan
+) -> None:
+    planned = SDXLEngine("tiny", memory_plan=plan)
+    white = Image.new("RGB", (128, 128), "white")
+    for image, mask in ((None, None), (white, None), (white, white.convert("L"))):
+        [one] = run(engine, Recorder(), image=image, mask=mask, **QUICK_STEPS)
+        [other] = run(planned, Recorder(), image=image, mask=mask, **QUICK_STEPS)
+        assert distance(one, other) < 3
+
+
+def test_compiling_is_a_stage_of_its_own_for_each_new_size(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What is compiled is diffusers' business, so it is left out here."""
+    unet_class: Any = diffusers.UNet2DConditionModel
+    compiled = []
+    monkeypatch.setattr(
+        unet_class,
+        "compile_repeated_blocks",
+        lambda *_args, **_kwargs: compiled.append(1),
+    )
+    engine = SDXLEngine("tiny", memory_plan=MemoryPlan(compile=True))
+    plain = SDXLEngine("tiny")
+    for width, compiles in ((64, True), (64, False), (128, True)):
+        fields: dict[str, Any] = {"width": width, "height": 64, **QUICK_STEPS}
+        recorder = Recorder()
+        [picture] = run(engine, recorder, **fields)
+        assert (Stage.COMPILE in recorder.stages) is compiles
+        assert (Stage.COMPILE in [p.stage for p in recorder.planned]) is compiles
+        assert len(recorder.steps) == 3
+        assert picture.tobytes() == run(plain, Recorder(), **fields)[0].tobytes()
+    assert len(compiled) == 2  # base and refiner

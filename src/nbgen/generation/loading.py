@@ -6,7 +6,7 @@ Importing this module imports torch and diffusers, which takes seconds.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +69,11 @@ def find_device() -> Device:
 
 
 def load(
-    checkpoint: Checkpoint, plan: MemoryPlan | None, loras: Mapping[Path, float]
+    checkpoint: Checkpoint,
+    plan: MemoryPlan | None,
+    loras: Mapping[Path, float],
+    *,
+    between: Callable[[], None] = lambda: None,
 ) -> Pipelines:
     """Load the pipelines of a checkpoint.
 
@@ -77,6 +81,7 @@ def load(
         checkpoint: The model.
         plan: How; None for what ``plan_memory`` decides.
         loras: LoRA files (``.safetensors``) and their weights.
+        between: Called when a part has been loaded; may raise to end the loading.
 
     Raises:
         CheckpointNotFound: Something is missing or broken.
@@ -87,9 +92,11 @@ def load(
         _leave_a_core_free()
     plan = plan or plan_memory(device, checkpoint.weights_bytes())
     base = _load_base(checkpoint, plan)
+    between()
     for path, weight in loras.items():
         _add_lora(base, path, weight)
     refiner = _load_refiner(checkpoint, base, plan)
+    between()
     if plan.vae_dtype != plan.dtype:
         base.vae.to(getattr(torch, plan.vae_dtype))
         # Has the pipelines encode a picture in 32 bit too.

@@ -74,7 +74,7 @@ class SDXLEngine:
         """Make the pictures of a request; see ``Engine.generate``."""
         reporter.start_stage(Stage.LOAD)
         if self._loaded is None:
-            self._loaded = self._load()
+            self._loaded = self._load(cancel)
         checkpoint, pipelines = self._loaded
         cancel.raise_if_cancelled()
         if checkpoint.words is not None:
@@ -121,9 +121,11 @@ class SDXLEngine:
         self._compiled.clear()
         free_memory()
 
-    def _load(self) -> tuple[Checkpoint, Pipelines]:
+    def _load(self, cancel: CancelToken) -> tuple[Checkpoint, Pipelines]:
         checkpoint = find_checkpoint(self._name, gpu=find_device().kind == "cuda")
-        return checkpoint, load(checkpoint, self._plan, self._loras)
+        return checkpoint, load(
+            checkpoint, self._plan, self._loras, between=cancel.raise_if_cancelled
+        )
 
     def _preview_maker(self) -> PreviewMaker:
         """Return what makes previews; made when the first is wanted."""
