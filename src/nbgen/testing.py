@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import random
 from collections.abc import Callable, Iterator
 
 from PIL import Image, ImageDraw
 
 from nbgen.generation.engine import CancelToken, StepReporter
-from nbgen.progress import Stage, StagePlan
+from nbgen.progress import Preview, Stage, StagePlan
 from nbgen.schema import GenerationRequest
 
 _DEFAULT_SIDE = 64
+_PREVIEW_SIDE = 8
 
 
 class PatternEngine:
@@ -61,6 +63,8 @@ class PatternEngine:
                     self._before_step(step)
                 cancel.raise_if_cancelled()
                 reporter.finish_step()
+                if reporter.wants_preview():
+                    reporter.show_preview(_preview(f"{seed} {request.prompt}"))
         reporter.start_stage(Stage.DECODE)
         width = request.width or _DEFAULT_SIDE
         height = request.height or _DEFAULT_SIDE
@@ -75,6 +79,12 @@ class PatternEngine:
         """Do nothing: there is no memory to give back."""
 
 
+def _preview(key: str) -> Preview:
+    buffer = io.BytesIO()
+    _pattern(key, _PREVIEW_SIDE, _PREVIEW_SIDE).save(buffer, "JPEG")
+    return Preview(buffer.getvalue(), _PREVIEW_SIDE, _PREVIEW_SIDE)
+
+
 def _pattern(key: str, width: int, height: int) -> Image.Image:
     # Seeded with text, random.Random draws the same numbers on every machine.
     draw_number = random.Random(key).randrange  # noqa: S311 - a pattern, not a secret
@@ -82,7 +92,7 @@ def _pattern(key: str, width: int, height: int) -> Image.Image:
     canvas = ImageDraw.Draw(picture)
     for _ in range(8):
         x, y = draw_number(width), draw_number(height)
-        radius = draw_number(4, max(width, height) // 3)
+        radius = draw_number(1, max(width, height) // 3 + 1)
         box = (x - radius, y - radius, x + radius, y + radius)
         canvas.ellipse(box, fill=_colour(draw_number))
     return picture

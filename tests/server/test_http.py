@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import http.client
+import io
 import json
 import threading
 from collections.abc import Callable
@@ -10,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from nbgen.errors import InvalidRequest, NbgenError
 from nbgen.server import Server
@@ -52,6 +55,50 @@ def test_generate_answers_when_the_picture_is_there(server: Server, path: str) -
     etag = {"If-None-Match": picture.headers["ETag"]}
     assert ask(server, url, headers=etag).status == 304
     assert ask(server, url, method="HEAD").body == b""
+
+
+def test_files_of_other_kinds(server: Server) -> None:
+    for kind, start in (("webp", b"RIFF"), ("jpeg", b"\xff\xd8")):
+        body = {"prompt": "a cat", "output_format": kind, "metadata": "none"}
+        picture = ask(server, ask(server, GENERATE, body).body["image_url"])
+        assert picture.headers["Content-Type"] == f"image/{kind}"
+        assert picture.body.startswith(start)
+
+
+def test_a_picture_to_start_from_is_sent_or_named(
+    studio: Studio, server: Server
+) -> None:
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 8), "red").save(buffer, "PNG")
+    url = "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+    body = {"prompt": "a cat", "image": url, "mask": url, "task_id": "a"}
+    made = ask(server, GENERATE, body)
+    assert made.status == 200
+    request = studio.task("a").request
+    assert request.image == request.mask
+    assert studio.image_path(request.image or "") is not None
+    named = {"prompt": "a cat", "image": made.body["image_url"], "task_id": "b"}
+    assert ask(server, GENERATE, named).status == 200
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        "data:image/png;base64,!",
+        "data:image/png;base64,AAAA",
+        "data:text",
+        "/etc/passwd",
+        "/images/" + "0" * 32 + ".png",
+        5,
+    ],
+)
+def test_what_is_no_picture_is_refused(
+    studio: Studio, server: Server, image: object
+) -> None:
+    """Above all a path: no client may read the server's files."""
+    answer = ask(server, GENERATE, {"prompt": "a cat", "image": image})
+    assert error_of(answer) == (422, "invalid_request", "image")
+    assert studio.tasks() == []
 
 
 def test_generation_that_is_not_asked_for(studio: Studio, server: Server) -> None:

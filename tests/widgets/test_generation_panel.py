@@ -170,6 +170,42 @@ def test_an_error_goes_when_it_is_mended(studio: Studio, make_panel: MakePanel) 
     assert "num_inference_steps must be" not in driver.text()
 
 
+def test_the_picture_is_seen_forming(
+    make_studio: MakeStudio, make_panel: MakePanel
+) -> None:
+    gate = threading.Event()
+
+    def hold(step: int) -> None:
+        if step == 2:
+            gate.wait(10)
+
+    panel = make_panel(make_studio(hold), prompt="a cat", num_inference_steps=4)
+    panel.labelled("Generate").click()
+    panel.until(lambda: bool(panel.of_kind(ipywidgets.Image)))
+    [preview] = panel.of_kind(ipywidgets.Image)
+    assert (preview.format, preview.value[:2]) == ("jpeg", b"\xff\xd8")
+    gate.set()
+    panel.until_text("64x64 px")
+    [picture] = panel.of_kind(ipywidgets.Image)
+    assert (picture.format, picture.value[1:4]) == ("png", b"PNG")
+
+
+def test_the_form_asks_for_batches_and_schedulers(
+    studio: Studio, make_panel: MakePanel
+) -> None:
+    panel = make_panel(studio, prompt="a cat", num_inference_steps=4, seed=3)
+    panel.labelled("Images").value = "2"
+    panel.labelled("Scheduler").value = "heun"
+    panel.labelled("Generate").click()
+    panel.until_text("seed 3, 4")
+    assert len(panel.of_kind(ipywidgets.Image)) == 2
+    assert panel.panel.task is not None
+    assert panel.panel.task.request.scheduler == "heun"
+    again = make_panel(studio, panel.panel.task)
+    assert again.labelled("Scheduler").value == "heun"
+    assert again.labelled("Images").value == "2"
+
+
 def test_a_failure_is_shown(make_studio: MakeStudio, make_panel: MakePanel) -> None:
     def fail(_step: int) -> None:
         raise NbgenError("The model <is> missing. Put it back.")
