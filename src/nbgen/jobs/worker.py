@@ -16,7 +16,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 from PIL import Image
 
-from nbgen.errors import InvalidRequest, NbgenError
+from nbgen.errors import InvalidRequest, NbgenError, WorkerDied
 from nbgen.generation.engine import Cancelled, Engine
 from nbgen.generation.recipe import encode_picture
 from nbgen.jobs.queue import Job
@@ -41,7 +41,7 @@ class Worker:
     """Takes jobs through an engine and commits how they end.
 
     Args:
-        make_engine: Called once, on the worker thread, when the first task runs.
+        make_engine: Called once, when the first task runs or by ``prepare``.
         store: Where ends are committed before anyone is told.
         images: Where the pictures are saved.
         progress: Who tells those who watch.
@@ -74,6 +74,15 @@ class Worker:
             self._saving.result()
         self._saving = self._saver.submit(self._finish, job, made)
 
+    def prepare(self) -> Engine:
+        """Return the engine, made now if it is not there yet.
+
+        For the worker thread, and for whoever made the worker before there is one.
+        """
+        if self._engine is None:
+            self._engine = self._make_engine()
+        return self._engine
+
     def cancel(self, job: Job) -> None:
         """End a job that runs no more, or never ran, as cancelled."""
         progress = self._progress.get_progress(job.task_id)
@@ -103,9 +112,8 @@ class Worker:
         made.start_stage(Stage.LOAD)
         image = self._open("image", job.request.image)
         mask = self._open("mask", job.request.mask)
-        if self._engine is None:
-            self._engine = self._make_engine()
-        for picture in self._engine.generate(
+        engine = self.prepare()
+        for picture in engine.generate(
             job.request,
             seed=job.seed,
             reporter=made,
@@ -113,7 +121,7 @@ class Worker:
             image=image,
             mask=mask,
         ):
-            made.facts = self._engine.facts()
+            made.facts = engine.facts()
             made.pictures.append(picture)
         job.cancel.raise_if_cancelled()
 
@@ -154,7 +162,8 @@ class Worker:
             count, asked = len(partial.images), job.request.num_images
             text += f" The first {count} of {asked} pictures were kept."
         job.error = error
-        self._end(job, Outcome.FAILED, error=text, result=partial)
+        outcome = Outcome.LOST if isinstance(error, WorkerDied) else Outcome.FAILED
+        self._end(job, outcome, error=text, result=partial)
 
     def _save(self, job: Job, made: _Made) -> GenerationResult:
         """Save the pictures, all or none."""
