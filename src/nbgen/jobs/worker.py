@@ -72,7 +72,10 @@ class Worker:
         # One at a time, or pictures that wait to be saved would fill the memory.
         if self._saving is not None:
             self._saving.result()
-        self._saving = self._saver.submit(self._finish, job, made)
+        try:
+            self._saving = self._saver.submit(self._finish, job, made)
+        except RuntimeError:  # the interpreter exits, and no thread takes more work
+            self._finish(job, made)
 
     def prepare(self) -> Engine:
         """Return the engine, made now if it is not there yet.
