@@ -187,6 +187,40 @@ def test_cancel_takes_at_most_two_steps(
     assert engine.facts()["pid"] == str(pid)
 
 
+def test_a_cancel_as_the_work_begins_is_not_for_the_work_before(
+    make_process: MakeProcess, tmp_path: Path
+) -> None:
+    class CancelsAsItBegins(Recorder):
+        def wants_preview(self) -> bool:
+            self.cancel.cancel()
+            return False
+
+    engine = make_process(partial(SlowEngine, tmp_path / "step"))
+    pid = pid_of(engine)
+    for _ in range(2):
+        with pytest.raises(Cancelled):
+            run(engine, CancelsAsItBegins(), num_inference_steps=150)
+        run(engine, Recorder(), num_inference_steps=1)
+        assert engine.facts()["pid"] == str(pid)
+        assert (tmp_path / "step").read_text() == "1"
+
+
+def test_a_process_that_takes_no_request_is_killed_once_cancelled(
+    make_process: MakeProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process, "CANCEL_TIMEOUT_S", 0.2)
+    engine = make_process(TellingEngine)
+    run(engine, Recorder())
+    os.kill(pid_of(engine), signal.SIGSTOP)
+    recorder = Recorder()
+    canceller = threading.Timer(0.1, recorder.cancel.cancel)
+    canceller.start()
+    with pytest.raises(Cancelled):
+        run(engine, recorder, image=Image.new("RGB", (1000, 1000)))
+    canceller.join()
+    assert len(run(engine, Recorder())) == 1
+
+
 def test_cancel_before_the_start_starts_nothing(make_process: MakeProcess) -> None:
     engine = make_process(TellingEngine)
     recorder = Recorder()

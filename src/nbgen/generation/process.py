@@ -112,8 +112,8 @@ class ProcessEngine:
         child = self._running_child()
         wanted = reporter.wants_preview()
         ended = False
-        with _passing_on(cancel, child) as give_up:
-            child.send(Start(request, seed, image, mask, wanted))
+        start = Start(request, seed, image, mask, wanted)
+        with _started(child, start, cancel) as give_up:
             try:
                 while not ended:
                     name, *arguments = child.receive()
@@ -195,22 +195,12 @@ class _Child:
     def alive(self) -> bool:
         return self._process.poll() is None
 
-    def send(self, command: object, timeout_s: float = -1) -> None:
-        """Send a command, which is lost on a child that has died.
-
-        Args:
-            command: What to send.
-            timeout_s: How long to wait for another thread that sends; then it is not
-                sent. Negative waits as long as it takes.
-        """
+    def send(self, command: object) -> None:
+        """Send a command, which is lost on a child that has died."""
         data = pickle.dumps(command, pickle.HIGHEST_PROTOCOL)
-        if self._sending.acquire(timeout=timeout_s):
-            try:
-                with contextlib.suppress(OSError):
-                    self._commands.write(data)
-                    self._commands.flush()
-            finally:
-                self._sending.release()
+        with self._sending, contextlib.suppress(OSError):
+            self._commands.write(data)
+            self._commands.flush()
 
     def receive(self) -> Event:
         """Wait for the next event.
@@ -242,32 +232,38 @@ class _Child:
 
 
 @contextlib.contextmanager
-def _passing_on(cancel: CancelToken, child: _Child) -> Iterator[Callable[[], None]]:
-    """Pass a cancel on to the child meanwhile; kill it if it does not answer.
+def _started(
+    child: _Child, start: Start, cancel: CancelToken
+) -> Iterator[Callable[[], None]]:
+    """Start a generation, and pass a cancel on to the child until it is over.
 
-    On a thread of its own, so that whoever cancels never waits for the child.
+    A child that does not answer is killed. This happens on a thread of its own, so
+    that whoever cancels never waits for the child.
 
     Yields:
         A function that cancels what the child does and leaves the token alone.
     """
-    woken, ended = threading.Event(), threading.Event()
+    sent, woken, ended = threading.Event(), threading.Event(), threading.Event()
 
     def watch() -> None:
         woken.wait()
-        if not ended.is_set():
-            child.send(Cancel(), CANCEL_TIMEOUT_S)
-            if not ended.wait(CANCEL_TIMEOUT_S):
-                logger.warning("A process that did not answer a cancel is killed.")
-                child.kill()
+        # A cancel that overtook its start would be for the generation before.
+        if sent.wait(CANCEL_TIMEOUT_S) and not ended.is_set():
+            child.send(Cancel())
+        if not ended.wait(CANCEL_TIMEOUT_S if sent.is_set() else 0):
+            logger.warning("A process that did not answer a cancel is killed.")
+            child.kill()
 
     thread = threading.Thread(target=watch, name="nbgen-cancel", daemon=True)
     thread.start()
     cancel.on_cancel(woken.set)
     try:
+        child.send(start)
+        sent.set()
         yield woken.set
     finally:
-        ended.set()
-        woken.set()
+        for event in (ended, sent, woken):
+            event.set()
         thread.join()
 
 
