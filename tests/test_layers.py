@@ -151,6 +151,20 @@ def test_opening_a_studio_loads_no_torch(tmp_path: Path) -> None:
     assert done.stderr.strip() == ""
 
 
+def test_making_a_picture_loads_no_torch(tmp_path: Path) -> None:
+    """The process that makes it does, and a kernel stays as small as it was."""
+    program = (
+        "import sys, nbgen\n"
+        f"with nbgen.Studio({str(tmp_path)!r}, checkpoint='tiny') as studio:\n"
+        "    studio.generate('a red circle', num_inference_steps=2).result(60)\n"
+        "sys.exit(str({'torch', 'diffusers'} & set(sys.modules) or ''))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True
+    )
+    assert done.stderr.strip() == ""
+
+
 def test_public_names_exist() -> None:
     import nbgen
 

@@ -7,6 +7,8 @@
     ├── CheckpointNotFound    checkpoint_not_found    no such model here
     ├── OutOfMemory           out_of_memory           the picture is too big for here
     ├── BrokenPicture         broken_picture          black, or not a number
+    ├── EngineFailed          engine_failed           it raised what it should not
+    ├── WorkerDied            worker_died             the process of the model ended
     ├── NoRecipe              no_recipe               a file tells not how it was made
     ├── DataFolderUnusable    data_folder_unusable    nothing can be kept there
     ├── QueueFull             queue_full              too many tasks wait
@@ -24,10 +26,13 @@
 
 The message of each says what is wrong and what to do next; it is written for the
 person who made the mistake and may be shown to any client. The codes are part of the
-HTTP API and do not change.
+HTTP API and do not change. Errors may be pickled, so they cross from one process to
+another as what they are.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 _LONGEST_VALUE_SHOWN = 80
 
@@ -40,6 +45,10 @@ class NbgenError(Exception):
     """
 
     code = "error"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # By default the message would be passed to __init__, which may want more.
+        return _rebuilt, (type(self), self.args), self.__dict__
 
 
 class InvalidRequest(NbgenError, ValueError):
@@ -74,6 +83,21 @@ class BrokenPicture(NbgenError):
     """The picture is black, or the model's answer was not a number."""
 
     code = "broken_picture"
+
+
+class EngineFailed(NbgenError):
+    """The engine raised, in a process of its own, what is no error of nbgen's.
+
+    The message names the type of that exception; its traceback was logged.
+    """
+
+    code = "engine_failed"
+
+
+class WorkerDied(NbgenError):
+    """The process that makes the pictures ended before they were made."""
+
+    code = "worker_died"
 
 
 class NoRecipe(NbgenError):
@@ -189,6 +213,12 @@ class StudioClosed(NbgenError):
 
     def __init__(self) -> None:
         super().__init__("This studio is closed. Open another with Studio().")
+
+
+def _rebuilt(kind: type[NbgenError], arguments: tuple[Any, ...]) -> NbgenError:
+    error = kind.__new__(kind)
+    error.args = arguments
+    return error
 
 
 def _shown(value: object) -> str:

@@ -1,8 +1,9 @@
 """The one facade over generation, progress, store and review.
 
 Thread-safety: every method of ``Studio`` and ``Task`` may be called from any thread.
-A studio has two threads of its own, both daemons: ``nbgen-worker`` makes the pictures
-and ``nbgen-progress`` tells those who watch. ``close()`` ends both.
+A studio has two threads of its own, both daemons: ``nbgen-worker`` has the pictures
+made, by a process that the studio starts, and ``nbgen-progress`` tells those who watch.
+``close()`` ends all of them.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ import shutil
 import threading
 import uuid
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from nbgen.checks import (
     MAX_SEED,
@@ -33,6 +35,7 @@ from nbgen.errors import (
     UnknownTask,
 )
 from nbgen.generation.checkpoints import find_checkpoint
+from nbgen.generation.process import ProcessEngine, load_sdxl
 from nbgen.jobs import Job, JobQueue, RunHistory, Worker
 from nbgen.progress import GenerationProgress, ProgressService
 from nbgen.progress.dispatcher import ProgressCallback
@@ -86,15 +89,21 @@ class Studio:
             hub; see ``nbgen.generation.checkpoints.find_checkpoint``.
         loras: Paths of LoRA files (``.safetensors``) and their weights.
         memory_plan: How the model is put into memory; None decides from what is free.
+        worker: ``"process"``: the pictures are made in a process of their own, which
+            starts and loads the model now, in the background; this one never
+            imports torch, and outlives a crash or a lack of memory there.
+            ``"thread"``: in this process, from the first task on; for debugging, and
+            where no process can be started.
         release_after: Seconds without work after which the model's memory is given
             back until the next task; None keeps it.
         queue_limit: How many tasks may wait.
-        engine: Makes the pictures instead of SDXL; for tests.
+        engine: Makes the pictures instead of SDXL, in this process; for tests.
         progress: Tells those who watch; by default a service of the studio's own.
 
     Raises:
         CheckpointNotFound: There is no such checkpoint.
         DataFolderUnusable: The data folder cannot be read or written.
+        InvalidRequest: ``worker`` is neither.
     """
 
     def __init__(
@@ -104,6 +113,7 @@ class Studio:
         *,
         loras: Mapping[str | Path, float] | None = None,
         memory_plan: MemoryPlan | None = None,
+        worker: Literal["process", "thread"] = "process",
         release_after: float | None = 900.0,
         queue_limit: int = 10_000,
         engine: Engine | None = None,
@@ -112,11 +122,15 @@ class Studio:
         def make_engine() -> Engine:
             if engine is not None:
                 return engine
-            # Imported on the worker's thread, so that opening a studio stays quick.
-            from nbgen.generation.sdxl import SDXLEngine
+            load = partial(load_sdxl, checkpoint, loras=loras, memory_plan=memory_plan)
+            if worker == "thread":
+                return load()
+            process = ProcessEngine(load)
+            process.start()
+            return process
 
-            return SDXLEngine(checkpoint, loras=loras, memory_plan=memory_plan)
-
+        if worker not in ("process", "thread"):
+            raise InvalidRequest("worker", worker, "'process' or 'thread'")
         if engine is None:
             find_checkpoint(checkpoint)
         folder = default_data_dir() if data_dir is None else Path(data_dir)
@@ -131,6 +145,9 @@ class Studio:
             self._progress,
             RunHistory(folder / "timings.json", str(checkpoint)),
         )
+        if worker == "process":
+            # Ahead of need; a thread would load while the caller goes on in Python.
+            self._worker.prepare()
         self._queue = JobQueue(
             self._worker.run,
             on_idle=self._worker.release,

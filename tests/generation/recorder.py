@@ -8,8 +8,7 @@ from typing import Any
 
 from PIL import Image
 
-from nbgen.generation.engine import CancelToken
-from nbgen.generation.sdxl import SDXLEngine
+from nbgen.generation.engine import CancelToken, Engine
 from nbgen.progress import Preview, Stage, StagePlan
 from nbgen.schema import GenerationRequest
 
@@ -64,7 +63,7 @@ class Recorder:
 
 
 def run(
-    engine: SDXLEngine,
+    engine: Engine,
     recorder: Recorder,
     seed: int = 7,
     image: Image.Image | None = None,

@@ -1,1 +1,1 @@
-"""Makes pictures. Only ``sdxl`` imports torch and diffusers."""
+"""Makes pictures. Only ``sdxl`` and what it imports load torch and diffusers."""

@@ -36,8 +36,8 @@ _SHORTEST_SIDE, _LONGEST_SIDE, _SIDE_MULTIPLE = 64, 2048, 8
 class SDXLEngine:
     """Makes pictures with a checkpoint.
 
-    Loads at the first use and stays loaded until ``close``. The pictures are those of
-    plain diffusers for the same seed and settings, pixel for pixel.
+    Loads at ``load`` or the first use and stays loaded until ``close``. The pictures
+    are those of plain diffusers for the same seed and settings, pixel for pixel.
 
     Args:
         checkpoint: What ``find_checkpoint`` takes.
@@ -61,6 +61,14 @@ class SDXLEngine:
         self._compiled: set[tuple[object, ...]] = set()
         self._facts: dict[str, str] = {}
 
+    def load(self) -> None:
+        """Put the models into memory ahead of need.
+
+        Raises:
+            CheckpointNotFound: Something is missing or broken.
+        """
+        self._loaded_models(CancelToken())
+
     def generate(
         self,
         request: GenerationRequest,
@@ -73,9 +81,7 @@ class SDXLEngine:
     ) -> Iterator[Image.Image]:
         """Make the pictures of a request; see ``Engine.generate``."""
         reporter.start_stage(Stage.LOAD)
-        if self._loaded is None:
-            self._loaded = self._load(cancel)
-        checkpoint, pipelines = self._loaded
+        checkpoint, pipelines = self._loaded_models(cancel)
         cancel.raise_if_cancelled()
         if checkpoint.words is not None:
             unknown = unknown_words(request.prompt, checkpoint.words)
@@ -121,11 +127,15 @@ class SDXLEngine:
         self._compiled.clear()
         free_memory()
 
-    def _load(self, cancel: CancelToken) -> tuple[Checkpoint, Pipelines]:
-        checkpoint = find_checkpoint(self._name, gpu=find_device().kind == "cuda")
-        return checkpoint, load(
-            checkpoint, self._plan, self._loras, between=cancel.raise_if_cancelled
-        )
+    def _loaded_models(self, cancel: CancelToken) -> tuple[Checkpoint, Pipelines]:
+        if self._loaded is None:
+            checkpoint = find_checkpoint(self._name, gpu=find_device().kind == "cuda")
+            between = cancel.raise_if_cancelled
+            self._loaded = (
+                checkpoint,
+                load(checkpoint, self._plan, self._loras, between=between),
+            )
+        return self._loaded
 
     def _preview_maker(self) -> PreviewMaker:
         """Return what makes previews; made when the first is wanted."""
@@ -154,7 +164,8 @@ class SDXLEngine:
             "dtype": pipelines.plan.dtype,
             "vae_dtype": pipelines.plan.vae_dtype,
             "scheduler": request.scheduler.value,
-            "torch": torch.__version__,
+            # Not torch's own kind of string, which needs torch to be unpickled.
+            "torch": str(torch.__version__),
             "diffusers": diffusers.__version__,
             "watermark": "none",
         }

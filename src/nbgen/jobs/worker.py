@@ -16,7 +16,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 from PIL import Image
 
-from nbgen.errors import InvalidRequest, NbgenError
+from nbgen.errors import InvalidRequest, NbgenError, WorkerDied
 from nbgen.generation.engine import Cancelled, Engine
 from nbgen.generation.recipe import encode_picture
 from nbgen.jobs.history import RunHistory
@@ -42,7 +42,7 @@ class Worker:
     """Takes jobs through an engine and commits how they end.
 
     Args:
-        make_engine: Called once, on the worker thread, when the first task runs.
+        make_engine: Called once, when the first task runs or by ``prepare``.
         store: Where ends are committed before anyone is told.
         images: Where the pictures are saved.
         progress: Who tells those who watch.
@@ -77,7 +77,19 @@ class Worker:
         # One at a time, or pictures that wait to be saved would fill the memory.
         if self._saving is not None:
             self._saving.result()
-        self._saving = self._saver.submit(self._finish, job, made)
+        try:
+            self._saving = self._saver.submit(self._finish, job, made)
+        except RuntimeError:  # the interpreter exits, and no thread takes more work
+            self._finish(job, made)
+
+    def prepare(self) -> Engine:
+        """Return the engine, made now if it is not there yet.
+
+        For the worker thread, and for whoever made the worker before there is one.
+        """
+        if self._engine is None:
+            self._engine = self._make_engine()
+        return self._engine
 
     def cancel(self, job: Job) -> None:
         """End a job that runs no more, or never ran, as cancelled."""
@@ -109,9 +121,8 @@ class Worker:
         made.start()
         image = self._open("image", job.request.image)
         mask = self._open("mask", job.request.mask)
-        if self._engine is None:
-            self._engine = self._make_engine()
-        for picture in self._engine.generate(
+        engine = self.prepare()
+        for picture in engine.generate(
             job.request,
             seed=job.seed,
             reporter=made,
@@ -120,7 +131,7 @@ class Worker:
             mask=mask,
         ):
             self._loaded = True
-            made.facts = self._engine.facts()
+            made.facts = engine.facts()
             made.pictures.append(picture)
         job.cancel.raise_if_cancelled()
 
@@ -162,7 +173,8 @@ class Worker:
             count, asked = len(partial.images), job.request.num_images
             text += f" The first {count} of {asked} pictures were kept."
         job.error = error
-        self._end(job, Outcome.FAILED, error=text, result=partial)
+        outcome = Outcome.LOST if isinstance(error, WorkerDied) else Outcome.FAILED
+        self._end(job, outcome, error=text, result=partial)
 
     def _save(self, job: Job, made: _Made) -> GenerationResult:
         """Save the pictures, all or none."""

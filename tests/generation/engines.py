@@ -1,0 +1,120 @@
+"""Engines for a process of their own; each class is what makes itself there."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from nbgen.errors import CheckpointNotFound, InvalidRequest
+from nbgen.generation.engine import StepReporter
+from nbgen.progress import Preview
+from nbgen.testing import PatternEngine
+
+STEP_S = 0.02
+
+
+class TellingEngine(PatternEngine):
+    """Tells its process in its facts."""
+
+    def __init__(self, before_step: Callable[[int], None] | None = None) -> None:
+        super().__init__(before_step)
+        self.reporter: StepReporter | None = None
+
+    def facts(self) -> dict[str, str]:
+        return {**super().facts(), "pid": str(os.getpid())}
+
+
+class SlowEngine(TellingEngine):
+    """Takes a while for each step, and writes their number to a file.
+
+    Args:
+        file: The file.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        super().__init__(self._work)
+
+    def _work(self, step: int) -> None:
+        time.sleep(STEP_S)
+        self._file.write_text(str(step))
+
+
+class HungEngine(TellingEngine):
+    """Never comes back from its third step, if there is one."""
+
+    def __init__(self) -> None:
+        super().__init__(self._hang)
+
+    def _hang(self, step: int) -> None:
+        if step == 3:
+            threading.Event().wait()
+
+
+class NoisyEngine(TellingEngine):
+    """Writes to both outputs, by Python and past it."""
+
+    def __init__(self) -> None:
+        super().__init__(self._shout)
+
+    def _shout(self, _step: int) -> None:
+        for stream in (sys.stdout, sys.stderr):
+            print("noise", file=stream, flush=True)
+            os.write(1, b"noise")
+            os.write(2, b"noise")
+
+
+class FailingEngine(TellingEngine):
+    """Raises what the prompt names, before its second step."""
+
+    def generate(self, *args: Any, **kwargs: Any) -> Iterator[Image.Image]:
+        prompt = args[0].prompt
+        errors = {
+            "boom": ValueError("boom"),
+            "exit": SystemExit("leave"),
+            "size": InvalidRequest("width", 7, "more"),
+        }
+
+        def fail(step: int) -> None:
+            if step == 2 and prompt in errors:
+                raise errors[prompt]
+
+        self._before_step = fail
+        return super().generate(*args, **kwargs)
+
+
+class LookingEngine(SlowEngine):
+    """Shows a preview before each step if asked for, to its first reporter too."""
+
+    def generate(self, *args: Any, **kwargs: Any) -> Iterator[Image.Image]:
+        reporter = kwargs["reporter"]
+        if self.reporter is not None:
+            self.reporter.show_preview(Preview(b"late", 1, 1))
+        self.reporter = reporter
+
+        def look(step: int) -> None:
+            self._work(step)
+            if reporter.wants_preview():
+                reporter.show_preview(Preview(b"%d" % step, 8, 8))
+
+        self._before_step = look
+        return super().generate(*args, **kwargs)
+
+
+class EchoEngine(TellingEngine):
+    """Yields the picture to start from and the mask."""
+
+    def generate(self, *_args: Any, **kwargs: Any) -> Iterator[Image.Image]:
+        yield from (kwargs["image"], kwargs["mask"])
+
+
+def missing() -> PatternEngine:
+    """Have no engine to give."""
+    raise CheckpointNotFound("Gone. Put it back.")
