@@ -2,8 +2,7 @@
 
 Run: ``.venv/bin/python benchmarks/previews.py``, with the name of a checkpoint behind
 it for another than the tiny one. Uses the GPU if there is one. The ratio is the median
-over pairs of neighbours, of the wall time; previews are made at their usual pace of four
-a second.
+over pairs of neighbours, of the wall time; previews are made at their usual pace.
 """
 
 from __future__ import annotations
