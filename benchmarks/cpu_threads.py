@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 RUNS = 5
 PROGRAM = """
 import sys, time, torch
-from nbgen.generation import sdxl
+from nbgen.generation import loading, sdxl
 from nbgen.generation.engine import CancelToken
 from nbgen.schema import GenerationRequest
 
@@ -29,13 +29,15 @@ class Silent:
     def plan(self, stages): pass
     def start_stage(self, stage): pass
     def finish_step(self): pass
+    def warn(self, message): pass
+    def wants_preview(self): return False
 
-sdxl._leave_a_core_free = lambda: torch.set_num_threads(int(sys.argv[1]))
+loading._leave_a_core_free = lambda: torch.set_num_threads(int(sys.argv[1]))
 engine = sdxl.SDXLEngine("tiny")
 request = GenerationRequest(prompt="a red circle", num_inference_steps=20)
 for _ in range(2):  # the first loads and warms up
     started_at_s = time.perf_counter()
-    engine.generate(request, seed=7, reporter=Silent(), cancel=CancelToken())
+    list(engine.generate(request, seed=7, reporter=Silent(), cancel=CancelToken()))
 print(time.perf_counter() - started_at_s)
 """
 
