@@ -180,6 +180,9 @@ class Printer:
     def publish(self, publication):
         return "https://x.example/" + publication.task_id
 
+class Plotter(Printer):
+    name = "plotter"
+
 def fail():
     raise KeyError("PRINTER_URL")
 """
@@ -208,9 +211,9 @@ def plugins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_publishers_are_found_by_entry_point(
     plugins: Path, publication: Publication
 ) -> None:
-    install(plugins, b="Printer", a="Printer")
+    install(plugins, b="Plotter", a="Printer")
     publishers = load_publishers()
-    assert [publisher.name for publisher in publishers] == ["printer", "printer"]
+    assert [publisher.name for publisher in publishers] == ["printer", "plotter"]
     assert publishers[0].publish(publication) == "https://x.example/a"
 
 
