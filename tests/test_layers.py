@@ -51,7 +51,7 @@ HOMES = {
     "platformdirs": {"nbgen.settings"},
     "rich": {"nbgen.cli"},
     "typer": {"nbgen.cli"},
-    "tornado": {"nbgen.server", "nbgen.remote"},
+    "tornado": {"nbgen.server", "nbgen.remote", "nbgen.review.webhook"},
     "ipywidgets": {"nbgen.widgets"},
     "traitlets": {"nbgen.widgets"},
     "IPython": {"nbgen.widgets"},

@@ -18,6 +18,7 @@
     │   └── GenerationFailed  generation_failed       the engine gave up
     ├── DecisionConflict      decision_conflict       it cannot be decided (so) now
     ├── FeaturedImageMissing  featured_image_missing  nothing to approve
+    ├── PublishFailed         publish_failed          an approval did not get out
     ├── AccessDenied          access_denied           credential missing or wrong
     └── StudioClosed          studio_closed           used after ``close()``
 
@@ -161,6 +162,12 @@ class FeaturedImageMissing(TaskError):
     """There is no picture that an approval could stand for."""
 
     code = "featured_image_missing"
+
+
+class PublishFailed(NbgenError):
+    """An approved picture could not be published."""
+
+    code = "publish_failed"
 
 
 class AccessDenied(NbgenError):
