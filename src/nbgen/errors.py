@@ -8,6 +8,7 @@
     ├── OutOfMemory           out_of_memory           the picture is too big for here
     ├── BrokenPicture         broken_picture          black, or not a number
     ├── NoRecipe              no_recipe               a file tells not how it was made
+    ├── UnknownImage          unknown_image           no picture of that name
     ├── DataFolderUnusable    data_folder_unusable    nothing can be kept there
     ├── TaskError             task_error
     │   ├── UnknownTask       unknown_task            no task of that id
@@ -55,7 +56,12 @@ class InvalidRequest(NbgenError, ValueError):
     def __init__(self, field: str, value: object, allowed: str) -> None:
         self.field = field
         self.allowed = allowed
+        self._value = value
         super().__init__(f"{field} must be {allowed}; got {_shown(value)}.")
+
+    def renamed(self, field: str) -> InvalidRequest:
+        """Return the same error with the field called as another caller knows it."""
+        return InvalidRequest(field, self._value, self.allowed)
 
 
 class CheckpointNotFound(NbgenError):
@@ -82,8 +88,20 @@ class NoRecipe(NbgenError):
     code = "no_recipe"
 
 
+class UnknownImage(NbgenError, LookupError):
+    """There is no picture of that name where the studio keeps its pictures."""
+
+    code = "unknown_image"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f"There is no picture {_shown(name)}. Take a name from the result of a "
+            "task, and check that its file was not removed."
+        )
+
+
 class DataFolderUnusable(NbgenError):
-    """The folder for tasks and pictures cannot be read or written."""
+    """The folder or the database for tasks and pictures cannot be read or written."""
 
     code = "data_folder_unusable"
 

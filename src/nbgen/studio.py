@@ -1,8 +1,9 @@
 """The one facade over generation, progress, store and review.
 
 Thread-safety: every method of ``Studio`` and ``Task`` may be called from any thread.
-A studio has two threads of its own, both daemons: ``nbgen-worker`` makes the pictures
-and ``nbgen-progress`` tells those who watch. ``close()`` ends both.
+A studio has threads of its own, all daemons: ``nbgen-worker`` makes the pictures,
+``nbgen-progress`` tells those who watch and, where there are publishers,
+``nbgen-publisher`` brings approvals to them. ``close()`` ends them.
 """
 
 from __future__ import annotations
@@ -11,25 +12,25 @@ import asyncio
 import atexit
 import datetime as dt
 import secrets
-import shutil
 import threading
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from nbgen.checks import (
     MAX_SEED,
     check_choice,
-    check_feedback,
-    check_reviewer_id,
     check_task_id,
+    check_text,
+    check_whole,
 )
 from nbgen.errors import (
     InvalidRequest,
     StudioClosed,
     TaskConflict,
     TaskError,
+    UnknownImage,
     UnknownTask,
 )
 from nbgen.generation.checkpoints import find_checkpoint
@@ -38,19 +39,21 @@ from nbgen.progress import GenerationProgress, ProgressService
 from nbgen.progress.dispatcher import ProgressCallback
 from nbgen.progress.previews import PreviewCallback
 from nbgen.progress.progress import progress_of_record
-from nbgen.review.decide import decide
+from nbgen.review.decide import read_quorum
+from nbgen.review.publish import Publisher, load_publishers
+from nbgen.review.publishing import PublicationRunner
+from nbgen.reviewing import Reviewing
 from nbgen.schema import (
-    Decision,
     GenerationRequest,
     Metadata,
     OutputFormat,
     SchedulerName,
     Status,
+    TaskPage,
     TaskRecord,
-    Verdict,
 )
-from nbgen.settings import default_data_dir
-from nbgen.store import ImageFolder, Store, keep_picture
+from nbgen.settings import default_data_dir, default_database, default_images
+from nbgen.store import Store, keep_picture, open_images
 from nbgen.task import Task
 
 if TYPE_CHECKING:
@@ -70,7 +73,7 @@ _FORMAT_OF_SUFFIX = {
 }
 
 
-class Studio:
+class Studio(Reviewing):
     """Makes, watches and approves pictures.
 
     Opening one is cheap: the model is loaded when the first task runs, and stays
@@ -90,10 +93,23 @@ class Studio:
             back until the next task; None keeps it.
         engine: Makes the pictures instead of SDXL; for tests.
         progress: Tells those who watch; by default a service of the studio's own.
+        database: The URL of a database that takes the place of the SQLite file in the
+            data folder, such as ``postgresql+psycopg://…``; by default
+            ``NBGEN_DATABASE``.
+        images: Where pictures are kept, if not in the data folder: another folder or
+            a URL such as ``s3://bucket/folder``; by default ``NBGEN_IMAGES``.
+        quorum: Whose approvals a task needs: ``"any"`` for one of anybody, ``"2"`` for
+            so many of anybody, ``"all:ada,bob"`` for those of all the named. Any
+            rejection rejects.
+        publishers: Who publishes what is approved; by default those that are installed
+            as entry points.
 
     Raises:
         CheckpointNotFound: There is no such checkpoint.
-        DataFolderUnusable: The data folder cannot be read or written.
+        DataFolderUnusable: The data folder or the database cannot be read or written.
+        InvalidRequest: The database, the images, the quorum or the publishers are not
+            such.
+        PublishFailed: An installed publisher cannot be loaded.
     """
 
     def __init__(
@@ -106,6 +122,10 @@ class Studio:
         release_after: float | None = 900.0,
         engine: Engine | None = None,
         progress: ProgressService | None = None,
+        database: str | None = None,
+        images: str | Path | None = None,
+        quorum: str = "any",
+        publishers: Sequence[Publisher] | None = None,
     ) -> None:
         def make_engine() -> Engine:
             if engine is not None:
@@ -117,9 +137,16 @@ class Studio:
 
         if engine is None:
             find_checkpoint(checkpoint)
+        self._quorum = read_quorum(quorum)
+        publishers = load_publishers() if publishers is None else publishers
         folder = default_data_dir() if data_dir is None else Path(data_dir)
-        self._store = Store(folder)
-        self._images = ImageFolder(folder / "images")
+        self._store = Store(folder, database or default_database())
+        try:
+            self._images = open_images(images or default_images() or folder / "images")
+            self._publishing = PublicationRunner(self._store, self._images, publishers)
+        except BaseException:
+            self._store.close()
+            raise
         self._owns_progress = progress is None
         self._progress = progress or ProgressService()
         self._worker = Worker(make_engine, self._store, self._images, self._progress)
@@ -208,14 +235,7 @@ class Studio:
                 if standing.request != request:
                     raise TaskConflict(task_id)
                 return Task(self, standing, self._queue.find(task_id))
-            seed = request.seed
-            record = TaskRecord(
-                id=task_id,
-                request=request,
-                seed=secrets.randbelow(MAX_SEED) if seed is None else seed,
-                status=Status.PENDING,
-                created_at=dt.datetime.now(dt.UTC),
-            )
+            record = _new_record(task_id, request)
             self._progress.create_progress(task_id, request.num_inference_steps)
             try:
                 added = self._store.add_task(record)
@@ -228,6 +248,26 @@ class Studio:
             job = Job(task_id, request, record.seed)
             self._queue.submit(job)
         return Task(self, record, job)
+
+    def _submit_child(
+        self,
+        parent_id: str,
+        request: GenerationRequest,
+        commit: Callable[[TaskRecord], object],
+    ) -> Task | None:
+        child = _new_record(uuid.uuid4().hex[:12], request, parent_id)
+        with self._submitting:
+            if self._closed:
+                raise StudioClosed
+            commit(child)
+            if self._store.get_task(child.id) is not None:
+                self._progress.create_progress(child.id, request.num_inference_steps)
+                job = Job(child.id, request, child.seed)
+                self._queue.submit(job)
+                return Task(self, child, job)
+        # The same was asked for before, so there is a child already.
+        standing = self._store.find_child(parent_id)
+        return None if standing is None else self.task(standing)
 
     async def generate_image(
         self,
@@ -264,8 +304,8 @@ class Studio:
         )
         if on_progress is not None:
             task.watch(on_progress)
-        await task
-        await asyncio.to_thread(_copy_whole, task.image_paths[0], path)
+        result = await task
+        await asyncio.to_thread(self._copy_whole, result.images[0].name, path)
         return path
 
     def task(self, task_id: str) -> Task:
@@ -280,9 +320,38 @@ class Studio:
             job = self._queue.find(task_id)
             return Task(self, self.get_record(task_id), job)
 
-    def tasks(self, *, limit: int = 100) -> list[TaskRecord]:
-        """Return the newest tasks, newest first."""
-        return self._store.list_tasks(limit)
+    def tasks(
+        self,
+        *,
+        status: str | None = None,
+        text: str | None = None,
+        since: dt.datetime | None = None,
+        limit: int = 100,
+        cursor: str | None = None,
+    ) -> TaskPage:
+        """Return some of the tasks, newest first.
+
+        Args:
+            status: Only those that are ``"pending"``, ``"generating"``,
+                ``"completed"`` or ``"failed"``.
+            text: Only those with this text in their prompt, in whatever case.
+            since: Only those submitted at this time, which names its zone, or later.
+            limit: How many at most, 1 to 1,000.
+            cursor: The ``next_cursor`` of the page before.
+
+        Raises:
+            InvalidRequest: A value is not allowed.
+        """
+        if since is not None and since.tzinfo is None:
+            raise InvalidRequest("since", str(since), "a time with its time zone")
+        page = self._store.list_tasks(
+            limit=check_whole("limit", limit, 1, 1_000),
+            status=None if status is None else check_choice("status", status, Status),
+            text=None if text is None else check_text("text", text),
+            since=since,
+            cursor=cursor,
+        )
+        return TaskPage(map(self._reviewed, page), page.next_cursor)
 
     def get_record(self, task_id: str) -> TaskRecord:
         """Return the task as the store knows it.
@@ -293,7 +362,7 @@ class Studio:
         record = self._store.get_task(task_id)
         if record is None:
             raise UnknownTask(task_id)
-        return record
+        return self._reviewed(record)
 
     def get_progress(self, task_id: str) -> GenerationProgress:
         """Return the present state of a task, however long ago it ended.
@@ -372,78 +441,53 @@ class Studio:
                 f"Task {task_id!r} runs in another process. Cancel it there.",
             )
 
-    def approve(
-        self,
-        task_id: str,
-        *,
-        reviewer_id: str,
-        feedback: str | None = None,
-        featured_image_url: str | None = None,
-    ) -> Decision:
-        """Approve a completed task; again, it returns the decision that stands.
+    def image_path(self, name: str) -> Path | None:
+        """Return the file of a picture by its name, or None if it is not on this disk.
+
+        ``read_image`` reads pictures wherever they are.
+        """
+        return self._images.path(name)
+
+    def read_image(self, name: str) -> bytes:
+        """Return the bytes of a picture's file.
+
+        Raises:
+            UnknownImage: There is no picture of that name.
+        """
+        data = self._images.read(name)
+        if data is None:
+            raise UnknownImage(name)
+        return data
+
+    def collect_garbage(self, *, dry_run: bool = True) -> list[str]:
+        """Remove picture files that nothing refers to, and unfinished ones.
+
+        Files that were written within the last hour stay: they may belong to a task
+        under way.
 
         Args:
-            task_id: The task.
-            reviewer_id: Who decides, 1 to 200 characters.
-            feedback: What the reviewer says, up to 10,000 characters.
-            featured_image_url: The picture that is meant; None for the first.
+            dry_run: Whether to remove nothing and only say what would be.
 
-        Raises:
-            UnknownTask: There is no such task.
-            InvalidRequest: A value is not allowed.
-            DecisionConflict: It is not completed, or was rejected.
-            FeaturedImageMissing: Its pictures are gone.
+        Returns:
+            The names of the files.
         """
-        return self.decide(
-            task_id,
-            Verdict.APPROVED,
-            reviewer_id=reviewer_id,
-            feedback=feedback,
-            featured_image_url=featured_image_url,
-        )
+        return self._store.collect_garbage(self._images, dry_run=dry_run)
 
-    def reject(
-        self, task_id: str, *, reviewer_id: str, feedback: str | None = None
-    ) -> Decision:
-        """Reject a completed task; again, it returns the decision that stands.
-
-        Raises:
-            UnknownTask: There is no such task.
-            InvalidRequest: A value is not allowed.
-            DecisionConflict: It is not completed, or was approved.
-        """
-        return self.decide(
-            task_id, Verdict.REJECTED, reviewer_id=reviewer_id, feedback=feedback
-        )
-
-    def decide(
-        self,
-        task_id: str,
-        verdict: Verdict,
-        *,
-        reviewer_id: str,
-        feedback: str | None = None,
-        featured_image_url: str | None = None,
-    ) -> Decision:
-        """Approve or reject; see ``approve`` and ``reject``."""
-        return decide(
-            self.get_record(task_id),
-            verdict,
-            reviewer_id=check_reviewer_id(reviewer_id),
-            feedback=check_feedback(feedback),
-            featured_image_url=featured_image_url,
-            store=self._store,
-            images=self._images,
-        )
-
-    def image_path(self, name: str) -> Path | None:
-        """Return the file of a picture by its name, or None if there is none."""
-        return self._images.path(name)
+    def _copy_whole(self, name: str, target: Path) -> None:
+        data = self.read_image(name)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = target.with_name(f".{target.name}.{uuid.uuid4().hex}.part")
+        try:
+            unfinished.write_bytes(data)
+            unfinished.replace(target)
+        finally:
+            unfinished.unlink(missing_ok=True)
 
     def close(self) -> None:
         """Cancel what is unfinished, end the threads and give the model's memory back.
 
-        Waits for the running step. Calling it again does nothing.
+        Waits for the running step, and for a publication under way. Calling it again
+        does nothing.
         """
         with self._submitting:
             if self._closed:
@@ -453,16 +497,21 @@ class Studio:
         for never_ran in self._queue.close():
             self._worker.cancel(never_ran)
         self._worker.close()
+        self._publishing.close()
         if self._owns_progress:
             self._progress.close()
         self._store.close()
 
 
-def _copy_whole(source: Path, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = target.with_name(f".{target.name}.{uuid.uuid4().hex}.part")
-    try:
-        shutil.copyfile(source, unfinished)
-        unfinished.replace(target)
-    finally:
-        unfinished.unlink(missing_ok=True)
+def _new_record(
+    task_id: str, request: GenerationRequest, parent_id: str | None = None
+) -> TaskRecord:
+    seed = request.seed
+    return TaskRecord(
+        id=task_id,
+        parent_id=parent_id,
+        request=request,
+        seed=secrets.randbelow(MAX_SEED) if seed is None else seed,
+        status=Status.PENDING,
+        created_at=dt.datetime.now(dt.UTC),
+    )

@@ -35,23 +35,26 @@ class Publication(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         task_id: The task that was approved.
-        image: The PNG file of the picture; None where it is not on this machine.
-        featured_image_url: The picture that the approval stands for.
+        image: The file of the picture; None where it is not on this machine. It may
+            be gone once publishing has returned.
+        featured_image_url: The picture that the approval stands for; None for a task
+            made elsewhere that has none.
         reviewer_id: Who approved.
         feedback: What the reviewer said, or None.
         decided_at: When, in UTC.
-        request: The request that the picture was made from, as JSON values.
-        seed: The seed that it was made from.
+        request: The request that the picture was made from, as JSON values; None for
+            a task made elsewhere.
+        seed: The seed that it was made from; None likewise.
     """
 
     task_id: str
     image: Path | None
-    featured_image_url: str
+    featured_image_url: str | None
     reviewer_id: str
     feedback: str | None
     decided_at: dt.datetime
-    request: dict[str, Any]
-    seed: int
+    request: dict[str, Any] | None
+    seed: int | None
 
     def description(self) -> dict[str, Any]:
         """Return what others may know: all but where the file lies on this machine."""
@@ -65,7 +68,8 @@ class Publisher(Protocol):
     """Something that publishes approved pictures.
 
     Attributes:
-        name: What it is called in messages.
+        name: What it is called in messages and in the store: of all publishers of a
+            studio, it alone has this name, and keeps it from one run to the next.
     """
 
     name: str
@@ -84,20 +88,21 @@ class Publisher(Protocol):
 class FolderPublisher:
     """Copies pictures into a folder, each with a JSON file of its description.
 
-    The files are named after the task: ``<task_id>.png`` and ``<task_id>.json``, with
-    what cannot stand in a file name percent-encoded. The picture is there before its
-    description is, so who waits for descriptions never misses a picture.
+    The files are named after the task: ``<task_id>.png`` (or ``.jpeg``, ``.webp``) and
+    ``<task_id>.json``, with what cannot stand in a file name percent-encoded. The
+    picture is there before its description is, so who waits for descriptions never
+    misses a picture.
 
     Thread-safe, also between processes: each file is written beside its place and
     renamed into it.
 
     Args:
         folder: Where the files go; made if it does not exist.
+        name: What the publisher is called; a studio with two needs two names.
     """
 
-    name = "folder"
-
-    def __init__(self, folder: str | os.PathLike[str]) -> None:
+    def __init__(self, folder: str | os.PathLike[str], *, name: str = "folder") -> None:
+        self.name = name
         self._folder = Path(folder).expanduser().absolute()
 
     def publish(self, publication: Publication) -> str | None:
@@ -110,7 +115,8 @@ class FolderPublisher:
             PublishFailed: A file cannot be read or written.
         """
         stem = _file_stem(publication.task_id)
-        picture = self._folder / f"{stem}.png"
+        suffix = publication.image.suffix if publication.image else ""
+        picture = self._folder / f"{stem}{suffix}"
         description = publication.description()
         try:
             self._folder.mkdir(parents=True, exist_ok=True)

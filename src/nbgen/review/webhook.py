@@ -48,16 +48,21 @@ class WebhookPublisher:
         url: Where to post: ``https``, or ``http`` to a loopback address.
         secret: What signs the body; None leaves it unsigned.
         allow_private: Whether the service may be in a private network.
+        name: What the publisher is called; a studio with two needs two names.
 
     Raises:
         InvalidRequest: The URL or the secret cannot be used.
     """
 
-    name = "webhook"
-
     def __init__(
-        self, url: str, secret: str | None = None, allow_private: bool = False
+        self,
+        url: str,
+        secret: str | None = None,
+        allow_private: bool = False,
+        *,
+        name: str = "webhook",
     ) -> None:
+        self.name = name
         try:
             parts = urlsplit(url)
             usable = parts.scheme in ("http", "https") and parts.port != 0
