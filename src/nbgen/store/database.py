@@ -48,8 +48,8 @@ class Database:
                 "another with data_dir, --data-dir or NBGEN_DATA_DIR."
                 if url is None
                 else f"The database {parsed.render_as_string()} cannot be used: "
-                f"{' '.join(str(cause).split())} Check that it runs, and the URL given as "
-                "database or NBGEN_DATABASE."
+                f"{' '.join(str(cause).split())} Check that it runs, and the URL given "
+                "as database or NBGEN_DATABASE."
             )
             raise DataFolderUnusable(where) from error
         self._reading_engine = self._engine.execution_options(reading=True)
@@ -100,21 +100,24 @@ def _file_url(folder: Path) -> sa.URL:
 
 def _open(url: sa.URL, folder: Path) -> tuple[sa.Engine, Owners]:
     if url.get_backend_name() == "sqlite":
-        owners: Owners = FileOwners(folder / "owners")
+        folder.mkdir(parents=True, exist_ok=True)
         engine = sa.create_engine(url, connect_args={"timeout": _BUSY_TIMEOUT_S})
         sa.event.listen(engine, "connect", _on_connect)
         sa.event.listen(engine, "begin", _on_begin)
-        _migrate(engine)
-        return engine, owners
+    else:
+        try:
+            # A connection that the server or a firewall has dropped is noticed.
+            engine = sa.create_engine(url, pool_pre_ping=True)
+        except ImportError as error:
+            raise OSError(f"{error}; pip install 'nbgen[postgresql]'") from error
     try:
-        # A connection that the server or a firewall has dropped is noticed.
-        engine = sa.create_engine(url, pool_pre_ping=True)
-    except ImportError as error:
-        raise OSError(f"{error}; install it with pip install 'psycopg[binary]'") from (
-            error
-        )
-    _migrate(engine)
-    return engine, SessionOwners(engine)
+        _migrate(engine)
+        if engine.dialect.name == "sqlite":
+            return engine, FileOwners(folder / "owners")
+        return engine, SessionOwners(engine)
+    except BaseException:
+        engine.dispose()
+        raise
 
 
 def _on_connect(connection: Any, _record: Any) -> None:
