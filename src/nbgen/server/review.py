@@ -139,12 +139,16 @@ def _decision_body(
     studio: Studio, decision: Decision, *, patience_s: float = _PUBLISHING_PATIENCE_S
 ) -> dict[str, Any]:
     review = studio.review(decision.task_id)
-    published = studio.publications(decision.task_id, wait_s=patience_s)
-    urls = [
-        record.url
-        for record in published
-        if record.decision == decision.sequence and record.url is not None
+    published = [
+        record
+        for record in studio.publications(decision.task_id, wait_s=patience_s)
+        if record.decision == decision.sequence
     ]
+    urls = [record.url for record in published if record.url is not None]
+    message = studio.describe(decision)
+    failed = [record.publisher for record in published if record.error is not None]
+    if failed:
+        message += f" Publishing failed and is tried again: {', '.join(failed)}."
     return {
         "task_id": decision.task_id,
         "approval_status": review.status.value,
@@ -152,7 +156,7 @@ def _decision_body(
         "published_url": urls[0] if urls else None,
         "approval_timestamp": decision.decided_at.isoformat(),
         "reviewer_id": decision.reviewer_id,
-        "message": studio.describe(decision),
+        "message": message,
         "version": review.version,
     }
 
