@@ -285,7 +285,7 @@ class Reviewing:
         Raises:
             UnknownTask: There is no such task.
         """
-        content = self._store.get_subject(task_id).content
+        content = self._store.get_subjects([task_id])[task_id].content
         if content is None:
             raise UnknownTask(task_id)
         return self._reviewed(content)
@@ -315,11 +315,11 @@ class Reviewing:
     ) -> list[Decision | NbgenError]:
         """Commit decisions, the first of them with a child."""
         changes, refused = [], {}
+        subjects = self._store.get_subjects([request.task_id for request in requests])
         for index, request in enumerate(requests):
             try:
                 # Outside the transaction: looking for a file may take a while.
-                subject = self._store.get_subject(request.task_id)
-                picture = find_picture(subject, request, self._images)
+                picture = find_picture(subjects[request.task_id], request, self._images)
             except NbgenError as error:
                 refused[index] = error
                 continue
@@ -349,7 +349,7 @@ class Reviewing:
         )
 
     def _known_subject(self, task_id: str) -> Subject:
-        subject = self._store.get_subject(task_id)
+        subject = self._store.get_subjects([task_id])[task_id]
         if subject.task is None and subject.content is None:
             raise UnknownTask(task_id)
         return subject

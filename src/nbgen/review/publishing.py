@@ -149,7 +149,7 @@ class PublicationRunner:
             self._store.end_publication(record.number, url)
 
     def _publication(self, record: PublicationRecord, folder: Path) -> Publication:
-        subject = self._store.get_subject(record.task_id)
+        subject = self._store.get_subjects([record.task_id])[record.task_id]
         decision = next(d for d in subject.log if d.sequence == record.decision)
         task = subject.task
         return Publication(

@@ -5,7 +5,9 @@ Thread-safe: each transaction takes a connection of its own from the pool.
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+import threading
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -52,11 +54,18 @@ class Database:
                 "as database or NBGEN_DATABASE."
             )
             raise DataFolderUnusable(where) from error
+        # SQLite lets one write, and the others look again after a while of sleep; our
+        # own threads need not sleep.
+        self._writer: AbstractContextManager[Any] = (
+            threading.Lock() if parsed.get_backend_name() == "sqlite" else nullcontext()
+        )
         self._reading_engine = self._engine.execution_options(reading=True)
 
-    def writing(self) -> AbstractContextManager[sa.Connection]:
+    @contextmanager
+    def writing(self) -> Iterator[sa.Connection]:
         """Begin a transaction that is committed at the end, or rolled back."""
-        return self._engine.begin()
+        with self._writer, self._engine.begin() as connection:
+            yield connection
 
     def reading(self) -> AbstractContextManager[sa.Connection]:
         """Begin a transaction that changes nothing and keeps no writer waiting."""

@@ -8,7 +8,7 @@ rules themselves are in ``nbgen.review.decide``, and called from here.
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -20,7 +20,7 @@ from nbgen.schema import TaskRecord
 from nbgen.store import log
 from nbgen.store.database import Database
 from nbgen.store.tables import content, publications
-from nbgen.store.tasks import insert_task, read_task
+from nbgen.store.tasks import insert_task, read_tasks
 
 
 class Subject(NamedTuple):
@@ -90,9 +90,25 @@ class DecisionStore:
         Returns:
             For each change the decision that stands, or why it was refused.
         """
+        task_ids = sorted({change.task_id for change in changes})
+        answers: list[Decision | NbgenError] = []
         with self._database.writing() as connection:
-            _lock(connection, sorted({change.task_id for change in changes}))
-            return [self._apply(connection, change, publishers) for change in changes]
+            _lock(connection, task_ids)
+            subjects = _read_subjects(connection, task_ids)
+            for change in changes:
+                subject = subjects[change.task_id]
+                try:
+                    ruling = change.rule(subject)
+                except NbgenError as error:
+                    answers.append(error)
+                    continue
+                decision = ruling.decision
+                if ruling.is_new:
+                    decision = self._apply(connection, change, ruling, publishers)
+                    log_now = (*subject.log, decision)
+                    subjects[change.task_id] = subject._replace(log=log_now)
+                answers.append(decision)
+        return answers
 
     def list_decisions(self, task_id: str | None) -> list[Decision]:
         """Return the log, oldest first: of one task, or all of it."""
@@ -101,10 +117,10 @@ class DecisionStore:
                 return log.whole_log(connection)
             return log.logs_of(connection, [task_id]).get(task_id, [])
 
-    def get_subject(self, task_id: str) -> Subject:
-        """Return what there is to decide on under that id."""
+    def get_subjects(self, task_ids: Sequence[str]) -> dict[str, Subject]:
+        """Return what there is to decide on under each of the ids."""
         with self._database.reading() as connection:
-            return _subject(connection, task_id)
+            return _read_subjects(connection, task_ids)
 
     def put_content(
         self, task_id: str, metadata: dict[str, Any], featured_image_url: str | None
@@ -121,7 +137,8 @@ class DecisionStore:
         now = dt.datetime.now(dt.UTC)
         with self._database.writing() as connection:
             _lock(connection, [task_id])
-            known = _content(connection, task_id)
+            logs = log.logs_of(connection, [task_id])
+            known = _read_content(connection, [task_id], logs).get(task_id)
             values: dict[str, Any] = {"updated_at": now}
             merged = _merge(known.metadata if known else {}, metadata)
             values["metadata"] = msgspec.json.encode(merged).decode()
@@ -133,19 +150,15 @@ class DecisionStore:
             else:
                 statement = content.update().where(content.c.task_id == task_id)
             connection.execute(statement.values(values))
-            merged_task = _content(connection, task_id)
-        assert merged_task is not None
-        return merged_task
+            return _read_content(connection, [task_id], logs)[task_id]
 
     def _apply(
-        self, connection: sa.Connection, change: Change, publishers: Sequence[str]
-    ) -> Decision | NbgenError:
-        try:
-            ruling = change.rule(_subject(connection, change.task_id))
-        except NbgenError as error:
-            return error
-        if not ruling.is_new:
-            return ruling.decision
+        self,
+        connection: sa.Connection,
+        change: Change,
+        ruling: Ruling,
+        publishers: Sequence[str],
+    ) -> Decision:
         decision = log.append(connection, ruling.decision)
         if change.child is not None:
             insert_task(connection, change.child, self._database.owner)
@@ -182,25 +195,36 @@ def _lock(connection: sa.Connection, task_ids: Sequence[str]) -> None:
         connection.execute(sa.select(sa.func.pg_advisory_xact_lock(key)))
 
 
-def _subject(connection: sa.Connection, task_id: str) -> Subject:
-    entries = log.logs_of(connection, [task_id]).get(task_id, ())
-    return Subject(
-        task_id,
-        read_task(connection, task_id),
-        _content(connection, task_id),
-        tuple(entries),
-    )
+def _read_subjects(
+    connection: sa.Connection, task_ids: Sequence[str]
+) -> dict[str, Subject]:
+    logs = log.logs_of(connection, task_ids)
+    found = read_tasks(connection, task_ids, logs)
+    contents = _read_content(connection, task_ids, logs)
+    return {
+        task_id: Subject(
+            task_id,
+            found.get(task_id),
+            contents.get(task_id),
+            tuple(logs.get(task_id, ())),
+        )
+        for task_id in task_ids
+    }
 
 
-def _content(connection: sa.Connection, task_id: str) -> ContentTask | None:
-    query = sa.select(content).where(content.c.task_id == task_id)
-    row = connection.execute(query).one_or_none()
-    if row is None:
-        return None
-    values = dict(row._mapping)
-    values["metadata"] = msgspec.json.decode(values["metadata"])
-    entries = log.logs_of(connection, [task_id]).get(task_id, ())
-    return ContentTask(**values, decisions=tuple(entries))
+def _read_content(
+    connection: sa.Connection,
+    task_ids: Sequence[str],
+    logs: Mapping[str, Sequence[Decision]],
+) -> dict[str, ContentTask]:
+    found = {}
+    query = sa.select(content).where(content.c.task_id.in_(task_ids))
+    for row in connection.execute(query):
+        values = dict(row._mapping)
+        values["metadata"] = msgspec.json.decode(values["metadata"])
+        values["decisions"] = tuple(logs.get(row.task_id, ()))
+        found[row.task_id] = ContentTask(**values)
+    return found
 
 
 def _merge(known: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:

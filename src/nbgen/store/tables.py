@@ -62,12 +62,15 @@ tasks = sa.Table(
     sa.Index("ix_tasks_status", "status", "created_at", "number"),
 )
 
-# Apart from the tasks, whose rows are ten times as long: a search reads all of this.
+# Apart from the tasks, whose rows are ten times as long, and in the order of a page: a
+# search reads all of it from the newest on, until the page is full.
 prompts = sa.Table(
     "prompts",
     metadata,
+    sa.Column("created_at", Moment, primary_key=True),
     sa.Column("number", sa.ForeignKey("tasks.number"), primary_key=True),
     sa.Column("folded", sa.Text, nullable=False),
+    sqlite_with_rowid=False,
 )
 
 content = sa.Table(

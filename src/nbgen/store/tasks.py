@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import datetime as dt
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
 import sqlalchemy as sa
 
+from nbgen.decision import Decision
 from nbgen.errors import InvalidRequest
 from nbgen.schema import (
     GenerationRequest,
@@ -93,7 +94,8 @@ class TaskStore:
     def get_task(self, task_id: str) -> TaskRecord | None:
         """Return the task of that id, or None."""
         with self._database.reading() as connection:
-            return read_task(connection, task_id)
+            logs = logs_of(connection, [task_id])
+            return read_tasks(connection, [task_id], logs).get(task_id)
 
     def list_tasks(
         self,
@@ -116,29 +118,33 @@ class TaskStore:
         Raises:
             InvalidRequest: The cursor is none of ours.
         """
-        newest_first = (tasks.c.created_at.desc(), tasks.c.number.desc())
-        query = sa.select(tasks).order_by(*newest_first).limit(limit + 1)
-        if status is not None:
-            query = query.where(tasks.c.status == status)
-        if since is not None:
-            query = query.where(tasks.c.created_at >= since)
-        if cursor is not None:
-            order = sa.tuple_(tasks.c.created_at, tasks.c.number)
-            query = query.where(order < sa.tuple_(*_read_cursor(cursor)))
         with self._database.reading() as connection:
+            # Either holds the order of the page, so that reading can stop when it is
+            # full: searching for a text, from the prompts to their tasks.
+            table = tasks if text is None else prompts
+            order = (table.c.created_at.desc(), table.c.number.desc())
+            query = sa.select(table.c.number).order_by(*order).limit(limit + 1)
             if text is not None:
-                contains = sa.func.instr
-                if connection.dialect.name == "postgresql":
-                    contains = sa.func.strpos
-                query = query.join(prompts, prompts.c.number == tasks.c.number).where(
-                    contains(prompts.c.folded, text.casefold()) > 0
-                )
-            rows = connection.execute(query).all()
-            shown = rows[:limit]
-            logs = logs_of(connection, [row.id for row in shown])
-        records = [_record(row, logs.get(row.id, ())) for row in shown]
-        more = len(rows) > limit
-        return TaskPage(records, _cursor(shown[-1]) if more else None)
+                query = query.where(_contains(connection, prompts.c.folded, text))
+            if status is not None:
+                query = query.where(_status(table) == status)
+            if since is not None:
+                query = query.where(table.c.created_at >= since)
+            if cursor is not None:
+                place = sa.tuple_(table.c.created_at, table.c.number)
+                query = query.where(place < sa.tuple_(*_read_cursor(cursor)))
+            numbers = connection.scalars(query).all()
+            shown = numbers[:limit]
+            newest_first = (tasks.c.created_at.desc(), tasks.c.number.desc())
+            rows = connection.execute(
+                sa.select(tasks)
+                .where(tasks.c.number.in_(shown))
+                .order_by(*newest_first)
+            ).all()
+            logs = logs_of(connection, [row.id for row in rows])
+        records = [_record(row, logs.get(row.id, ())) for row in rows]
+        more = len(numbers) > limit
+        return TaskPage(records, _cursor(rows[-1]) if more else None)
 
     def find_child(self, task_id: str) -> str | None:
         """Return the id of the newest task that was made of this one, or None."""
@@ -193,23 +199,48 @@ def insert_task(connection: sa.Connection, record: TaskRecord, owner: str) -> No
     inserted = connection.execute(tasks.insert().values(values))
     [number] = inserted.inserted_primary_key or [None]
     folded = record.request.prompt.casefold()
-    connection.execute(prompts.insert().values(number=number, folded=folded))
+    values = {"created_at": record.created_at, "number": number, "folded": folded}
+    connection.execute(prompts.insert().values(values))
 
 
-def read_task(connection: sa.Connection, task_id: str) -> TaskRecord | None:
-    """Return the task of that id within a transaction, or None."""
-    query = sa.select(tasks).where(tasks.c.id == task_id)
-    row = connection.execute(query).one_or_none()
-    if row is None:
-        return None
-    return _record(row, logs_of(connection, [task_id]).get(task_id, ()))
+def read_tasks(
+    connection: sa.Connection,
+    task_ids: Sequence[str],
+    logs: Mapping[str, Sequence[Decision]],
+) -> dict[str, TaskRecord]:
+    """Return the tasks of those ids that there are, with their decisions."""
+    query = sa.select(tasks).where(tasks.c.id.in_(task_ids))
+    return {
+        row.id: _record(row, logs.get(row.id, ())) for row in connection.execute(query)
+    }
+
+
+def _contains(
+    connection: sa.Connection, column: sa.Column[Any], text: str
+) -> sa.ColumnElement[bool]:
+    # Not LIKE, to which some of the text would be a wildcard, and which in SQLite knows
+    # the small letters of English alone.
+    postgresql = connection.dialect.name == "postgresql"
+    place = sa.func.strpos if postgresql else sa.func.instr
+    return place(column, text.casefold()) > 0
+
+
+def _status(table: sa.Table) -> sa.ColumnElement[str]:
+    if table is tasks:
+        return tasks.c.status
+    # Not a join, which SQLite might begin at the tasks and then search each prompt.
+    return (
+        sa.select(tasks.c.status)
+        .where(tasks.c.number == table.c.number)
+        .scalar_subquery()
+    )
 
 
 def _json(value: object) -> str:
     return msgspec.json.encode(value).decode()
 
 
-def _record(row: Row, log: Iterable[Any]) -> TaskRecord:
+def _record(row: Row, log: Iterable[Decision]) -> TaskRecord:
     values = row._mapping
     return TaskRecord(
         id=values["id"],

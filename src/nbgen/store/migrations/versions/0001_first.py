@@ -57,10 +57,12 @@ def _make_tables() -> None:
     op.create_index("ix_tasks_status", "tasks", ["status", "created_at", "number"])
     op.create_table(
         "prompts",
+        sa.Column("created_at", _MOMENT, primary_key=True),
         sa.Column(
             "number", sa.Integer, sa.ForeignKey("tasks.number"), primary_key=True
         ),
         sa.Column("folded", sa.Text, nullable=False),
+        sqlite_with_rowid=False,
     )
     op.create_table(
         "content",
@@ -119,12 +121,12 @@ def _take_over() -> None:
     for row in connection.execute(sa.select(old_tasks)).mappings():
         task = {**row, **_times(row, "created_at", "ended_at")}
         connection.execute(tables.tables["tasks"].insert().values(task))
-        folded = json.loads(row["request"])["prompt"].casefold()
-        connection.execute(
-            tables.tables["prompts"]
-            .insert()
-            .values(number=row["number"], folded=folded)
-        )
+        found = {
+            "created_at": task["created_at"],
+            "number": row["number"],
+            "folded": json.loads(row["request"])["prompt"].casefold(),
+        }
+        connection.execute(tables.tables["prompts"].insert().values(found))
     for row in connection.execute(sa.select(old_decisions)).mappings():
         decision = {**row, **_times(row, "decided_at"), "version": 1, "tags": "[]"}
         decision["sequence"] = decision.pop("number")
