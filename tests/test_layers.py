@@ -22,7 +22,7 @@ ROWS = [
     {"progress"},
     {"generation", "store"},
     {"jobs", "review", "testing"},
-    {"task", "remote"},
+    {"task", "remote", "keeping"},
     {"reviewing"},
     {"studio"},
     {"widgets", "server", "cli"},

@@ -10,7 +10,7 @@ import datetime as dt
 import json
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 
@@ -23,30 +23,24 @@ from nbgen.decision import (
     Verdict,
 )
 from nbgen.errors import InvalidRequest, NbgenError, UnknownTask
+from nbgen.keeping import Keeping
 from nbgen.review.decide import (
-    Quorum,
     Review,
     describe,
     find_picture,
-    fold,
     is_generated,
     rule,
     rule_undo,
 )
 from nbgen.review.publishing import PublicationRunner
 from nbgen.schema import GenerationRequest, TaskRecord
-from nbgen.store import Change, Images, Store, Subject
+from nbgen.store import Change, Subject
 from nbgen.task import Task
 
-_Record = TypeVar("_Record", TaskRecord, ContentTask)
 
-
-class Reviewing:
+class Reviewing(Keeping):
     """Decides on tasks; ``Studio`` is one, and says where everything is."""
 
-    _store: Store
-    _images: Images
-    _quorum: Quorum
     _publishing: PublicationRunner
 
     def approve(
@@ -337,16 +331,6 @@ class Reviewing:
             refused[index] if index in refused else next(answers)
             for index in range(len(requests))
         ]
-
-    def _review(self, log: tuple[Decision, ...]) -> Review:
-        return fold(log, self._quorum)
-
-    def _reviewed(self, record: _Record) -> _Record:
-        """Return the record with what its decisions come to."""
-        review = self._review(record.decisions)
-        return msgspec.structs.replace(
-            record, decision=review.decision, approval_status=review.status
-        )
 
     def _known_subject(self, task_id: str) -> Subject:
         subject = self._store.get_subjects([task_id])[task_id]

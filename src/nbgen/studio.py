@@ -22,16 +22,12 @@ from nbgen.checks import (
     MAX_SEED,
     check_choice,
     check_task_id,
-    check_text,
-    check_whole,
 )
 from nbgen.errors import (
     InvalidRequest,
     StudioClosed,
     TaskConflict,
     TaskError,
-    UnknownImage,
-    UnknownTask,
 )
 from nbgen.generation.checkpoints import find_checkpoint
 from nbgen.jobs import Job, JobQueue, Worker
@@ -49,7 +45,6 @@ from nbgen.schema import (
     OutputFormat,
     SchedulerName,
     Status,
-    TaskPage,
     TaskRecord,
 )
 from nbgen.settings import default_data_dir, default_database, default_images
@@ -305,7 +300,7 @@ class Studio(Reviewing):
         if on_progress is not None:
             task.watch(on_progress)
         result = await task
-        await asyncio.to_thread(self._copy_whole, result.images[0].name, path)
+        await asyncio.to_thread(self._copy_picture, result.images[0].name, path)
         return path
 
     def task(self, task_id: str) -> Task:
@@ -319,50 +314,6 @@ class Studio(Reviewing):
         with self._submitting:
             job = self._queue.find(task_id)
             return Task(self, self.get_record(task_id), job)
-
-    def tasks(
-        self,
-        *,
-        status: str | None = None,
-        text: str | None = None,
-        since: dt.datetime | None = None,
-        limit: int = 100,
-        cursor: str | None = None,
-    ) -> TaskPage:
-        """Return some of the tasks, newest first.
-
-        Args:
-            status: Only those that are ``"pending"``, ``"generating"``,
-                ``"completed"`` or ``"failed"``.
-            text: Only those with this text in their prompt, in whatever case.
-            since: Only those submitted at this time, which names its zone, or later.
-            limit: How many at most, 1 to 1,000.
-            cursor: The ``next_cursor`` of the page before.
-
-        Raises:
-            InvalidRequest: A value is not allowed.
-        """
-        if since is not None and since.tzinfo is None:
-            raise InvalidRequest("since", str(since), "a time with its time zone")
-        page = self._store.list_tasks(
-            limit=check_whole("limit", limit, 1, 1_000),
-            status=None if status is None else check_choice("status", status, Status),
-            text=None if text is None else check_text("text", text),
-            since=since,
-            cursor=cursor,
-        )
-        return TaskPage(map(self._reviewed, page), page.next_cursor)
-
-    def get_record(self, task_id: str) -> TaskRecord:
-        """Return the task as the store knows it.
-
-        Raises:
-            UnknownTask: There is no such task.
-        """
-        record = self._store.get_task(task_id)
-        if record is None:
-            raise UnknownTask(task_id)
-        return self._reviewed(record)
 
     def get_progress(self, task_id: str) -> GenerationProgress:
         """Return the present state of a task, however long ago it ended.
@@ -440,48 +391,6 @@ class Studio(Reviewing):
                 task_id,
                 f"Task {task_id!r} runs in another process. Cancel it there.",
             )
-
-    def image_path(self, name: str) -> Path | None:
-        """Return the file of a picture by its name, or None if it is not on this disk.
-
-        ``read_image`` reads pictures wherever they are.
-        """
-        return self._images.path(name)
-
-    def read_image(self, name: str) -> bytes:
-        """Return the bytes of a picture's file.
-
-        Raises:
-            UnknownImage: There is no picture of that name.
-        """
-        data = self._images.read(name)
-        if data is None:
-            raise UnknownImage(name)
-        return data
-
-    def collect_garbage(self, *, dry_run: bool = True) -> list[str]:
-        """Remove picture files that nothing refers to, and unfinished ones.
-
-        Files that were written within the last hour stay: they may belong to a task
-        under way.
-
-        Args:
-            dry_run: Whether to remove nothing and only say what would be.
-
-        Returns:
-            The names of the files.
-        """
-        return self._store.collect_garbage(self._images, dry_run=dry_run)
-
-    def _copy_whole(self, name: str, target: Path) -> None:
-        data = self.read_image(name)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = target.with_name(f".{target.name}.{uuid.uuid4().hex}.part")
-        try:
-            unfinished.write_bytes(data)
-            unfinished.replace(target)
-        finally:
-            unfinished.unlink(missing_ok=True)
 
     def close(self) -> None:
         """Cancel what is unfinished, end the threads and give the model's memory back.
