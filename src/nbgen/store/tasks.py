@@ -73,6 +73,8 @@ class TaskStore:
         made_with: Mapping[str, str] | None = None,
     ) -> bool:
         """Commit the end of a task; return False if it has ended already."""
+        # Torch says its version in a class of its own, which JSON knows nothing of.
+        facts = {name: str(value) for name, value in (made_with or {}).items()}
         rounded = {stage: round(took_s, 3) for stage, took_s in (stages or {}).items()}
         with self._database.writing() as connection:
             changed = connection.execute(
@@ -86,7 +88,7 @@ class TaskStore:
                     current_step=current_step,
                     result=None if result is None else _json(result),
                     stages=_json(rounded) if rounded else None,
-                    made_with=_json(made_with) if made_with else None,
+                    made_with=_json(facts) if facts else None,
                 )
             )
         return changed.rowcount == 1
