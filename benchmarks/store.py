@@ -196,9 +196,7 @@ def time_decisions(folder: Path, database: str | None, processes: int) -> str:
     store.close()
     started = []
     for process in range(processes):
-        command = [sys.executable, __file__, "--decide", str(process), str(folder)]
-        if database is not None:
-            command += ["--database", database]
+        command = command_of(f"--decide={process}", folder, database)
         started.append(
             subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -239,40 +237,57 @@ def time_bulk(studio: Studio) -> str:
     return f"{DECISIONS / took_s:,.0f} a second"
 
 
+def measure_memory(folder: str, database: str | None) -> None:
+    """Print the memory before opening a studio, and after it and its first pages."""
+    before_mb = memory_mb()
+    with Studio(
+        folder, engine=PatternEngine(), database=database, publishers=[]
+    ) as studio:
+        cursor = None
+        for _ in range(PAGES):
+            cursor = studio.tasks(cursor=cursor).next_cursor
+        print(f"{memory_mb() - before_mb:.1f} MB on top of {before_mb:.0f} MB")
+
+
 def memory_mb() -> float:
     """Return the memory in use now, in MB."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * resource.getpagesize() / 1e6
 
 
+def command_of(option: str, folder: Path, database: str | None) -> list[str]:
+    """Return the command that runs a part of this in a process of its own."""
+    command = [sys.executable, __file__, option, str(folder)]
+    return command if database is None else [*command, "--database", database]
+
+
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--database", help="the URL of an empty PostgreSQL database")
-    parser.add_argument("--decide", nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--decide", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--memory", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("folder", nargs="?", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.decide is not None:
-        process, folder = arguments.decide
-        decide(folder, arguments.database, int(process), DECISIONS)
+        decide(arguments.folder, arguments.database, arguments.decide, DECISIONS)
+        return
+    if arguments.memory:
+        measure_memory(arguments.folder, arguments.database)
         return
     with tempfile.TemporaryDirectory(prefix="nbgen-bench-") as name:
         folder, database = Path(name), arguments.database
         store = Store(folder, database)
         fill(store)
         store.close()
-        rows = []
-        before_mb = memory_mb()
         with Studio(
             folder, engine=PatternEngine(), database=database, publishers=[]
         ) as studio:
-            opened_mb = memory_mb()
-            rows += time_pages(studio)
-            rows.append(
-                ("memory: opening it", f"{opened_mb - before_mb:.1f} MB"),
-            )
-            rows.append(
-                ("memory: all those pages", f"{memory_mb() - opened_mb:.1f} MB"),
-            )
+            rows = time_pages(studio)
+        command = command_of("--memory", folder, database)
+        took = subprocess.run(command, check=True, capture_output=True, text=True)
+        label = f"memory: opening it and reading {PAGES} pages"
+        rows.append((label, took.stdout.strip()))
         for processes in (1, 2):
             label = f"decisions: {THREADS} threads in each of {processes} process(es)"
             rows.append((label, time_decisions(folder, database, processes)))
