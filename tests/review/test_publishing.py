@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -212,5 +214,52 @@ def test_a_database_that_fails_for_a_while_ends_nothing(
         runner = PublicationRunner(store, images, [recorder])
         assert asked.wait(30)
     runner.wake()
+    runner.close()
+    store.close()
+
+
+APPROVE_FOR_EVER = """
+import itertools, sys
+from nbgen.review.publish import FolderPublisher
+from nbgen.studio import Studio
+from nbgen.testing import PatternEngine
+
+folder, database = sys.argv[1:]
+publisher = FolderPublisher(folder + "/out")
+studio = Studio(
+    folder, engine=PatternEngine(), database=database or None, publishers=[publisher]
+)
+for number in itertools.count():
+    studio.put_content(f"t{number}", {"image_url": "https://x.org/a.png"})
+    studio.approve(f"t{number}", reviewer_id="ada")
+    print(f"t{number}", flush=True)
+"""
+
+
+def test_a_kill_loses_no_decision_and_no_publication(
+    tmp_path: Path, database: str | None
+) -> None:
+    """What was acknowledged is there, and published by whoever comes next."""
+    with subprocess.Popen(
+        [sys.executable, "-c", APPROVE_FOR_EVER, str(tmp_path), database or ""],
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        acknowledged = [process.stdout.readline().strip() for _ in range(10)]
+        process.kill()
+        acknowledged += process.stdout.read().split()
+    store = Store(tmp_path, database)
+    decided = [decision.task_id for decision in store.list_decisions(None)]
+    assert set(acknowledged) <= set(decided)
+    assert len(decided) == len(set(decided))
+    later = Clock()
+    later.now += HOUR  # past what the dead process had taken
+    out = FolderPublisher(tmp_path / "out")
+    runner = PublicationRunner(store, open_images(tmp_path / "images"), [out], later)
+    for task_id in decided:
+        [publication] = runner.wait_tried(task_id, 30)
+        assert publication.state is PublicationState.PUBLISHED
+        assert (tmp_path / "out" / f"{task_id}.json").is_file()
     runner.close()
     store.close()
