@@ -14,6 +14,7 @@ from playwright.sync_api import Browser, sync_playwright
 from nbgen.server import Server, Timing
 from nbgen.studio import Studio
 from nbgen.testing import PatternEngine
+from tests import postgresql
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
@@ -45,6 +46,24 @@ QUICK = Timing(closing_grace_s=0.05)
 def _own_data_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep every test off the user's data folder."""
     monkeypatch.setenv("NBGEN_DATA_DIR", str(tmp_path / "default-data"))
+    monkeypatch.delenv("NBGEN_DATABASE", raising=False)
+    monkeypatch.delenv("NBGEN_IMAGES", raising=False)
+
+
+@pytest.fixture(scope="session")
+def postgresql_server() -> Iterator[postgresql.Server]:
+    """Return a running PostgreSQL; skip where there is none."""
+    with postgresql.running_server() as server:
+        yield server
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database(request: pytest.FixtureRequest) -> str | None:
+    """Return the URL of a database of each kind; None is the file in the folder."""
+    if request.param == "sqlite":
+        return None
+    server: postgresql.Server = request.getfixturevalue("postgresql_server")
+    return server.new_database()
 
 
 @pytest.fixture
@@ -52,8 +71,11 @@ def make_studio(tmp_path: Path) -> Iterator[Callable[..., Studio]]:
     """Return a function that opens a studio on the test's folder and closes it."""
     studios: list[Studio] = []
 
-    def make(before_step: Callable[[int], None] | None = None) -> Studio:
-        studio = Studio(tmp_path / "data", engine=PatternEngine(before_step))
+    def make(
+        before_step: Callable[[int], None] | None = None, **options: Any
+    ) -> Studio:
+        engine = PatternEngine(before_step)
+        studio = Studio(tmp_path / "data", engine=engine, **options)
         studios.append(studio)
         return studio
 

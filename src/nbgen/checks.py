@@ -23,6 +23,8 @@ IMAGE_NAME = re.compile(r"[0-9a-f]{32}\.(png|jpeg|webp)")
 IMAGE_URL = "/images/"
 """The path under which a server serves them."""
 
+_MOST_TAGS = 20
+
 _TASK_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 
@@ -61,6 +63,28 @@ def check_feedback(feedback: object) -> str | None:
     if feedback is None:
         return None
     return check_text("feedback", feedback, longest=10_000) or None
+
+
+def check_tags(tags: object) -> tuple[str, ...]:
+    """Return the trimmed tags, each once; raise ``InvalidRequest`` if they are bad."""
+    if not isinstance(tags, (list, tuple)) or len(tags) > _MOST_TAGS:
+        raise InvalidRequest("tags", tags, f"a list of up to {_MOST_TAGS} texts")
+    trimmed = (check_text("tags", tag, shortest=1, longest=100) for tag in tags)
+    return tuple(dict.fromkeys(trimmed))
+
+
+def check_featured_url(url: object) -> str | None:
+    """Return the trimmed URL, None for none; raise ``InvalidRequest`` if bad."""
+    if url is None:
+        return None
+    return check_text("featured_image_url", url, shortest=1)
+
+
+def check_version(version: object) -> int | None:
+    """Return the expected number of decisions, None for none expected."""
+    if version is None:
+        return None
+    return check_whole("expect_version", version, 0, MAX_SEED)
 
 
 def check_text(

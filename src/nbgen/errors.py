@@ -10,6 +10,7 @@
     ├── EngineFailed          engine_failed           it raised what it should not
     ├── WorkerDied            worker_died             the process of the model ended
     ├── NoRecipe              no_recipe               a file tells not how it was made
+    ├── UnknownImage          unknown_image           no picture of that name
     ├── DataFolderUnusable    data_folder_unusable    nothing can be kept there
     ├── QueueFull             queue_full              too many tasks wait
     ├── TaskError             task_error
@@ -21,6 +22,7 @@
     │   └── GenerationFailed  generation_failed       the engine gave up
     ├── DecisionConflict      decision_conflict       it cannot be decided (so) now
     ├── FeaturedImageMissing  featured_image_missing  nothing to approve
+    ├── PublishFailed         publish_failed          an approval did not get out
     ├── AccessDenied          access_denied           credential missing or wrong
     └── StudioClosed          studio_closed           used after ``close()``
 
@@ -64,7 +66,12 @@ class InvalidRequest(NbgenError, ValueError):
     def __init__(self, field: str, value: object, allowed: str) -> None:
         self.field = field
         self.allowed = allowed
+        self._value = value
         super().__init__(f"{field} must be {allowed}; got {_shown(value)}.")
+
+    def renamed(self, field: str) -> InvalidRequest:
+        """Return the same error with the field called as another caller knows it."""
+        return InvalidRequest(field, self._value, self.allowed)
 
 
 class CheckpointNotFound(NbgenError):
@@ -106,8 +113,20 @@ class NoRecipe(NbgenError):
     code = "no_recipe"
 
 
+class UnknownImage(NbgenError, LookupError):
+    """There is no picture of that name where the studio keeps its pictures."""
+
+    code = "unknown_image"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f"There is no picture {_shown(name)}. Take a name from the result of a "
+            "task, and check that its file was not removed."
+        )
+
+
 class DataFolderUnusable(NbgenError):
-    """The folder for tasks and pictures cannot be read or written."""
+    """The folder or the database for tasks and pictures cannot be read or written."""
 
     code = "data_folder_unusable"
 
@@ -198,6 +217,12 @@ class FeaturedImageMissing(TaskError):
     """There is no picture that an approval could stand for."""
 
     code = "featured_image_missing"
+
+
+class PublishFailed(NbgenError):
+    """An approved picture could not be published."""
+
+    code = "publish_failed"
 
 
 class AccessDenied(NbgenError):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import datetime as dt
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from enum import StrEnum
 from functools import partial
 from typing import Any
@@ -26,6 +26,9 @@ from nbgen.checks import (
     check_text,
     check_whole,
 )
+from nbgen.decision import ApprovalStatus as ApprovalStatus
+from nbgen.decision import Decision as Decision
+from nbgen.decision import Verdict as Verdict
 from nbgen.errors import InvalidRequest
 
 
@@ -226,64 +229,64 @@ class GenerationResult(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
-class Verdict(StrEnum):
-    """What a reviewer decided."""
-
-    APPROVED = "approved"
-    REJECTED = "rejected"
-
-
-class Decision(msgspec.Struct, frozen=True, kw_only=True):
-    """One entry in the log of decisions; entries are never changed.
-
-    Attributes:
-        task_id: The task that was decided.
-        verdict: What was decided.
-        reviewer_id: Who decided.
-        feedback: What the reviewer said, or None.
-        featured_image_url: The picture that an approval stands for, or None.
-        decided_at: When, in UTC.
-    """
-
-    task_id: str
-    verdict: Verdict
-    reviewer_id: str
-    feedback: str | None
-    featured_image_url: str | None
-    decided_at: dt.datetime
-
-
 class TaskRecord(msgspec.Struct, frozen=True, kw_only=True):
     """One task as the store knows it.
 
     Attributes:
         id: The id of the task.
+        parent_id: The task that a reviewer wanted changed into this one, or None.
         request: The request as it was asked for.
         seed: The seed in use: the request's, or the one drawn for it.
         status: Where the task stands.
         outcome: How it ended; None before that.
         error: Why it did not succeed; None otherwise.
         created_at: When it was submitted, in UTC.
+        started_at: When the work on it began, in UTC; None before that.
         ended_at: When it ended, in UTC; None before that.
         current_step: Sampling steps done when it ended; 0 before that.
+        stages: The seconds that each stage took, of those that were over when the end
+            was committed.
+        made_with: The checkpoint, the device and the versions of the libraries.
         result: The pictures of a task that succeeded, or those of a batch that were
             made before it failed; None otherwise.
-        decision: The reviewer's decision; None while there is none.
+        decisions: The log of the decisions on it, oldest first.
+        decision: The decision in force; None while there is none.
+        approval_status: What all decisions come to.
     """
 
     id: str
+    parent_id: str | None = None
     request: GenerationRequest
     seed: int
     status: Status
     outcome: Outcome | None = None
     error: str | None = None
     created_at: dt.datetime
+    started_at: dt.datetime | None = None
     ended_at: dt.datetime | None = None
     current_step: int = 0
+    stages: dict[str, float] = {}
+    made_with: dict[str, str] = {}
     result: GenerationResult | None = None
+    decisions: tuple[Decision, ...] = ()
     decision: Decision | None = None
+    approval_status: ApprovalStatus = ApprovalStatus.PENDING
 
     @property
-    def approval_status(self) -> str:
-        """``"approved"``, ``"rejected"`` or, undecided, ``"pending"``."""
-        return "pending" if self.decision is None else self.decision.verdict.value
+    def version(self) -> int:
+        """How many decisions there are on the task."""
+        return len(self.decisions)
+
+
+class TaskPage(list[TaskRecord]):
+    """Some of the tasks, newest first.
+
+    Attributes:
+        next_cursor: Where the next page begins; None on the last.
+    """
+
+    def __init__(
+        self, records: Iterable[TaskRecord] = (), next_cursor: str | None = None
+    ) -> None:
+        super().__init__(records)
+        self.next_cursor = next_cursor

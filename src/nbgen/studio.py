@@ -1,9 +1,10 @@
 """The one facade over generation, progress, store and review.
 
 Thread-safety: every method of ``Studio`` and ``Task`` may be called from any thread.
-A studio has two threads of its own, both daemons: ``nbgen-worker`` has the pictures
-made, by a process that the studio starts, and ``nbgen-progress`` tells those who watch.
-``close()`` ends all of them.
+A studio has threads of its own, all daemons: ``nbgen-worker`` has the pictures made, by
+a process that the studio starts, ``nbgen-progress`` tells those who watch and, where
+there are publishers, ``nbgen-publisher`` brings approvals to them. ``close()`` ends
+them.
 """
 
 from __future__ import annotations
@@ -12,10 +13,9 @@ import asyncio
 import atexit
 import datetime as dt
 import secrets
-import shutil
 import threading
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -23,8 +23,6 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from nbgen.checks import (
     MAX_SEED,
     check_choice,
-    check_feedback,
-    check_reviewer_id,
     check_task_id,
 )
 from nbgen.errors import (
@@ -32,7 +30,6 @@ from nbgen.errors import (
     StudioClosed,
     TaskConflict,
     TaskError,
-    UnknownTask,
 )
 from nbgen.generation.checkpoints import find_checkpoint
 from nbgen.generation.process import ProcessEngine, load_sdxl
@@ -41,19 +38,20 @@ from nbgen.progress import GenerationProgress, ProgressService
 from nbgen.progress.dispatcher import ProgressCallback
 from nbgen.progress.previews import PreviewCallback
 from nbgen.progress.progress import progress_of_record
-from nbgen.review.decide import decide
+from nbgen.review.decide import read_quorum
+from nbgen.review.publish import Publisher, load_publishers
+from nbgen.review.publishing import PublicationRunner
+from nbgen.reviewing import Reviewing
 from nbgen.schema import (
-    Decision,
     GenerationRequest,
     Metadata,
     OutputFormat,
     SchedulerName,
     Status,
     TaskRecord,
-    Verdict,
 )
-from nbgen.settings import default_data_dir
-from nbgen.store import ImageFolder, Store, keep_picture
+from nbgen.settings import default_data_dir, default_database, default_images
+from nbgen.store import Store, keep_picture, open_images
 from nbgen.task import Task
 
 if TYPE_CHECKING:
@@ -73,7 +71,7 @@ _FORMAT_OF_SUFFIX = {
 }
 
 
-class Studio:
+class Studio(Reviewing):
     """Makes, watches and approves pictures.
 
     Opening one is cheap: the model is loaded when the first task runs, and stays
@@ -99,11 +97,23 @@ class Studio:
         queue_limit: How many tasks may wait.
         engine: Makes the pictures instead of SDXL, in this process; for tests.
         progress: Tells those who watch; by default a service of the studio's own.
+        database: The URL of a database that takes the place of the SQLite file in the
+            data folder, such as ``postgresql+psycopg://…``; by default
+            ``NBGEN_DATABASE``.
+        images: Where pictures are kept, if not in the data folder: another folder or
+            a URL such as ``s3://bucket/folder``; by default ``NBGEN_IMAGES``.
+        quorum: Whose approvals a task needs: ``"any"`` for one of anybody, ``"2"`` for
+            so many of anybody, ``"all:ada,bob"`` for those of all the named. Any
+            rejection rejects.
+        publishers: Who publishes what is approved; by default those that are installed
+            as entry points.
 
     Raises:
         CheckpointNotFound: There is no such checkpoint.
-        DataFolderUnusable: The data folder cannot be read or written.
-        InvalidRequest: ``worker`` is neither.
+        DataFolderUnusable: The data folder or the database cannot be read or written.
+        InvalidRequest: The worker, the database, the images, the quorum or the
+            publishers are not such.
+        PublishFailed: An installed publisher cannot be loaded.
     """
 
     def __init__(
@@ -118,6 +128,10 @@ class Studio:
         queue_limit: int = 10_000,
         engine: Engine | None = None,
         progress: ProgressService | None = None,
+        database: str | None = None,
+        images: str | Path | None = None,
+        quorum: str = "any",
+        publishers: Sequence[Publisher] | None = None,
     ) -> None:
         def make_engine() -> Engine:
             if engine is not None:
@@ -133,9 +147,16 @@ class Studio:
             raise InvalidRequest("worker", worker, "'process' or 'thread'")
         if engine is None:
             find_checkpoint(checkpoint)
+        self._quorum = read_quorum(quorum)
+        publishers = load_publishers() if publishers is None else publishers
         folder = default_data_dir() if data_dir is None else Path(data_dir)
-        self._store = Store(folder)
-        self._images = ImageFolder(folder / "images")
+        self._store = Store(folder, database or default_database())
+        try:
+            self._images = open_images(images or default_images() or folder / "images")
+            self._publishing = PublicationRunner(self._store, self._images, publishers)
+        except BaseException:
+            self._store.close()
+            raise
         self._owns_progress = progress is None
         self._progress = progress or ProgressService()
         self._worker = Worker(
@@ -238,14 +259,7 @@ class Studio:
                     raise TaskConflict(task_id)
                 return Task(self, standing, self._queue.find(task_id))
             self._queue.check_room()
-            seed = request.seed
-            record = TaskRecord(
-                id=task_id,
-                request=request,
-                seed=secrets.randbelow(MAX_SEED) if seed is None else seed,
-                status=Status.PENDING,
-                created_at=dt.datetime.now(dt.UTC),
-            )
+            record = _new_record(task_id, request)
             self._progress.create_progress(task_id, request.num_inference_steps)
             try:
                 added = self._store.add_task(record)
@@ -258,6 +272,26 @@ class Studio:
             job = Job(task_id, request, record.seed)
             self._queue.submit(job)
         return Task(self, record, job)
+
+    def _submit_child(
+        self,
+        parent_id: str,
+        request: GenerationRequest,
+        commit: Callable[[TaskRecord], object],
+    ) -> Task | None:
+        child = _new_record(uuid.uuid4().hex[:12], request, parent_id)
+        with self._submitting:
+            if self._closed:
+                raise StudioClosed
+            commit(child)
+            if self._store.get_task(child.id) is not None:
+                self._progress.create_progress(child.id, request.num_inference_steps)
+                job = Job(child.id, request, child.seed)
+                self._queue.submit(job)
+                return Task(self, child, job)
+        # The same was asked for before, so there is a child already.
+        standing = self._store.find_child(parent_id)
+        return None if standing is None else self.task(standing)
 
     async def generate_image(
         self,
@@ -294,8 +328,8 @@ class Studio:
         )
         if on_progress is not None:
             task.watch(on_progress)
-        await task
-        await asyncio.to_thread(_copy_whole, task.image_paths[0], path)
+        result = await task
+        await asyncio.to_thread(self._copy_picture, result.images[0].name, path)
         return path
 
     def task(self, task_id: str) -> Task:
@@ -309,21 +343,6 @@ class Studio:
         with self._submitting:
             job = self._queue.find(task_id)
             return Task(self, self.get_record(task_id), job)
-
-    def tasks(self, *, limit: int = 100) -> list[TaskRecord]:
-        """Return the newest tasks, newest first."""
-        return self._store.list_tasks(limit)
-
-    def get_record(self, task_id: str) -> TaskRecord:
-        """Return the task as the store knows it.
-
-        Raises:
-            UnknownTask: There is no such task.
-        """
-        record = self._store.get_task(task_id)
-        if record is None:
-            raise UnknownTask(task_id)
-        return record
 
     def get_progress(self, task_id: str) -> GenerationProgress:
         """Return the present state of a task, however long ago it ended.
@@ -413,78 +432,11 @@ class Studio:
                 f"Task {task_id!r} runs in another process. Cancel it there.",
             )
 
-    def approve(
-        self,
-        task_id: str,
-        *,
-        reviewer_id: str,
-        feedback: str | None = None,
-        featured_image_url: str | None = None,
-    ) -> Decision:
-        """Approve a completed task; again, it returns the decision that stands.
-
-        Args:
-            task_id: The task.
-            reviewer_id: Who decides, 1 to 200 characters.
-            feedback: What the reviewer says, up to 10,000 characters.
-            featured_image_url: The picture that is meant; None for the first.
-
-        Raises:
-            UnknownTask: There is no such task.
-            InvalidRequest: A value is not allowed.
-            DecisionConflict: It is not completed, or was rejected.
-            FeaturedImageMissing: Its pictures are gone.
-        """
-        return self.decide(
-            task_id,
-            Verdict.APPROVED,
-            reviewer_id=reviewer_id,
-            feedback=feedback,
-            featured_image_url=featured_image_url,
-        )
-
-    def reject(
-        self, task_id: str, *, reviewer_id: str, feedback: str | None = None
-    ) -> Decision:
-        """Reject a completed task; again, it returns the decision that stands.
-
-        Raises:
-            UnknownTask: There is no such task.
-            InvalidRequest: A value is not allowed.
-            DecisionConflict: It is not completed, or was approved.
-        """
-        return self.decide(
-            task_id, Verdict.REJECTED, reviewer_id=reviewer_id, feedback=feedback
-        )
-
-    def decide(
-        self,
-        task_id: str,
-        verdict: Verdict,
-        *,
-        reviewer_id: str,
-        feedback: str | None = None,
-        featured_image_url: str | None = None,
-    ) -> Decision:
-        """Approve or reject; see ``approve`` and ``reject``."""
-        return decide(
-            self.get_record(task_id),
-            verdict,
-            reviewer_id=check_reviewer_id(reviewer_id),
-            feedback=check_feedback(feedback),
-            featured_image_url=featured_image_url,
-            store=self._store,
-            images=self._images,
-        )
-
-    def image_path(self, name: str) -> Path | None:
-        """Return the file of a picture by its name, or None if there is none."""
-        return self._images.path(name)
-
     def close(self) -> None:
         """Cancel what is unfinished, end the threads and give the model's memory back.
 
-        Waits for the running step. Calling it again does nothing.
+        Waits for the running step, and for a publication under way. Calling it again
+        does nothing.
         """
         with self._submitting:
             if self._closed:
@@ -494,16 +446,21 @@ class Studio:
         for never_ran in self._queue.close(finish=False):
             self._worker.cancel(never_ran)
         self._worker.close()
+        self._publishing.close()
         if self._owns_progress:
             self._progress.close()
         self._store.close()
 
 
-def _copy_whole(source: Path, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = target.with_name(f".{target.name}.{uuid.uuid4().hex}.part")
-    try:
-        shutil.copyfile(source, unfinished)
-        unfinished.replace(target)
-    finally:
-        unfinished.unlink(missing_ok=True)
+def _new_record(
+    task_id: str, request: GenerationRequest, parent_id: str | None = None
+) -> TaskRecord:
+    seed = request.seed
+    return TaskRecord(
+        id=task_id,
+        parent_id=parent_id,
+        request=request,
+        seed=secrets.randbelow(MAX_SEED) if seed is None else seed,
+        status=Status.PENDING,
+        created_at=dt.datetime.now(dt.UTC),
+    )

@@ -316,6 +316,7 @@ def test_approve(studio: Studio, server: Server, method: str) -> None:
         "published_url": None,
         "reviewer_id": "ada",
         "message": "Approved by ada.",
+        "version": 1,
     }
     again = ask(server, approve_path("a"), {**body, "reviewer_id": "bob"})
     assert again.body["approval_timestamp"] == timestamp

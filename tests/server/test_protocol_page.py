@@ -15,6 +15,7 @@ from nbgen.server.base import _HTTP_ERRORS, _HTTP_STATUS
 from nbgen.studio import Studio
 from tests.server.client import ask, socket_url
 
+CAT = "https://example.org/cat.png"
 PAGE = Path(__file__).parent.parent.parent / "docs" / "protocol.md"
 
 
@@ -52,10 +53,27 @@ def test_the_examples_are_what_is_sent(
             "/api/content/tasks/hero-1/approve",
             {"approved": True, "reviewer_id": "ada"},
         ).body,
+        ask(
+            server,
+            "/api/content/tasks/post-7",
+            {"task_metadata": {"title": "Cats", "image": {"url": CAT}}},
+            method="PUT",
+        ).body,
+        ask(
+            server,
+            "/api/content/tasks/bulk-decide",
+            {
+                "decisions": [
+                    {"task_id": name, "approved": True, "reviewer_id": "ada"}
+                    for name in ("post-7", "nope")
+                ]
+            },
+        ).body,
     ]
     assert [shape(example) for example in examples] == [shape(body) for body in sent]
     assert examples[0] == sent[0]
     assert examples[3] == sent[3]
+    assert examples[-1]["results"][1] == sent[-1]["results"][1]
     assert studio.get_record("hero-1").approval_status == "approved"
 
 

@@ -1,75 +1,83 @@
-"""Tasks and decisions last, and each ends or is decided once."""
+"""Tasks last, end once, and are found again."""
 
 from __future__ import annotations
 
 import datetime as dt
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from nbgen.errors import DataFolderUnusable
+from nbgen.errors import DataFolderUnusable, InvalidRequest
 from nbgen.schema import (
-    Decision,
     GenerationRequest,
     GenerationResult,
     ImageRecord,
     Outcome,
     Status,
     TaskRecord,
-    Verdict,
 )
 from nbgen.store import Store
 
+MINUTE = dt.timedelta(minutes=1)
 NOW = dt.datetime(2026, 1, 2, 3, 4, 5, tzinfo=dt.UTC)
 IMAGE = ImageRecord(name="f.png", url="/images/f.png", width=64, height=64, seed=7)
 RESULT = GenerationResult(images=(IMAGE,), generation_time=1.5)
 
 
-def record(task_id: str = "a") -> TaskRecord:
+class Version(str):
+    """What torch calls its version: a text, and not quite."""
+
+    __slots__ = ()
+
+
+def record(
+    task_id: str = "a", prompt: str = "a cat", created_at: dt.datetime = NOW
+) -> TaskRecord:
     return TaskRecord(
         id=task_id,
-        request=GenerationRequest(prompt="a cat", seed=7),
+        request=GenerationRequest(prompt=prompt, seed=7),
         seed=7,
         status=Status.PENDING,
-        created_at=NOW,
-    )
-
-
-def decision(verdict: Verdict, reviewer_id: str = "ada") -> Decision:
-    return Decision(
-        task_id="a",
-        verdict=verdict,
-        reviewer_id=reviewer_id,
-        feedback="Fine",
-        featured_image_url=IMAGE.url,
-        decided_at=NOW,
+        created_at=created_at,
     )
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    store = Store(tmp_path)
+def store(tmp_path: Path, database: str | None) -> Iterator[Store]:
+    store = Store(tmp_path, database)
     yield store
     store.close()
 
 
-def test_a_task_comes_back_as_it_was(store: Store, tmp_path: Path) -> None:
+def test_a_task_comes_back_as_it_was(
+    store: Store, tmp_path: Path, database: str | None
+) -> None:
     assert store.add_task(record())
     assert store.get_task("a") == record()
-    store.end_task("a", Outcome.SUCCEEDED, ended_at=NOW, current_step=50, result=RESULT)
-    standing = store.add_decision(decision(Verdict.APPROVED))
+    store.start_task("a")
+    store.end_task(
+        "a",
+        Outcome.SUCCEEDED,
+        ended_at=NOW,
+        current_step=50,
+        result=RESULT,
+        stages={"load": 1.23456, "base_model": 2.0},
+        made_with={"device": "cpu", "torch": Version("2.13.0")},
+    )
     store.close()
-    again = Store(tmp_path)
+    again = Store(tmp_path, database)
     found = again.get_task("a")
     again.close()
     assert found is not None
     assert (found.status, found.outcome) == (Status.COMPLETED, Outcome.SUCCEEDED)
-    assert (found.result, found.decision, found.ended_at) == (RESULT, standing, NOW)
-    assert found.approval_status == "approved"
+    assert (found.result, found.ended_at, found.created_at) == (RESULT, NOW, NOW)
+    assert found.stages == {"load": 1.235, "base_model": 2.0}
+    assert found.made_with == {"device": "cpu", "torch": "2.13.0"}
+    assert found.started_at is not None
 
 
 def test_an_id_is_taken_once(store: Store) -> None:
@@ -81,7 +89,44 @@ def test_an_id_is_taken_once(store: Store) -> None:
 def test_the_newest_tasks_come_first(store: Store) -> None:
     for name in "abc":
         store.add_task(record(name))
-    assert [task.id for task in store.list_tasks(2)] == ["c", "b"]
+    assert [task.id for task in store.list_tasks(limit=2)] == ["c", "b"]
+
+
+def ids(store: Store, **filters: Any) -> list[str]:
+    return [task.id for task in store.list_tasks(**{"limit": 10, **filters})]
+
+
+def test_tasks_are_found_by_status_text_and_time(store: Store) -> None:
+    for number, prompt in enumerate(["A CAT", "100% Straße", "a cat_and a dog"]):
+        store.add_task(record(f"t{number}", prompt, NOW + number * MINUTE))
+    store.end_task("t0", Outcome.FAILED, ended_at=NOW, current_step=0)
+    assert ids(store, status=Status.FAILED) == ["t0"]
+    assert ids(store, status=Status.PENDING) == ["t2", "t1"]
+    assert ids(store, text="a Cat") == ["t2", "t0"]
+    assert ids(store, text="STRASSE") == ["t1"]
+    assert (ids(store, text="%"), ids(store, text="_")) == (["t1"], ["t2"])
+    assert ids(store, since=NOW + MINUTE) == ["t2", "t1"]
+    assert ids(store, text="cat", since=NOW + MINUTE, status=Status.PENDING) == ["t2"]
+    assert ids(store, text="bird") == []
+
+
+def test_pages_hold_each_task_once(store: Store) -> None:
+    """Also those of one moment, and while new ones come."""
+    names = [f"t{number}" for number in range(7)]
+    for number, name in enumerate(names):
+        store.add_task(record(name, created_at=NOW + (number // 3) * MINUTE))
+    pages = [store.list_tasks(limit=3)]
+    store.add_task(record("new", created_at=NOW + 10 * MINUTE))
+    while (cursor := pages[-1].next_cursor) is not None:
+        pages.append(store.list_tasks(limit=3, cursor=cursor))
+    assert [len(page) for page in pages] == [3, 3, 1]
+    assert [task.id for page in pages for task in page] == names[::-1]
+
+
+@pytest.mark.parametrize("cursor", ["", "x", "1-", "-1", "1-1-1", "f" * 99 + "-1"])
+def test_a_cursor_of_somebody_elses_is_refused(store: Store, cursor: str) -> None:
+    with pytest.raises(InvalidRequest, match="next_cursor of a page"):
+        store.list_tasks(limit=3, cursor=cursor)
 
 
 def test_a_task_ends_once(store: Store) -> None:
@@ -98,47 +143,31 @@ def test_a_task_ends_once(store: Store) -> None:
     assert found.result is None
 
 
-def test_of_decisions_that_race_one_stands(store: Store) -> None:
-    store.add_task(record())
-    barrier = threading.Barrier(8)
-    standing: list[Decision] = []
-
-    def decide(number: int) -> None:
-        verdict = Verdict.APPROVED if number % 2 else Verdict.REJECTED
-        barrier.wait()
-        standing.append(store.add_decision(decision(verdict, f"r{number}")))
-
-    threads = [threading.Thread(target=decide, args=[n]) for n in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len({d.reviewer_id for d in standing}) == 1
-    assert len(standing) == 8
-
-
-def test_tasks_of_a_killed_process_are_lost(tmp_path: Path) -> None:
+def test_tasks_of_a_killed_process_are_lost(
+    tmp_path: Path, database: str | None
+) -> None:
     program = (
         "import sys; sys.path.insert(0, sys.argv[2]);"
         "from test_tasks import record; from nbgen.store import Store;"
         "from pathlib import Path;"
-        "store = Store(Path(sys.argv[1])); store.add_task(record('killed'));"
+        "store = Store(Path(sys.argv[1]), sys.argv[3] or None);"
+        "store.add_task(record('killed'));"
         "print('ready', flush=True); sys.stdin.read()"
     )
     here = str(Path(__file__).parent)
     with subprocess.Popen(
-        [sys.executable, "-c", program, str(tmp_path), here],
+        [sys.executable, "-c", program, str(tmp_path), here, database or ""],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
     ) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"ready\n"
-        beside = Store(tmp_path)
+        beside = Store(tmp_path, database)
         alive = beside.get_task("killed")
         beside.close()
         process.kill()
         process.wait()
-    store = Store(tmp_path)
+    store = Store(tmp_path, database)
     lost = store.get_task("killed")
     store.close()
     assert alive is not None
@@ -146,7 +175,7 @@ def test_tasks_of_a_killed_process_are_lost(tmp_path: Path) -> None:
     assert lost is not None
     assert (lost.status, lost.outcome) == (Status.FAILED, Outcome.LOST)
     assert lost.error == "The process that ran this task ended. Submit it again."
-    assert list((tmp_path / "owners").iterdir()) == []
+    assert list((tmp_path).glob("owners/*")) == []
 
 
 def test_a_folder_that_cannot_be_used_is_said(tmp_path: Path) -> None:
@@ -156,3 +185,11 @@ def test_a_folder_that_cannot_be_used_is_said(tmp_path: Path) -> None:
     (tmp_path / "nbgen.sqlite").write_bytes(b"not a database" * 100)
     with pytest.raises(DataFolderUnusable, match="file is not a database"):
         Store(tmp_path)
+
+
+def test_a_database_that_cannot_be_used_is_said(tmp_path: Path) -> None:
+    with pytest.raises(DataFolderUnusable, match=r"cannot be used: .*NBGEN_DATABASE"):
+        Store(tmp_path, f"postgresql+psycopg://ada:secret@/x?host={tmp_path}")
+    with pytest.raises(InvalidRequest, match="must be a URL that starts with") as bad:
+        Store(tmp_path, "mysql://ada:secret@localhost/x")
+    assert "secret" not in str(bad.value)

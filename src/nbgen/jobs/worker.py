@@ -9,6 +9,7 @@ ends that race is the one.
 from __future__ import annotations
 
 import datetime as dt
+import io
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -23,7 +24,7 @@ from nbgen.jobs.history import RunHistory
 from nbgen.jobs.queue import Job
 from nbgen.progress import Preview, ProgressService, Stage, StagePlan
 from nbgen.schema import GenerationResult, ImageRecord, Outcome
-from nbgen.store import ImageFolder, Store
+from nbgen.store import Images, Store
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +54,7 @@ class Worker:
         self,
         make_engine: Callable[[], Engine],
         store: Store,
-        images: ImageFolder,
+        images: Images,
         progress: ProgressService,
         history: RunHistory,
     ) -> None:
@@ -138,10 +139,10 @@ class Worker:
     def _open(self, field: str, name: str | None) -> Image.Image | None:
         if name is None:
             return None
-        path = self._images.path(name)
-        if path is None:
+        data = self._images.read(name)
+        if data is None:
             raise InvalidRequest(field, name, "the name of a picture that is kept here")
-        with Image.open(path) as picture:
+        with Image.open(io.BytesIO(data)) as picture:
             picture.load()
             return picture
 
@@ -155,15 +156,19 @@ class Worker:
         except BaseException as error:  # noqa: BLE001 - whatever a disk may raise
             made.error = error
         if made.error is None:
-            self._end(job, Outcome.SUCCEEDED, result=result)
+            self._end(job, Outcome.SUCCEEDED, result=result, made_with=made.facts)
             made.remember()
         elif isinstance(made.error, Cancelled):
             self.cancel(job)
         else:
-            self._fail(job, made.error, result)
+            self._fail(job, made, made.error, result)
 
     def _fail(
-        self, job: Job, error: BaseException, partial: GenerationResult | None
+        self,
+        job: Job,
+        made: _Made,
+        error: BaseException,
+        partial: GenerationResult | None,
     ) -> None:
         text = str(error)
         if not isinstance(error, NbgenError):
@@ -174,7 +179,7 @@ class Worker:
             text += f" The first {count} of {asked} pictures were kept."
         job.error = error
         outcome = Outcome.LOST if isinstance(error, WorkerDied) else Outcome.FAILED
-        self._end(job, outcome, error=text, result=partial)
+        self._end(job, outcome, error=text, result=partial, made_with=made.facts)
 
     def _save(self, job: Job, made: _Made) -> GenerationResult:
         """Save the pictures, all or none."""
@@ -216,8 +221,11 @@ class Worker:
         *,
         error: str | None = None,
         result: GenerationResult | None = None,
+        made_with: dict[str, str] | None = None,
     ) -> None:
         progress = self._progress.get_progress(job.task_id)
+        times = self._progress.stage_times(job.task_id) if progress else {}
+        stages = {stage.value: took_s for stage, took_s in times.items()}
         try:
             ended = self._store.end_task(
                 job.task_id,
@@ -226,6 +234,8 @@ class Worker:
                 current_step=progress.current_step if progress else 0,
                 error=error,
                 result=result,
+                stages=stages,
+                made_with=made_with,
             )
             record = None if ended else self._store.get_task(job.task_id)
         except Exception as fault:  # a full disk must not leave watchers waiting

@@ -21,7 +21,6 @@ from nbgen.errors import NbgenError
 from nbgen.server.access import Access
 from nbgen.server.base import NotFoundHandler, TooLargeHandler
 from nbgen.server.handlers import (
-    ApproveHandler,
     CancelHandler,
     GenerateHandler,
     HealthHandler,
@@ -30,6 +29,7 @@ from nbgen.server.handlers import (
     TasksHandler,
 )
 from nbgen.server.progress_socket import ProgressSocket, Timing, Watchers
+from nbgen.server.review import ApproveHandler, BulkDecideHandler, ContentHandler
 from nbgen.studio import Studio
 
 _MAX_CLIENT_FRAME = 64 * 1024
@@ -44,6 +44,8 @@ _ROUTES = [
     (r"/api/tasks", TasksHandler),
     (r"/api/tasks/([^/]+)", TaskHandler),
     (r"/api/tasks/([^/]+)/cancel", CancelHandler),
+    (r"/api/content/tasks/bulk-decide", BulkDecideHandler),
+    (r"/api/content/tasks/([^/]+)", ContentHandler),
     (r"/api/content/tasks/([^/]+)/approve", ApproveHandler),
     (r"/images/([^/]+)", ImageHandler),
     (r"/(?:api/media/)?health", HealthHandler),

@@ -24,7 +24,7 @@ from nbgen.errors import (
     TaskError,
     UnknownTask,
 )
-from nbgen.schema import Decision, TaskRecord
+from nbgen.schema import TaskRecord
 from nbgen.server.access import Access
 from nbgen.studio import Studio
 
@@ -97,7 +97,7 @@ class BaseHandler(RequestHandler):
 
     def options(self, *_args: str) -> None:
         """Answer a browser's preflight."""
-        self.set_header("Access-Control-Allow-Methods", "GET, HEAD, POST, PATCH")
+        self.set_header("Access-Control-Allow-Methods", "GET, HEAD, POST, PUT, PATCH")
         self.set_header(
             "Access-Control-Allow-Headers", "Authorization, Content-Type, Prefer"
         )
@@ -124,9 +124,7 @@ class BaseHandler(RequestHandler):
         """Finish with an error as JSON; never with a traceback."""
         error = kwargs.get("exc_info", (None, None))[1]
         if isinstance(error, NbgenError):
-            field = {"field": error.field} if isinstance(error, InvalidRequest) else {}
-            body = {"code": error.code, "message": str(error), **field}
-            self.write_json({"error": body}, self._status_of(error))
+            self.write_json(error_body(error), self._status_of(error))
             return
         fault = ("internal_error", "The server failed. Its log says more.")
         code, message = _HTTP_ERRORS.get(status_code, fault)
@@ -148,7 +146,7 @@ class BaseHandler(RequestHandler):
     def _status_of(self, error: NbgenError) -> int:
         if isinstance(error, AccessDenied) and self._shown_token():
             return 403
-        return _HTTP_STATUS.get(type(error), 500)
+        return error_status(error)
 
 
 class NotFoundHandler(BaseHandler):
@@ -188,7 +186,8 @@ def task_body(record: TaskRecord) -> dict[str, Any]:
     """Return a task as the HTTP API shows it."""
     body: dict[str, Any] = msgspec.to_builtins(record)
     body["task_id"] = body.pop("id")
-    body["approval_status"] = record.approval_status
+    body["version"] = record.version
+    del body["decisions"]
     body["links"] = task_links(record.id)
     return body
 
@@ -202,15 +201,12 @@ def task_links(task_id: str) -> dict[str, str]:
     }
 
 
-def decision_body(decision: Decision) -> dict[str, Any]:
-    """Return a decision as the answer to an approval."""
-    return {
-        "task_id": decision.task_id,
-        "approval_status": decision.verdict.value,
-        "featured_image_url": decision.featured_image_url,
-        # Publishing is not part of nbgen yet; the protocol has the field.
-        "published_url": None,
-        "approval_timestamp": decision.decided_at.isoformat(),
-        "reviewer_id": decision.reviewer_id,
-        "message": f"{decision.verdict.value.capitalize()} by {decision.reviewer_id}.",
-    }
+def error_body(error: NbgenError) -> dict[str, Any]:
+    """Return an error as the HTTP API shows it."""
+    field = {"field": error.field} if isinstance(error, InvalidRequest) else {}
+    return {"error": {"code": error.code, "message": str(error), **field}}
+
+
+def error_status(error: NbgenError) -> int:
+    """Return the status of an answer that is this error."""
+    return _HTTP_STATUS.get(type(error), 500)

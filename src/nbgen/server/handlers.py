@@ -1,24 +1,21 @@
-"""The HTTP API: generate, tasks, decisions, pictures, health."""
+"""The HTTP API: generate, tasks, pictures, health."""
 
 from __future__ import annotations
 
 import asyncio
 import base64
 import binascii
+import datetime as dt
 from contextlib import suppress
 from typing import Any
 
 from tornado.web import HTTPError
 
-from nbgen.checks import check_reviewer_id, check_task_id
-from nbgen.errors import InvalidRequest, NbgenError, TaskError
+from nbgen.checks import check_task_id
+from nbgen.errors import InvalidRequest, NbgenError, TaskError, UnknownImage
 from nbgen.progress.progress import done_message
-from nbgen.schema import (
-    GenerationRequest,
-    GenerationResult,
-    Verdict,
-)
-from nbgen.server.base import BaseHandler, decision_body, task_body, task_links
+from nbgen.schema import GenerationRequest, GenerationResult
+from nbgen.server.base import BaseHandler, task_body, task_links
 from nbgen.task import Task
 
 _REQUEST_FIELDS = frozenset(GenerationRequest.__struct_fields__)
@@ -69,18 +66,26 @@ class GenerateHandler(BaseHandler):
 
 
 class TasksHandler(BaseHandler):
-    """``GET /api/tasks``: the newest tasks."""
+    """``GET /api/tasks``: some of the tasks, the newest first."""
 
     async def get(self) -> None:
-        """List them, newest first."""
+        """List those that the query asks for."""
         asked = self.get_query_argument("limit", "100")
         # The length first: Python refuses to read thousands of digits.
         short = asked.isdecimal() and len(asked) <= len(str(_LONGEST_LIST))
         if not short or not 1 <= int(asked) <= _LONGEST_LIST:
             allowed = f"a whole number from 1 to {_LONGEST_LIST:,}"
             raise InvalidRequest("limit", asked, allowed)
-        records = await asyncio.to_thread(self.studio.tasks, limit=int(asked))
-        self.write_json({"tasks": [task_body(record) for record in records]})
+        page = await asyncio.to_thread(
+            self.studio.tasks,
+            status=self.get_query_argument("status", None),
+            text=self.get_query_argument("text", None),
+            since=_time("since", self.get_query_argument("since", None)),
+            limit=int(asked),
+            cursor=self.get_query_argument("cursor", None),
+        )
+        tasks = [task_body(record) for record in page]
+        self.write_json({"tasks": tasks, "next_cursor": page.next_cursor})
 
 
 class TaskHandler(BaseHandler):
@@ -106,49 +111,16 @@ class CancelHandler(BaseHandler):
         )
 
 
-class ApproveHandler(BaseHandler):
-    """``POST`` or ``PATCH /api/content/tasks/{id}/approve``: decide on a task."""
-
-    async def post(self, task_id: str) -> None:
-        """Approve or, with ``approved`` false, reject."""
-        check_task_id(task_id)
-        body = self.json_body()
-        approved = body.get("approved")
-        if not isinstance(approved, bool):
-            raise InvalidRequest("approved", approved, "true or false")
-        url = body.get("featured_image_url")
-        if url is not None and not (isinstance(url, str) and url.strip()):
-            raise InvalidRequest("featured_image_url", url, "a URL, or left out")
-        try:
-            decision = await asyncio.to_thread(
-                self.studio.decide,
-                task_id,
-                Verdict.APPROVED if approved else Verdict.REJECTED,
-                reviewer_id=check_reviewer_id(body.get("reviewer_id")),
-                feedback=body.get("human_feedback"),
-                featured_image_url=url,
-            )
-        except InvalidRequest as error:
-            if error.field == "feedback":  # the wire has its own name for it
-                raise InvalidRequest(
-                    "human_feedback", body["human_feedback"], error.allowed
-                ) from None
-            raise
-        self.write_json(decision_body(decision))
-
-    patch = post
-
-
 class ImageHandler(BaseHandler):
     """``GET /images/{name}``: a picture, which never changes under its name."""
 
     async def get(self, name: str) -> None:
         """Send the file."""
-        path = await asyncio.to_thread(self.studio.image_path, name)
-        if path is None:
-            raise HTTPError(404)
-        data = await asyncio.to_thread(path.read_bytes)
-        self.set_header("Content-Type", f"image/{path.suffix.removeprefix('.')}")
+        try:
+            data = await asyncio.to_thread(self.studio.read_image, name)
+        except UnknownImage:
+            raise HTTPError(404) from None
+        self.set_header("Content-Type", f"image/{name.rpartition('.')[2]}")
         self.set_header("Cache-Control", "public, max-age=31536000, immutable")
         self.finish(data)
 
@@ -175,6 +147,18 @@ def _data_of_url(field: str, url: str) -> bytes:
             return base64.b64decode(text, validate=True)
     allowed = "a name, an /images/ URL or a data: URL in base64"
     raise InvalidRequest(field, url, allowed)
+
+
+def _time(field: str, value: str | None) -> dt.datetime | None:
+    if value is None:
+        return None
+    try:
+        # The plus of an offset that was not encoded has come as a blank.
+        time = dt.datetime.fromisoformat(value.replace(" ", "+"))
+        return time if time.tzinfo else time.replace(tzinfo=dt.UTC)
+    except ValueError:
+        allowed = "a time such as 2026-01-02T03:04:05Z"
+        raise InvalidRequest(field, value, allowed) from None
 
 
 def _picture(result: GenerationResult, task_id: str) -> dict[str, Any]:

@@ -1,7 +1,54 @@
-"""What lasts: tasks and decisions in a SQLite file, pictures in a folder."""
+"""What lasts: tasks, decisions and publications in a database, pictures in files.
 
-from nbgen.store.images import ImageFolder
+``Store`` is thread-safe, and several processes may open the same one.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from nbgen.store.database import Database
+from nbgen.store.decisions import Change, DecisionStore, Ruling, Subject
+from nbgen.store.garbage import collect_garbage
+from nbgen.store.images import ImageFolder, Images, open_images
 from nbgen.store.inputs import keep_picture
-from nbgen.store.tasks import Store
+from nbgen.store.publications import PublicationStore
+from nbgen.store.tasks import TaskStore
 
-__all__ = ["ImageFolder", "Store", "keep_picture"]
+__all__ = [
+    "Change",
+    "ImageFolder",
+    "Images",
+    "Ruling",
+    "Store",
+    "Subject",
+    "keep_picture",
+    "open_images",
+]
+
+
+class Store(TaskStore, DecisionStore, PublicationStore):
+    """What lasts of a studio, but for the pictures.
+
+    On opening, tasks whose process is gone are ended as ``lost``.
+
+    Args:
+        folder: Where ``nbgen.sqlite`` lies; made if it does not exist.
+        url: The URL of a database that takes the place of that file; None for none.
+
+    Raises:
+        InvalidRequest: The URL is of no database that nbgen can use.
+        DataFolderUnusable: The folder or the database cannot be read or written.
+    """
+
+    def __init__(self, folder: Path, url: str | None = None) -> None:
+        self._database = Database(folder, url)
+        self.end_lost_tasks()
+
+    def collect_garbage(self, images: Images, *, dry_run: bool) -> list[str]:
+        """Remove what nothing refers to; see ``nbgen.store.garbage``."""
+        return collect_garbage(self._database, images, dry_run=dry_run)
+
+    def close(self) -> None:
+        """Close the database; tasks that this store left unfinished count as lost."""
+        self._database.close()

@@ -15,7 +15,7 @@ from nbgen.checks import IMAGE_NAME, IMAGE_URL
 from nbgen.errors import InvalidRequest
 
 if TYPE_CHECKING:
-    from nbgen.store.images import ImageFolder
+    from nbgen.store.images import Images
 
 ALLOWED = (
     "a picture: a PIL image, the path of a picture file, or the name of a picture that "
@@ -24,12 +24,12 @@ ALLOWED = (
 
 
 def keep_picture(
-    images: ImageFolder, field: str, source: str | Path | bytes | Image.Image | None
+    images: Images, field: str, source: str | Path | bytes | Image.Image | None
 ) -> str | None:
     """Put a picture into the image folder and return its name there.
 
     Args:
-        images: The folder.
+        images: Where pictures are kept.
         field: What the picture is for, for the error.
         source: A picture, the path or the bytes of a picture file, or the name or
             ``/images/`` URL of one that is in the folder already; None is returned.
@@ -42,7 +42,7 @@ def keep_picture(
     if isinstance(source, str):
         name = source.removeprefix(IMAGE_URL)
         if IMAGE_NAME.fullmatch(name):
-            if images.path(name) is None:
+            if not images.has(name):
                 raise InvalidRequest(field, source, ALLOWED)
             return name
     try:

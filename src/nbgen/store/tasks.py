@@ -1,138 +1,63 @@
-"""Tasks and decisions in one SQLite file.
+"""Tasks: added, started, ended once, found again.
 
-Thread-safe: each call takes a connection of its own from the pool, and each change is
-one ``BEGIN IMMEDIATE`` transaction. Several processes may open the same folder; each
-runs the tasks that it submitted itself.
+Thread-safe: each change is one transaction. Several processes may open the same
+database; each runs the tasks that it submitted itself.
 """
 
 from __future__ import annotations
 
 import datetime as dt
-from pathlib import Path
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
-from uuid import uuid4
 
 import msgspec
 import sqlalchemy as sa
-from filelock import FileLock, Timeout
 
-from nbgen.errors import DataFolderUnusable
+from nbgen.decision import Decision
+from nbgen.errors import InvalidRequest
 from nbgen.schema import (
-    Decision,
     GenerationRequest,
     GenerationResult,
     Outcome,
     Status,
+    TaskPage,
     TaskRecord,
-    Verdict,
 )
+from nbgen.store.database import Database
+from nbgen.store.log import logs_of
+from nbgen.store.tables import Row, prompts, tasks
 
-_BUSY_TIMEOUT_S = 10
-
-_metadata = sa.MetaData()
-
-_tasks = sa.Table(
-    "tasks",
-    _metadata,
-    sa.Column("number", sa.Integer, primary_key=True),
-    sa.Column("id", sa.String(128), nullable=False, unique=True),
-    sa.Column("owner", sa.String(32), nullable=False),
-    sa.Column("request", sa.Text, nullable=False),
-    sa.Column("seed", sa.BigInteger, nullable=False),
-    sa.Column("status", sa.String(16), nullable=False, index=True),
-    sa.Column("outcome", sa.String(16)),
-    sa.Column("error", sa.Text),
-    sa.Column("created_at", sa.String(40), nullable=False),
-    sa.Column("ended_at", sa.String(40)),
-    sa.Column("current_step", sa.Integer, nullable=False, default=0),
-    sa.Column("result", sa.Text),
-)
-
-_decisions = sa.Table(
-    "decisions",
-    _metadata,
-    sa.Column("number", sa.Integer, primary_key=True),
-    sa.Column("task_id", sa.ForeignKey("tasks.id"), nullable=False, index=True),
-    sa.Column("verdict", sa.String(16), nullable=False),
-    sa.Column("reviewer_id", sa.Text, nullable=False),
-    sa.Column("feedback", sa.Text),
-    sa.Column("featured_image_url", sa.Text),
-    sa.Column("decided_at", sa.String(40), nullable=False),
-)
-
-_latest_decision = (
-    sa.select(sa.func.max(_decisions.c.number))
-    .where(_decisions.c.task_id == _tasks.c.id)
-    .correlate(_tasks)
-    .scalar_subquery()
-)
-_tasks_with_decision = sa.select(_tasks, _decisions).select_from(
-    _tasks.outerjoin(_decisions, _decisions.c.number == _latest_decision)
-)
+_EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
+_MICROSECOND = dt.timedelta(microseconds=1)
+# No longer than what a time and a number can be.
+_CURSOR = re.compile(r"([0-9a-f]{1,14})-([0-9a-f]{1,8})")
 
 
-class Store:
-    """The tasks and decisions of one data folder.
+class TaskStore:
+    """The tasks of one database.
 
-    On opening, tasks whose process is gone are ended as ``lost``: each open store
-    holds a lock file that the system frees when the process dies.
-
-    Args:
-        folder: Where ``nbgen.sqlite`` lies; made if it does not exist.
-
-    Raises:
-        DataFolderUnusable: The folder or the file cannot be read or written.
+    A part of ``Store``, which says what database that is.
     """
 
-    def __init__(self, folder: Path) -> None:
-        try:
-            self._open(folder)
-        except (OSError, sa.exc.DatabaseError) as error:
-            cause = getattr(error, "orig", None) or error
-            raise DataFolderUnusable(
-                f"The data folder {str(folder)!r} cannot be used: {cause}. Choose "
-                "another with data_dir, --data-dir or NBGEN_DATA_DIR."
-            ) from error
-
-    def _open(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        self._owners = folder / "owners"
-        self._owners.mkdir(exist_ok=True)
-        self._owner = uuid4().hex
-        self._lock = FileLock(self._owner_lock(self._owner))
-        self._lock.acquire(timeout=0)
-        url = sa.URL.create("sqlite", database=str(folder / "nbgen.sqlite"))
-        self._engine = sa.create_engine(url, connect_args={"timeout": _BUSY_TIMEOUT_S})
-        sa.event.listen(self._engine, "connect", _on_connect)
-        sa.event.listen(self._engine, "begin", _on_begin)
-        self._reading = self._engine.execution_options(reading=True)
-        _metadata.create_all(self._engine)
-        self._end_lost_tasks()
+    _database: Database
 
     def add_task(self, record: TaskRecord) -> bool:
         """Commit a new task; return False if there is one of that id already."""
-        row = {
-            "id": record.id,
-            "owner": self._owner,
-            "request": msgspec.json.encode(record.request).decode(),
-            "seed": record.seed,
-            "status": record.status,
-            "created_at": record.created_at.isoformat(),
-        }
         try:
-            with self._engine.begin() as connection:
-                connection.execute(_tasks.insert().values(row))
+            with self._database.writing() as connection:
+                insert_task(connection, record, self._database.owner)
         except sa.exc.IntegrityError:
             return False
         return True
 
     def start_task(self, task_id: str) -> None:
         """Commit that the work on a task has begun."""
-        with self._engine.begin() as connection:
+        with self._database.writing() as connection:
             connection.execute(
-                _tasks.update()
-                .where(_tasks.c.id == task_id, _tasks.c.outcome.is_(None))
-                .values(status=Status.GENERATING)
+                tasks.update()
+                .where(tasks.c.id == task_id, tasks.c.outcome.is_(None))
+                .values(status=Status.GENERATING, started_at=dt.datetime.now(dt.UTC))
             )
 
     def end_task(
@@ -144,133 +69,210 @@ class Store:
         current_step: int,
         error: str | None = None,
         result: GenerationResult | None = None,
+        stages: Mapping[str, float] | None = None,
+        made_with: Mapping[str, str] | None = None,
     ) -> bool:
         """Commit the end of a task; return False if it has ended already."""
-        encoded = None if result is None else msgspec.json.encode(result).decode()
-        with self._engine.begin() as connection:
+        # Torch says its version in a class of its own, which JSON knows nothing of.
+        facts = {name: str(value) for name, value in (made_with or {}).items()}
+        rounded = {stage: round(took_s, 3) for stage, took_s in (stages or {}).items()}
+        with self._database.writing() as connection:
             changed = connection.execute(
-                _tasks.update()
-                .where(_tasks.c.id == task_id, _tasks.c.outcome.is_(None))
+                tasks.update()
+                .where(tasks.c.id == task_id, tasks.c.outcome.is_(None))
                 .values(
                     status=outcome.status,
                     outcome=outcome,
                     error=error,
-                    ended_at=ended_at.isoformat(),
+                    ended_at=ended_at,
                     current_step=current_step,
-                    result=encoded,
+                    result=None if result is None else _json(result),
+                    stages=_json(rounded) if rounded else None,
+                    made_with=_json(facts) if facts else None,
                 )
             )
         return changed.rowcount == 1
 
     def get_task(self, task_id: str) -> TaskRecord | None:
         """Return the task of that id, or None."""
-        query = _tasks_with_decision.where(_tasks.c.id == task_id)
-        with self._reading.connect() as connection:
-            row = connection.execute(query).one_or_none()
-        return None if row is None else _record(row)
+        with self._database.reading() as connection:
+            logs = logs_of(connection, [task_id])
+            return read_tasks(connection, [task_id], logs).get(task_id)
 
-    def list_tasks(self, limit: int) -> list[TaskRecord]:
-        """Return the newest tasks, newest first."""
-        query = _tasks_with_decision.order_by(_tasks.c.number.desc()).limit(limit)
-        with self._reading.connect() as connection:
-            return [_record(row) for row in connection.execute(query)]
+    def list_tasks(
+        self,
+        *,
+        limit: int,
+        status: Status | None = None,
+        text: str | None = None,
+        since: dt.datetime | None = None,
+        cursor: str | None = None,
+    ) -> TaskPage:
+        """Return some of the tasks, newest first.
 
-    def add_decision(self, decision: Decision) -> Decision:
-        """Commit a decision, unless the task has one; return the one in force."""
-        latest = (
-            _decisions.select()
-            .where(_decisions.c.task_id == decision.task_id)
-            .order_by(_decisions.c.number.desc())
+        Args:
+            limit: How many at most.
+            status: Only those of this status.
+            text: Only those with this text in their prompt, in whatever case.
+            since: Only those submitted at this time or later.
+            cursor: The ``next_cursor`` of the page before.
+
+        Raises:
+            InvalidRequest: The cursor is none of ours.
+        """
+        with self._database.reading() as connection:
+            # Either holds the order of the page, so that reading can stop when it is
+            # full: searching for a text, from the prompts to their tasks.
+            table = tasks if text is None else prompts
+            order = (table.c.created_at.desc(), table.c.number.desc())
+            query = sa.select(table.c.number).order_by(*order).limit(limit + 1)
+            if text is not None:
+                query = query.where(_contains(connection, prompts.c.folded, text))
+            if status is not None:
+                query = query.where(_status(table) == status)
+            if since is not None:
+                query = query.where(table.c.created_at >= since)
+            if cursor is not None:
+                place = sa.tuple_(table.c.created_at, table.c.number)
+                query = query.where(place < sa.tuple_(*_read_cursor(cursor)))
+            numbers = connection.scalars(query).all()
+            shown = numbers[:limit]
+            newest_first = (tasks.c.created_at.desc(), tasks.c.number.desc())
+            rows = connection.execute(
+                sa.select(tasks)
+                .where(tasks.c.number.in_(shown))
+                .order_by(*newest_first)
+            ).all()
+            logs = logs_of(connection, [row.id for row in rows])
+        records = [_record(row, logs.get(row.id, ())) for row in rows]
+        more = len(numbers) > limit
+        return TaskPage(records, _cursor(rows[-1]) if more else None)
+
+    def find_child(self, task_id: str) -> str | None:
+        """Return the id of the newest task that was made of this one, or None."""
+        query = (
+            sa.select(tasks.c.id)
+            .where(tasks.c.parent_id == task_id)
+            .order_by(tasks.c.number.desc())
             .limit(1)
         )
-        with self._engine.begin() as connection:
-            if (row := connection.execute(latest).one_or_none()) is not None:
-                return _decision(row._mapping)
-            values = msgspec.structs.asdict(decision)
-            values["decided_at"] = decision.decided_at.isoformat()
-            connection.execute(_decisions.insert().values(values))
-        return decision
+        with self._database.reading() as connection:
+            found: str | None = connection.scalar(query)
+            return found
 
-    def close(self) -> None:
-        """Close the file; tasks that this store left unfinished count as lost."""
-        self._engine.dispose()
-        self._lock.release()
-        self._owner_lock(self._owner).unlink(missing_ok=True)
-
-    def _owner_lock(self, owner: str) -> Path:
-        return self._owners / f"{owner}.lock"
-
-    def _end_lost_tasks(self) -> None:
-        unfinished = _tasks.c.outcome.is_(None)
-        with self._engine.begin() as connection:
+    def end_lost_tasks(self) -> None:
+        """End the tasks whose process is gone as ``lost``."""
+        unfinished = tasks.c.outcome.is_(None)
+        with self._database.writing() as connection:
             owners = connection.scalars(
-                sa.select(_tasks.c.owner).where(unfinished).distinct()
+                sa.select(tasks.c.owner).where(unfinished).distinct()
             ).all()
             for owner in owners:
-                if not self._is_gone(owner):
+                if not self._database.is_gone(owner):
                     continue
                 connection.execute(
-                    _tasks.update()
-                    .where(unfinished, _tasks.c.owner == owner)
+                    tasks.update()
+                    .where(unfinished, tasks.c.owner == owner)
                     .values(
                         status=Status.FAILED,
                         outcome=Outcome.LOST,
                         error="The process that ran this task ended. Submit it again.",
-                        ended_at=dt.datetime.now(dt.UTC).isoformat(),
+                        ended_at=dt.datetime.now(dt.UTC),
                     )
                 )
 
-    def _is_gone(self, owner: str) -> bool:
-        lock = FileLock(self._owner_lock(owner))
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            return False
-        lock.release()
-        self._owner_lock(owner).unlink(missing_ok=True)
-        return True
+
+def insert_task(connection: sa.Connection, record: TaskRecord, owner: str) -> None:
+    """Add a task within a transaction.
+
+    Raises:
+        sqlalchemy.exc.IntegrityError: There is one of that id.
+    """
+    values = {
+        "id": record.id,
+        "parent_id": record.parent_id,
+        "owner": owner,
+        "request": _json(record.request),
+        "seed": record.seed,
+        "status": record.status,
+        "created_at": record.created_at,
+        "current_step": 0,
+    }
+    inserted = connection.execute(tasks.insert().values(values))
+    [number] = inserted.inserted_primary_key or [None]
+    folded = record.request.prompt.casefold()
+    values = {"created_at": record.created_at, "number": number, "folded": folded}
+    connection.execute(prompts.insert().values(values))
 
 
-def _on_connect(connection: Any, _record: Any) -> None:
-    # The driver's own BEGIN is deferred: two writers that both read first would
-    # fail with "database is locked". We begin ourselves, in _on_begin.
-    connection.isolation_level = None
-    connection.execute("PRAGMA journal_mode=WAL")
-    connection.execute("PRAGMA synchronous=FULL")
-    connection.execute("PRAGMA foreign_keys=ON")
+def read_tasks(
+    connection: sa.Connection,
+    task_ids: Sequence[str],
+    logs: Mapping[str, Sequence[Decision]],
+) -> dict[str, TaskRecord]:
+    """Return the tasks of those ids that there are, with their decisions."""
+    query = sa.select(tasks).where(tasks.c.id.in_(task_ids))
+    return {
+        row.id: _record(row, logs.get(row.id, ())) for row in connection.execute(query)
+    }
 
 
-def _on_begin(connection: sa.Connection) -> None:
-    reading = connection.get_execution_options().get("reading")
-    connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")
+def _contains(
+    connection: sa.Connection, column: sa.Column[Any], text: str
+) -> sa.ColumnElement[bool]:
+    # Not LIKE, to which some of the text would be a wildcard, and which in SQLite knows
+    # the small letters of English alone.
+    postgresql = connection.dialect.name == "postgresql"
+    place = sa.func.strpos if postgresql else sa.func.instr
+    return place(column, text.casefold()) > 0
 
 
-def _record(row: sa.Row[Any]) -> TaskRecord:
+def _status(table: sa.Table) -> sa.ColumnElement[str]:
+    if table is tasks:
+        return tasks.c.status
+    # Not a join, which SQLite might begin at the tasks and then search each prompt.
+    return (
+        sa.select(tasks.c.status)
+        .where(tasks.c.number == table.c.number)
+        .scalar_subquery()
+    )
+
+
+def _json(value: object) -> str:
+    return msgspec.json.encode(value).decode()
+
+
+def _record(row: Row, log: Iterable[Decision]) -> TaskRecord:
     values = row._mapping
-    result = values[_tasks.c.result]
-    outcome = values[_tasks.c.outcome]
-    ended_at = values[_tasks.c.ended_at]
     return TaskRecord(
-        id=values[_tasks.c.id],
-        request=msgspec.json.decode(values[_tasks.c.request], type=GenerationRequest),
-        seed=values[_tasks.c.seed],
-        status=Status(values[_tasks.c.status]),
-        outcome=None if outcome is None else Outcome(outcome),
-        error=values[_tasks.c.error],
-        created_at=dt.datetime.fromisoformat(values[_tasks.c.created_at]),
-        ended_at=None if ended_at is None else dt.datetime.fromisoformat(ended_at),
-        current_step=values[_tasks.c.current_step],
-        result=result and msgspec.json.decode(result, type=GenerationResult),
-        decision=_decision(values) if values[_decisions.c.number] else None,
+        id=values["id"],
+        parent_id=values["parent_id"],
+        request=msgspec.json.decode(values["request"], type=GenerationRequest),
+        seed=values["seed"],
+        status=Status(values["status"]),
+        outcome=values["outcome"] and Outcome(values["outcome"]),
+        error=values["error"],
+        created_at=values["created_at"],
+        started_at=values["started_at"],
+        ended_at=values["ended_at"],
+        current_step=values["current_step"],
+        stages=msgspec.json.decode(values["stages"] or "{}"),
+        made_with=msgspec.json.decode(values["made_with"] or "{}"),
+        result=values["result"]
+        and msgspec.json.decode(values["result"], type=GenerationResult),
+        decisions=tuple(log),
     )
 
 
-def _decision(values: Any) -> Decision:
-    return Decision(
-        task_id=values[_decisions.c.task_id],
-        verdict=Verdict(values[_decisions.c.verdict]),
-        reviewer_id=values[_decisions.c.reviewer_id],
-        feedback=values[_decisions.c.feedback],
-        featured_image_url=values[_decisions.c.featured_image_url],
-        decided_at=dt.datetime.fromisoformat(values[_decisions.c.decided_at]),
-    )
+def _cursor(row: Row) -> str:
+    return f"{(row.created_at - _EPOCH) // _MICROSECOND:x}-{row.number:x}"
+
+
+def _read_cursor(cursor: str) -> tuple[sa.ColumnElement[Any], int]:
+    found = _CURSOR.fullmatch(cursor)
+    if found is None:
+        allowed = "the next_cursor of a page, or left out"
+        raise InvalidRequest("cursor", cursor, allowed)
+    microseconds, number = (int(part, 16) for part in found.groups())
+    created_at = _EPOCH + microseconds * _MICROSECOND
+    return sa.bindparam("created_at", created_at, tasks.c.created_at.type), number

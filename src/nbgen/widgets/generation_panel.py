@@ -19,7 +19,14 @@ import ipywidgets
 
 from nbgen.errors import NbgenError
 from nbgen.progress import GenerationProgress, Preview
-from nbgen.schema import Decision, Outcome, SchedulerName, Status, TaskRecord
+from nbgen.schema import (
+    Decision,
+    Outcome,
+    SchedulerName,
+    Status,
+    TaskRecord,
+    Verdict,
+)
 from nbgen.studio import Studio
 from nbgen.task import Task
 from nbgen.widgets.progress_view import ProgressView
@@ -184,11 +191,11 @@ class GenerationPanel(ipywidgets.VBox):  # type: ignore[misc]
         Raises:
             NbgenError: There is nothing to approve, or it cannot be decided so.
         """
-        return self._decide(self._studio.approve, feedback)
+        return self._decide(Verdict.APPROVED, feedback)
 
     def reject(self, feedback: str | None = None) -> Decision:
         """Reject the task that is shown; see ``approve``."""
-        return self._decide(self._studio.reject, feedback)
+        return self._decide(Verdict.REJECTED, feedback)
 
     def close(self) -> None:
         """Take the panel off the page and end its thread; the task goes on."""
@@ -199,14 +206,13 @@ class GenerationPanel(ipywidgets.VBox):  # type: ignore[misc]
             self._pump.close()
         super().close()
 
-    def _decide(
-        self, decide: Callable[..., Decision], feedback: str | None
-    ) -> Decision:
+    def _decide(self, verdict: Verdict, feedback: str | None) -> Decision:
         task = self.task
         if task is None:
             raise NbgenError("There is no picture to decide on. Generate one first.")
-        decision = decide(
+        decision = self._studio.decide(
             task.id,
+            verdict,
             reviewer_id=self._result_view.reviewer_id,
             feedback=self._result_view.feedback if feedback is None else feedback,
         )

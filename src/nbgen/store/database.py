@@ -1,0 +1,178 @@
+"""Opens a database, brings its tables up to date and begins transactions.
+
+Thread-safe: each transaction takes a connection of its own from the pool.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+
+from nbgen.errors import DataFolderUnusable, InvalidRequest
+from nbgen.store.owners import FileOwners, Owners, SessionOwners
+
+_BUSY_TIMEOUT_S = 10
+_NEWEST_MIGRATION = "0001"
+_MIGRATION_LOCK = 0x6E6267656E
+"""Any number will do, as long as all processes take the same."""
+
+
+class Database:
+    """A SQLite file or a PostgreSQL database, with the tables of this version.
+
+    Several processes may open it at the same time.
+
+    Args:
+        folder: Where ``nbgen.sqlite`` and the owners' locks lie; made if it does not
+            exist. PostgreSQL needs it not.
+        url: ``postgresql+psycopg://…`` or ``sqlite:///…``; None is the file in the
+            folder.
+
+    Raises:
+        InvalidRequest: The URL is of neither kind.
+        DataFolderUnusable: The folder or the database cannot be read or written, or a
+            newer nbgen has been at it.
+    """
+
+    def __init__(self, folder: Path, url: str | None = None) -> None:
+        parsed = _check_url(url) if url else _file_url(folder)
+        try:
+            self._engine, self._owners = _open(parsed, folder)
+        except (OSError, sa.exc.DatabaseError) as error:
+            cause = getattr(error, "orig", None) or error
+            where = (
+                f"The data folder {str(folder)!r} cannot be used: {cause}. Choose "
+                "another with data_dir, --data-dir or NBGEN_DATA_DIR."
+                if url is None
+                else f"The database {parsed.render_as_string()} cannot be used: "
+                f"{' '.join(str(cause).split())} Check that it runs, and the URL given "
+                "as database or NBGEN_DATABASE."
+            )
+            raise DataFolderUnusable(where) from error
+        # SQLite lets one write, and the others look again after a while of sleep; our
+        # own threads need not sleep.
+        self._writer: AbstractContextManager[Any] = (
+            threading.Lock() if parsed.get_backend_name() == "sqlite" else nullcontext()
+        )
+        self._reading_engine = self._engine.execution_options(reading=True)
+
+    @contextmanager
+    def writing(self) -> Iterator[sa.Connection]:
+        """Begin a transaction that is committed at the end, or rolled back."""
+        with self._writer, self._engine.begin() as connection:
+            yield connection
+
+    def reading(self) -> AbstractContextManager[sa.Connection]:
+        """Begin a transaction that changes nothing and keeps no writer waiting."""
+        return self._reading_engine.connect()
+
+    @property
+    def owner(self) -> str:
+        """What the tasks that are submitted here are marked with."""
+        return self._owners.own
+
+    def is_gone(self, owner: str) -> bool:
+        """Say whether the process that submitted a task has ended."""
+        return self._owners.is_gone(owner)
+
+    def close(self) -> None:
+        """Close the database; tasks left unfinished count as lost."""
+        self._owners.close()
+        self._engine.dispose()
+
+
+def _check_url(url: str) -> sa.URL:
+    try:
+        parsed = sa.make_url(url)
+        known = parsed.get_backend_name() in ("sqlite", "postgresql")
+        parsed.get_dialect()
+    except (sa.exc.ArgumentError, ImportError):
+        known = False
+    if not known:
+        # Not the value: it may hold a password.
+        raise InvalidRequest(
+            "database",
+            url.partition(":")[0],
+            "a URL that starts with postgresql+psycopg:// or sqlite:///",
+        )
+    return parsed
+
+
+def _file_url(folder: Path) -> sa.URL:
+    return sa.URL.create("sqlite", database=str(folder / "nbgen.sqlite"))
+
+
+def _open(url: sa.URL, folder: Path) -> tuple[sa.Engine, Owners]:
+    if url.get_backend_name() == "sqlite":
+        folder.mkdir(parents=True, exist_ok=True)
+        engine = sa.create_engine(url, connect_args={"timeout": _BUSY_TIMEOUT_S})
+        sa.event.listen(engine, "connect", _on_connect)
+        sa.event.listen(engine, "begin", _on_begin)
+    else:
+        try:
+            # A connection that the server or a firewall has dropped is noticed.
+            engine = sa.create_engine(url, pool_pre_ping=True)
+        except ImportError as error:
+            raise OSError(f"{error}; pip install 'nbgen[postgresql]'") from error
+    try:
+        _migrate(engine)
+        if engine.dialect.name == "sqlite":
+            return engine, FileOwners(folder / "owners")
+        return engine, SessionOwners(engine)
+    except BaseException:
+        engine.dispose()
+        raise
+
+
+def _on_connect(connection: Any, _record: Any) -> None:
+    # The driver's own BEGIN is deferred: two writers that both read first would
+    # fail with "database is locked". We begin ourselves, in _on_begin.
+    connection.isolation_level = None
+    connection.execute("PRAGMA journal_mode=WAL")
+    # Who was told that a task has ended or was decided may act on it at once. With
+    # NORMAL a power cut may take the last commits back, and the answer would be a lie.
+    connection.execute("PRAGMA synchronous=FULL")
+    connection.execute("PRAGMA foreign_keys=ON")
+
+
+def _on_begin(connection: sa.Connection) -> None:
+    reading = connection.get_execution_options().get("reading")
+    connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")
+
+
+def _migrate(engine: sa.Engine) -> None:
+    """Bring the tables up to date, one process at a time."""
+    with engine.begin() as connection:
+        if connection.dialect.name == "postgresql":
+            connection.execute(
+                sa.select(sa.func.pg_advisory_xact_lock(_MIGRATION_LOCK))
+            )
+        known = None
+        if sa.inspect(connection).has_table("alembic_version"):
+            known = connection.scalar(
+                sa.text("SELECT version_num FROM alembic_version")
+            )
+        if known == _NEWEST_MIGRATION:
+            return  # the usual case, and importing alembic takes a tenth of a second
+        _upgrade(connection)
+
+
+def _upgrade(connection: sa.Connection) -> None:
+    from alembic import command
+    from alembic.config import Config
+    from alembic.util import CommandError
+
+    config = Config()
+    config.set_main_option("script_location", "nbgen.store:migrations")
+    config.attributes["connection"] = connection
+    try:
+        command.upgrade(config, "head")
+    except CommandError as error:
+        raise OSError(
+            f"a newer nbgen has changed its tables ({error}); update nbgen"
+        ) from error

@@ -1,0 +1,239 @@
+"""Decisions and what they are about, each change in one transaction.
+
+Thread-safe, also between processes: whoever decides on a task keeps others from
+deciding on it until the transaction ends, so each sees what all before it decided. The
+rules themselves are in ``nbgen.review.decide``, and called from here.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import msgspec
+import sqlalchemy as sa
+
+from nbgen.decision import ContentTask, Decision, PublicationState
+from nbgen.errors import NbgenError
+from nbgen.schema import TaskRecord
+from nbgen.store import log
+from nbgen.store.database import Database
+from nbgen.store.tables import content, publications
+from nbgen.store.tasks import insert_task, read_tasks
+
+
+class Subject(NamedTuple):
+    """What is decided on: a task that was generated here, one made elsewhere, or both.
+
+    Attributes:
+        task_id: The id.
+        task: The task of that id that was generated here, or None.
+        content: The task of that id that was made elsewhere, or None.
+        log: The decisions so far, oldest first.
+    """
+
+    task_id: str
+    task: TaskRecord | None
+    content: ContentTask | None
+    log: tuple[Decision, ...]
+
+
+class Ruling(NamedTuple):
+    """What is to be done about a request to decide.
+
+    Attributes:
+        decision: The decision to append, or the one that stands already.
+        is_new: Whether it is to be appended.
+        publishes: Whether the task is approved now, and was not before.
+        withdraws: Whether the task was approved before, and is not any more.
+    """
+
+    decision: Decision
+    is_new: bool = False
+    publishes: bool = False
+    withdraws: bool = False
+
+
+class Change(NamedTuple):
+    """A change to the log that somebody asks for.
+
+    Attributes:
+        task_id: The task.
+        rule: Says what is to be done, from what the log says at that moment; it may
+            raise an ``NbgenError`` to refuse.
+        child: A task to add together with the decision, or None.
+    """
+
+    task_id: str
+    rule: Callable[[Subject], Ruling]
+    child: TaskRecord | None = None
+
+
+class DecisionStore:
+    """The decisions of one database, and the tasks that were made elsewhere.
+
+    A part of ``Store``, which says what database that is.
+    """
+
+    _database: Database
+
+    def decide(
+        self, changes: Sequence[Change], publishers: Sequence[str]
+    ) -> list[Decision | NbgenError]:
+        """Commit the changes that are allowed, all in one transaction.
+
+        Args:
+            changes: What is asked for; a later one sees what an earlier one did.
+            publishers: The names of those who publish what is approved.
+
+        Returns:
+            For each change the decision that stands, or why it was refused.
+        """
+        task_ids = sorted({change.task_id for change in changes})
+        answers: list[Decision | NbgenError] = []
+        with self._database.writing() as connection:
+            _lock(connection, task_ids)
+            subjects = _read_subjects(connection, task_ids)
+            for change in changes:
+                subject = subjects[change.task_id]
+                try:
+                    ruling = change.rule(subject)
+                except NbgenError as error:
+                    answers.append(error)
+                    continue
+                decision = ruling.decision
+                if ruling.is_new:
+                    decision = self._apply(connection, change, ruling, publishers)
+                    log_now = (*subject.log, decision)
+                    subjects[change.task_id] = subject._replace(log=log_now)
+                answers.append(decision)
+        return answers
+
+    def list_decisions(self, task_id: str | None) -> list[Decision]:
+        """Return the log, oldest first: of one task, or all of it."""
+        with self._database.reading() as connection:
+            if task_id is None:
+                return log.whole_log(connection)
+            return log.logs_of(connection, [task_id]).get(task_id, [])
+
+    def get_subjects(self, task_ids: Sequence[str]) -> dict[str, Subject]:
+        """Return what there is to decide on under each of the ids."""
+        with self._database.reading() as connection:
+            return _read_subjects(connection, task_ids)
+
+    def put_content(
+        self, task_id: str, metadata: dict[str, Any], featured_image_url: str | None
+    ) -> ContentTask:
+        """Register a task made elsewhere, or merge what is newly known of it."""
+        try:
+            return self._put_content(task_id, metadata, featured_image_url)
+        except sa.exc.IntegrityError:  # registered by another in the same moment
+            return self._put_content(task_id, metadata, featured_image_url)
+
+    def _put_content(
+        self, task_id: str, metadata: dict[str, Any], featured_image_url: str | None
+    ) -> ContentTask:
+        now = dt.datetime.now(dt.UTC)
+        with self._database.writing() as connection:
+            _lock(connection, [task_id])
+            logs = log.logs_of(connection, [task_id])
+            known = _read_content(connection, [task_id], logs).get(task_id)
+            values: dict[str, Any] = {"updated_at": now}
+            merged = _merge(known.metadata if known else {}, metadata)
+            values["metadata"] = msgspec.json.encode(merged).decode()
+            if featured_image_url is not None:
+                values["featured_image_url"] = featured_image_url
+            statement: sa.Insert | sa.Update
+            if known is None:
+                statement = content.insert().values(task_id=task_id, created_at=now)
+            else:
+                statement = content.update().where(content.c.task_id == task_id)
+            connection.execute(statement.values(values))
+            return _read_content(connection, [task_id], logs)[task_id]
+
+    def _apply(
+        self,
+        connection: sa.Connection,
+        change: Change,
+        ruling: Ruling,
+        publishers: Sequence[str],
+    ) -> Decision:
+        decision = log.append(connection, ruling.decision)
+        if change.child is not None:
+            insert_task(connection, change.child, self._database.owner)
+        if ruling.withdraws:
+            connection.execute(
+                publications.update()
+                .where(
+                    publications.c.task_id == change.task_id,
+                    publications.c.state == PublicationState.PENDING,
+                )
+                .values(state=PublicationState.CANCELLED)
+            )
+        for publisher in publishers if ruling.publishes else ():
+            values = {
+                "decision": decision.sequence,
+                "task_id": change.task_id,
+                "publisher": publisher,
+                "state": PublicationState.PENDING,
+                "attempts": 0,
+                "next_at": decision.decided_at,
+            }
+            connection.execute(publications.insert().values(values))
+        return decision
+
+
+def _lock(connection: sa.Connection, task_ids: Sequence[str]) -> None:
+    """Keep others from deciding on the tasks until the transaction ends."""
+    if connection.dialect.name != "postgresql":
+        return  # SQLite has one writer, and that is us
+    # By name rather than by row, so that a task that is not there yet is locked too;
+    # in one order, or two bulks would wait for each other for ever.
+    for task_id in task_ids:
+        key = sa.func.hashtextextended(task_id, 0)
+        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(key)))
+
+
+def _read_subjects(
+    connection: sa.Connection, task_ids: Sequence[str]
+) -> dict[str, Subject]:
+    logs = log.logs_of(connection, task_ids)
+    found = read_tasks(connection, task_ids, logs)
+    contents = _read_content(connection, task_ids, logs)
+    return {
+        task_id: Subject(
+            task_id,
+            found.get(task_id),
+            contents.get(task_id),
+            tuple(logs.get(task_id, ())),
+        )
+        for task_id in task_ids
+    }
+
+
+def _read_content(
+    connection: sa.Connection,
+    task_ids: Sequence[str],
+    logs: Mapping[str, Sequence[Decision]],
+) -> dict[str, ContentTask]:
+    found = {}
+    query = sa.select(content).where(content.c.task_id.in_(task_ids))
+    for row in connection.execute(query):
+        values = dict(row._mapping)
+        values["metadata"] = msgspec.json.decode(values["metadata"])
+        values["decisions"] = tuple(logs.get(row.task_id, ()))
+        found[row.task_id] = ContentTask(**values)
+    return found
+
+
+def _merge(known: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+    """Return what was known with what is new: objects merged, other values taken."""
+    merged = dict(known)
+    for name, value in new.items():
+        before = merged.get(name)
+        if isinstance(before, dict) and isinstance(value, dict):
+            merged[name] = _merge(before, value)
+        else:
+            merged[name] = value
+    return merged

@@ -1,0 +1,106 @@
+"""Publications: approvals on their way out, which survive a restart.
+
+Thread-safe, also between processes. A publication is lent to one caller at a time: who
+takes it moves its next attempt into the future, so that another may take it should the
+first die.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Sequence
+
+import sqlalchemy as sa
+
+from nbgen.decision import PublicationRecord, PublicationState
+from nbgen.store.database import Database
+from nbgen.store.tables import Row, publications
+
+
+class PublicationStore:
+    """The publications of one database.
+
+    A part of ``Store``, which says what database that is.
+    """
+
+    _database: Database
+
+    def list_publications(self, task_id: str) -> list[PublicationRecord]:
+        """Return the publications of a task, oldest first."""
+        query = (
+            sa.select(publications)
+            .where(publications.c.task_id == task_id)
+            .order_by(publications.c.number)
+        )
+        with self._database.reading() as connection:
+            return [_record(row) for row in connection.execute(query)]
+
+    def take_publication(
+        self, publishers: Sequence[str], *, now: dt.datetime, until: dt.datetime
+    ) -> PublicationRecord | None:
+        """Take one publication that is due; nobody else gets it for a while.
+
+        Args:
+            publishers: Only for these.
+            now: What counts as due.
+            until: When others may take it, should this attempt never end.
+
+        Returns:
+            The publication with this attempt counted, or None if none is due.
+        """
+        query = (
+            sa.select(publications)
+            .where(*_pending(publishers), publications.c.next_at <= now)
+            .order_by(publications.c.next_at)
+            .limit(1)
+            # Nothing to SQLite, where the whole database has one writer.
+            .with_for_update(skip_locked=True)
+        )
+        with self._database.writing() as connection:
+            row = connection.execute(query).one_or_none()
+            if row is None:
+                return None
+            connection.execute(
+                publications.update()
+                .where(publications.c.number == row.number)
+                .values(attempts=row.attempts + 1, next_at=until)
+            )
+            taken = sa.select(publications).where(publications.c.number == row.number)
+            return _record(connection.execute(taken).one())
+
+    def next_publication_at(self, publishers: Sequence[str]) -> dt.datetime | None:
+        """Return when the next publication is due, or None if there is none."""
+        earliest = sa.func.min(publications.c.next_at)
+        query = sa.select(earliest).where(*_pending(publishers))
+        with self._database.reading() as connection:
+            found: dt.datetime | None = connection.scalar(query)
+            return found
+
+    def end_publication(self, number: int, url: str | None) -> None:
+        """Commit that a publication is out, even if it was cancelled meanwhile."""
+        self._change(number, state=PublicationState.PUBLISHED, url=url, error=None)
+
+    def postpone_publication(self, number: int, error: str, at: dt.datetime) -> None:
+        """Commit that an attempt failed, and when the next one is due."""
+        self._change(number, error=error, next_at=at)
+
+    def _change(self, number: int, **values: object) -> None:
+        with self._database.writing() as connection:
+            connection.execute(
+                publications.update()
+                .where(publications.c.number == number)
+                .values(values)
+            )
+
+
+def _pending(publishers: Sequence[str]) -> tuple[sa.ColumnElement[bool], ...]:
+    return (
+        publications.c.state == PublicationState.PENDING,
+        publications.c.publisher.in_(publishers),
+    )
+
+
+def _record(row: Row) -> PublicationRecord:
+    values = dict(row._mapping)
+    values["state"] = PublicationState(values["state"])
+    return PublicationRecord(**values)

@@ -1,0 +1,121 @@
+"""The tables, as the newest migration leaves them.
+
+Nothing here touches a database; any thread may read it.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import Any
+
+import sqlalchemy as sa
+
+
+class Moment(sa.types.TypeDecorator[dt.datetime]):
+    """A time in UTC that comes back with its time zone, and sorts as time does."""
+
+    impl = sa.DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(
+        self, value: dt.datetime | None, dialect: sa.Dialect
+    ) -> dt.datetime | None:
+        """Return the time as the driver takes it: SQLite keeps no time zones."""
+        if value is None:
+            return None
+        value = value.astimezone(dt.UTC)
+        return value.replace(tzinfo=None) if dialect.name == "sqlite" else value
+
+    def process_result_value(
+        self, value: dt.datetime | None, dialect: sa.Dialect
+    ) -> dt.datetime | None:
+        """Return the time with its zone."""
+        if value is None:
+            return None
+        naive = dialect.name == "sqlite"
+        return value.replace(tzinfo=dt.UTC) if naive else value.astimezone(dt.UTC)
+
+
+metadata = sa.MetaData()
+
+tasks = sa.Table(
+    "tasks",
+    metadata,
+    sa.Column("number", sa.Integer, primary_key=True),
+    sa.Column("id", sa.String(128), nullable=False, unique=True),
+    sa.Column("parent_id", sa.String(128), sa.ForeignKey("tasks.id"), index=True),
+    sa.Column("owner", sa.String(32), nullable=False),
+    sa.Column("request", sa.Text, nullable=False),
+    sa.Column("seed", sa.BigInteger, nullable=False),
+    sa.Column("status", sa.String(16), nullable=False),
+    sa.Column("outcome", sa.String(16)),
+    sa.Column("error", sa.Text),
+    sa.Column("created_at", Moment, nullable=False),
+    sa.Column("started_at", Moment),
+    sa.Column("ended_at", Moment),
+    sa.Column("current_step", sa.Integer, nullable=False),
+    sa.Column("stages", sa.Text),
+    sa.Column("made_with", sa.Text),
+    sa.Column("result", sa.Text),
+    # A page starts in the middle of either order, so both hold the number too.
+    sa.Index("ix_tasks_created_at", "created_at", "number"),
+    sa.Index("ix_tasks_status", "status", "created_at", "number"),
+)
+
+# Apart from the tasks, whose rows are ten times as long, and in the order of a page: a
+# search reads all of it from the newest on, until the page is full.
+prompts = sa.Table(
+    "prompts",
+    metadata,
+    sa.Column("created_at", Moment, primary_key=True),
+    sa.Column("number", sa.ForeignKey("tasks.number"), primary_key=True),
+    sa.Column("folded", sa.Text, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+content = sa.Table(
+    "content",
+    metadata,
+    sa.Column("task_id", sa.String(128), primary_key=True),
+    sa.Column("metadata", sa.Text, nullable=False),
+    sa.Column("featured_image_url", sa.Text),
+    sa.Column("created_at", Moment, nullable=False),
+    sa.Column("updated_at", Moment, nullable=False),
+)
+
+# Without a foreign key: the task is one of ``tasks``, of ``content``, or of both.
+decisions = sa.Table(
+    "decisions",
+    metadata,
+    sa.Column("sequence", sa.Integer, primary_key=True),
+    sa.Column("task_id", sa.String(128), nullable=False),
+    sa.Column("version", sa.Integer, nullable=False),
+    sa.Column("verdict", sa.String(20), nullable=False),
+    sa.Column("reviewer_id", sa.Text, nullable=False),
+    sa.Column("feedback", sa.Text),
+    sa.Column("tags", sa.Text, nullable=False),
+    sa.Column("image", sa.String(40)),
+    sa.Column("featured_image_url", sa.Text),
+    sa.Column("decided_at", Moment, nullable=False),
+    sa.Column("supersedes", sa.ForeignKey("decisions.sequence")),
+    # Should a lock ever fail to keep two writers apart, the second one fails here.
+    sa.UniqueConstraint("task_id", "version", name="uq_decisions_task_id"),
+)
+
+publications = sa.Table(
+    "publications",
+    metadata,
+    sa.Column("number", sa.Integer, primary_key=True),
+    sa.Column("decision", sa.ForeignKey("decisions.sequence"), nullable=False),
+    sa.Column("task_id", sa.String(128), nullable=False, index=True),
+    sa.Column("publisher", sa.String(200), nullable=False),
+    sa.Column("state", sa.String(16), nullable=False),
+    sa.Column("attempts", sa.Integer, nullable=False),
+    sa.Column("next_at", Moment, nullable=False),
+    sa.Column("url", sa.Text),
+    sa.Column("error", sa.Text),
+    sa.UniqueConstraint("decision", "publisher", name="uq_publications_decision"),
+    sa.Index("ix_publications_due", "state", "next_at"),
+)
+
+Row = sa.Row[Any]

@@ -1,0 +1,115 @@
+"""The tables are brought up to date, from whatever was there."""
+
+from __future__ import annotations
+
+import datetime as dt
+import sqlite3
+import threading
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+
+from nbgen.errors import DataFolderUnusable
+from nbgen.schema import Verdict
+from nbgen.store import Store
+from nbgen.store import database as module
+from nbgen.store.database import Database
+from nbgen.store.tables import metadata
+
+# What was kept before there were migrations.
+OLD_TABLES = """
+CREATE TABLE tasks (
+    number INTEGER NOT NULL, id VARCHAR(128) NOT NULL, owner VARCHAR(32) NOT NULL,
+    request TEXT NOT NULL, seed BIGINT NOT NULL, status VARCHAR(16) NOT NULL,
+    outcome VARCHAR(16), error TEXT, created_at VARCHAR(40) NOT NULL,
+    ended_at VARCHAR(40), current_step INTEGER NOT NULL, result TEXT,
+    PRIMARY KEY (number), UNIQUE (id)
+);
+CREATE INDEX ix_tasks_status ON tasks (status);
+CREATE TABLE decisions (
+    number INTEGER NOT NULL, task_id VARCHAR(128) NOT NULL,
+    verdict VARCHAR(16) NOT NULL, reviewer_id TEXT NOT NULL, feedback TEXT,
+    featured_image_url TEXT, decided_at VARCHAR(40) NOT NULL,
+    PRIMARY KEY (number), FOREIGN KEY(task_id) REFERENCES tasks (id)
+);
+CREATE INDEX ix_decisions_task_id ON decisions (task_id);
+INSERT INTO tasks VALUES (3, 'a', 'nobody', '{"prompt": "A Cat"}', 7, 'completed',
+    'succeeded', NULL, '2026-01-02T03:04:05+00:00',
+    '2026-01-02T03:04:06.500000+00:00', 50, NULL);
+INSERT INTO decisions VALUES (5, 'a', 'approved', 'ada', 'Fine', '/images/x.png',
+    '2026-01-02T03:05:00+00:00');
+"""
+
+
+def test_the_migrations_make_the_tables(tmp_path: Path, database: str | None) -> None:
+    opened = Database(tmp_path, database)
+    with opened.writing() as connection:
+        found = compare_metadata(MigrationContext.configure(connection), metadata)
+    opened.close()
+    assert found == []
+
+
+def test_the_newest_migration_is_the_one_that_is_looked_for() -> None:
+    scripts = ScriptDirectory(str(Path(module.__file__).parent / "migrations"))
+    assert scripts.get_heads() == [module._NEWEST_MIGRATION]
+
+
+def test_what_was_kept_before_migrations_is_taken_over(tmp_path: Path) -> None:
+    with sqlite3.connect(tmp_path / "nbgen.sqlite") as connection:
+        connection.executescript(OLD_TABLES)
+    connection.close()
+    store = Store(tmp_path)
+    [task] = store.list_tasks(limit=10, text="a cat")
+    store.close()
+    assert (task.id, task.request.prompt, task.current_step) == ("a", "A Cat", 50)
+    assert task.created_at == dt.datetime(2026, 1, 2, 3, 4, 5, tzinfo=dt.UTC)
+    [decision] = task.decisions
+    assert (decision.sequence, decision.verdict) == (5, Verdict.APPROVED)
+    assert (decision.reviewer_id, decision.version) == ("ada", 1)
+    again = Database(tmp_path)
+    with again.reading() as connection_again:
+        names = sa.inspect(connection_again).get_table_names()
+    again.close()
+    assert not [name for name in names if name.startswith("old_")]
+
+
+def test_many_may_open_at_once(tmp_path: Path, database: str | None) -> None:
+    barrier = threading.Barrier(4)
+    opened: list[Store] = []
+
+    def open_store() -> None:
+        barrier.wait()
+        opened.append(Store(tmp_path, database))
+
+    threads = [threading.Thread(target=open_store) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(opened) == 4
+    for store in opened:
+        store.close()
+
+
+def test_the_tables_of_a_newer_nbgen_are_left_alone(
+    tmp_path: Path, database: str | None
+) -> None:
+    opened = Database(tmp_path, database)
+    with opened.writing() as connection:
+        connection.execute(sa.text("UPDATE alembic_version SET version_num = '9999'"))
+    opened.close()
+    with pytest.raises(DataFolderUnusable, match=r"newer nbgen .* update nbgen"):
+        Database(tmp_path, database)
+
+
+def test_sqlite_keeps_what_it_was_told(tmp_path: Path) -> None:
+    opened = Database(tmp_path)
+    pragmas = {"journal_mode": "wal", "synchronous": 2, "foreign_keys": 1}
+    with opened.reading() as connection:
+        for name, expected in pragmas.items():
+            assert connection.exec_driver_sql(f"PRAGMA {name}").scalar() == expected
+    opened.close()

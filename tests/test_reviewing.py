@@ -1,0 +1,331 @@
+"""The studio decides, on SQLite and on PostgreSQL."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nbgen.decision import ApprovalStatus, Decision, DecisionRequest
+from nbgen.errors import (
+    DecisionConflict,
+    FeaturedImageMissing,
+    InvalidRequest,
+    NbgenError,
+    StudioClosed,
+    UnknownImage,
+    UnknownTask,
+)
+from nbgen.schema import Outcome, Status, TaskRecord, Verdict
+from nbgen.store import Store
+from nbgen.studio import Studio
+from tests.store.test_tasks import NOW, record
+
+MakeStudio = Callable[..., Studio]
+
+
+@pytest.fixture
+def studio(make_studio: MakeStudio, database: str | None) -> Studio:
+    return make_studio(database=database)
+
+
+def make(studio: Studio, task_id: str = "a", **more: Any) -> str:
+    """Generate a task and return the URL of its first picture."""
+    result = studio.generate("a cat", task_id=task_id, seed=7, **more).result(30)
+    return result.images[0].url
+
+
+def test_a_decision_is_in_the_log_and_on_the_record(studio: Studio) -> None:
+    url = make(studio)
+    decision = studio.reject(
+        "a", reviewer_id="ada", reason="Six fingers", tags=["hands"]
+    )
+    assert (decision.feedback, decision.tags) == ("Six fingers", ("hands",))
+    assert (decision.version, decision.featured_image_url) == (1, None)
+    found = studio.get_record("a")
+    assert (found.decision, found.version) == (decision, 1)
+    assert found.approval_status is ApprovalStatus.REJECTED
+    undone = studio.undo("a", reviewer_id="ada")
+    assert undone.supersedes == decision.sequence
+    assert studio.get_record("a").decision is None
+    approval = studio.approve("a", reviewer_id="ada", expect_version=2)
+    assert approval.featured_image_url == url
+    assert studio.decisions("a") == [decision, undone, approval]
+    assert studio.decisions() == studio.decisions("a")
+    [listed] = studio.tasks()
+    assert (listed.decision, listed.version) == (approval, 3)
+
+
+def test_one_of_several_pictures_is_approved(studio: Studio) -> None:
+    make(studio, num_images=2)
+    result = studio.get_record("a").result
+    assert result is not None
+    second = result.images[1]
+    with pytest.raises(InvalidRequest, match="a picture of task 'a'"):
+        studio.approve("a", reviewer_id="ada", image="0" * 32 + ".png")
+    decision = studio.approve("a", reviewer_id="ada", image=second.url)
+    assert (decision.image, decision.featured_image_url) == (second.name, second.url)
+
+
+def test_changes_are_made_in_a_child(studio: Studio) -> None:
+    make(studio)
+    child = studio.request_changes(
+        "a", reviewer_id="ada", feedback="At night", prompt="a cat at night"
+    )
+    assert child is not None
+    child.result(30)
+    found = studio.get_record(child.id)
+    assert (found.parent_id, found.request.prompt) == ("a", "a cat at night")
+    assert found.seed == studio.get_record("a").seed
+    assert studio.get_record("a").approval_status is ApprovalStatus.CHANGES_REQUESTED
+    again = studio.request_changes("a", reviewer_id="ada", feedback="At night")
+    assert again is not None
+    assert again.id == child.id
+    assert len(studio.tasks()) == 2
+    with pytest.raises(DecisionConflict):
+        studio.approve("a", reviewer_id="bob")
+    with pytest.raises(InvalidRequest, match="feedback must be"):
+        studio.request_changes(child.id, reviewer_id="ada", feedback=" ")
+
+
+def test_the_same_prompt_again_draws_another_seed(studio: Studio) -> None:
+    make(studio)
+    child = studio.request_changes("a", reviewer_id="ada", feedback="Another")
+    assert child is not None
+    assert child.request.seed is None
+
+
+def test_changes_to_what_cannot_be_decided_make_no_child(studio: Studio) -> None:
+    make(studio)
+    studio.approve("a", reviewer_id="ada")
+    with pytest.raises(DecisionConflict):
+        studio.request_changes("a", reviewer_id="bob", feedback="Darker")
+    with pytest.raises(UnknownTask):
+        studio.request_changes("b", reviewer_id="bob", feedback="Darker")
+    assert len(studio.tasks()) == 1
+    studio.close()
+    with pytest.raises((StudioClosed, NbgenError)):
+        studio.generate("a dog")
+
+
+def test_a_quorum_of_two(make_studio: MakeStudio, database: str | None) -> None:
+    studio = make_studio(database=database, quorum="2")
+    make(studio)
+    first = studio.approve("a", reviewer_id="ada")
+    assert studio.get_record("a").approval_status is ApprovalStatus.PENDING
+    assert studio.describe(first) == "Approved by ada. It still needs 1 more approval."
+    studio.approve("a", reviewer_id="bob")
+    assert studio.get_record("a").approval_status is ApprovalStatus.APPROVED
+
+
+def test_many_are_decided_at_once_and_some_refused(studio: Studio) -> None:
+    for name in ("a", "b"):
+        make(studio, name)
+    studio.reject("b", reviewer_id="eve")
+    asked = [
+        DecisionRequest(task_id=name, verdict=Verdict.APPROVED, reviewer_id="ada")
+        for name in ("a", "b", "nope", "a")
+    ]
+    first, against, unknown, again = studio.decide_many(asked)
+    assert isinstance(first, Decision)
+    assert again == first
+    assert isinstance(against, DecisionConflict)
+    assert isinstance(unknown, UnknownTask)
+
+
+def test_metadata_is_merged(studio: Studio) -> None:
+    studio.put_content("post", {"title": "Cats", "seo": {"slug": "cats"}})
+    put = studio.put_content("post", '{"seo": {"lang": "en"}, "title": "All cats"}')
+    assert put.metadata == {"title": "All cats", "seo": {"slug": "cats", "lang": "en"}}
+    assert studio.get_content("post") == put
+    for wrong in ("[]", "{", 5, None, {"x": object()}):
+        with pytest.raises(InvalidRequest):
+            studio.put_content("post", wrong)  # type: ignore[arg-type]
+    with pytest.raises(UnknownTask):
+        studio.get_content("other")
+
+
+def test_where_the_featured_image_is(studio: Studio) -> None:
+    """The decision's own, then the metadata's, the task's, and what was generated."""
+    generated = make(studio, "post")
+    own, meta, task = (f"https://x.org/{name}.png" for name in ("own", "meta", "task"))
+    expected: list[tuple[str | None, dict[str, Any], str | None, str]] = [
+        (own, {"image": {"url": meta}}, task, own),
+        (None, {"image": {"url": meta}}, task, meta),
+        (None, {"image": None}, None, task),
+    ]
+    found = [studio.approve("post", reviewer_id="ada").featured_image_url]
+    for url, metadata, featured, _ in expected:
+        studio.undo("post", reviewer_id="ada")
+        studio.put_content("post", metadata, featured_image_url=featured)
+        decision = studio.approve("post", reviewer_id="ada", featured_image_url=url)
+        found.append(decision.featured_image_url)
+    assert found == [generated, *(row[3] for row in expected)]
+
+
+def test_content_without_a_picture_is_decided_and_said(studio: Studio) -> None:
+    studio.put_content("post", {"featured_image_url": None})
+    decision = studio.approve("post", reviewer_id="ada")
+    assert decision.featured_image_url is None
+    said = studio.describe(decision)
+    assert said.startswith("Approved by ada. There is no featured image: none was")
+    assert "image.url" in said
+    content = studio.get_content("post")
+    assert (content.decision, content.version) == (decision, 1)
+    assert studio.request_changes.__doc__
+    studio.undo("post", reviewer_id="ada")
+    assert studio.request_changes("post", reviewer_id="b", feedback="More") is None
+
+
+def test_what_was_generated_needs_a_picture(studio: Studio) -> None:
+    url = make(studio)
+    path = studio.image_path(url.removeprefix("/images/"))
+    assert path is not None
+    path.unlink()
+    with pytest.raises(UnknownImage, match="There is no picture"):
+        studio.read_image(path.name)
+    studio.put_content("a", {"title": "Cats"})
+    with pytest.raises(FeaturedImageMissing, match=r"task_metadata \(featured_image"):
+        studio.approve("a", reviewer_id="ada")
+    assert studio.decisions("a") == []
+
+
+def test_what_failed_here_may_be_decided_as_content(
+    make_studio: MakeStudio, database: str | None
+) -> None:
+    def fail(_step: int) -> None:
+        raise NbgenError("No.")
+
+    studio = make_studio(fail, database=database)
+    task = studio.generate("a cat", task_id="post")
+    with pytest.raises(NbgenError):
+        task.result(30)
+    with pytest.raises(DecisionConflict, match="is failed; only a completed"):
+        studio.approve("post", reviewer_id="ada")
+    studio.put_content("post", {})
+    assert studio.approve("post", reviewer_id="ada").featured_image_url is None
+
+
+def test_tasks_are_paged_and_filtered(studio: Studio) -> None:
+    for name in "abc":
+        studio.generate(f"a cat {name}", task_id=name).result(30)
+    page = studio.tasks(limit=2, text="CAT", status="completed")
+    assert [task.id for task in page] == ["c", "b"]
+    rest = studio.tasks(limit=2, cursor=page.next_cursor)
+    assert ([task.id for task in rest], rest.next_cursor) == (["a"], None)
+    assert studio.tasks(since=dt.datetime.now(dt.UTC)) == []
+    wrong: list[dict[str, Any]] = [
+        {"status": "done"},
+        {"limit": 0},
+        {"since": dt.datetime(2026, 1, 1)},
+        {"cursor": "x"},
+    ]
+    for arguments in wrong:
+        [field] = arguments
+        with pytest.raises(InvalidRequest) as raised:
+            studio.tasks(**arguments)
+        assert raised.value.field == field
+
+
+def test_the_history_of_a_task(studio: Studio) -> None:
+    make(studio)
+    found = studio.get_record("a")
+    assert found.started_at is not None
+    assert found.ended_at is not None
+    assert found.created_at <= found.started_at <= found.ended_at
+    assert {"base_model", "refiner_model", "decode"} <= set(found.stages)
+    assert found.made_with == {"checkpoint": "pattern"}
+
+
+DECIDE = """
+import json, sys, threading
+from pathlib import Path
+from nbgen.errors import DecisionConflict
+from nbgen.studio import Studio
+from nbgen.testing import PatternEngine
+
+folder, database, process = sys.argv[1:]
+studio = Studio(folder, engine=PatternEngine(), database=database or None)
+won = []
+
+def work(number):
+    name = f"p{process}-{number}"
+    for task in range(TASKS):
+        verdict = studio.approve if number % 2 else studio.reject
+        try:
+            decision = verdict(f"t{task}", reviewer_id=name, expect_version=0)
+        except DecisionConflict as error:
+            assert " by p" in str(error), error
+        else:
+            won.append([decision.task_id, name])
+
+print("ready", flush=True)
+sys.stdin.readline()
+threads = [threading.Thread(target=work, args=[n]) for n in range(4)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+print(json.dumps(won), flush=True)
+studio.close()
+"""
+
+
+def test_of_decisions_that_race_one_stands(
+    tmp_path: Path, database: str | None
+) -> None:
+    """Eight threads in two processes: each task has one winner, the rest hear of it."""
+    count = 12
+    store = Store(tmp_path, database)
+    for number in range(count):
+        task: TaskRecord = record(f"t{number}")
+        store.add_task(task)
+        store.end_task(task.id, Outcome.SUCCEEDED, ended_at=NOW, current_step=1)
+        store.put_content(task.id, {"image_url": "https://x.org/a.png"}, None)
+    program = DECIDE.replace("TASKS", str(count))
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", program, str(tmp_path), database or "", str(number)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for number in range(2)
+    ]
+    for process in processes:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+    outputs = [process.communicate("go\n", timeout=100)[0] for process in processes]
+    won = [tuple(entry) for output in outputs for entry in json.loads(output)]
+    log = store.list_decisions(None)
+    store.close()
+    assert sorted(won) == sorted((d.task_id, d.reviewer_id) for d in log)
+    assert sorted(d.task_id for d in log) == sorted(f"t{n}" for n in range(count))
+    assert {d.version for d in log} == {1}
+
+
+def test_threads_that_agree_make_one_decision(studio: Studio) -> None:
+    make(studio)
+    barrier = threading.Barrier(8)
+    found: list[Decision] = []
+
+    def approve(name: str) -> None:
+        barrier.wait()
+        found.append(studio.approve("a", reviewer_id=name))
+
+    threads = [threading.Thread(target=approve, args=[f"r{n}"]) for n in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 8
+    assert {decision.sequence for decision in found} == {
+        decision.sequence for decision in studio.decisions("a")
+    }
+    assert len(studio.decisions("a")) == 1
+    assert studio.get_record("a").status is Status.COMPLETED
