@@ -24,6 +24,7 @@ ROWS = [
     {"jobs", "review", "testing"},
     {"task", "remote", "keeping"},
     {"reviewing"},
+    {"queueing"},
     {"studio"},
     {"widgets", "server", "cli"},
     {"__main__"},

@@ -21,9 +21,11 @@ from nbgen.errors import (
     FeaturedImageMissing,
     GenerationFailed,
     InvalidRequest,
+    QueueFull,
     StudioClosed,
     TaskCancelled,
     TaskConflict,
+    TaskError,
     TaskLost,
     TaskUnfinished,
     UnknownTask,
@@ -357,23 +359,75 @@ def test_a_task_outlives_its_studio(make_studio: MakeStudio) -> None:
         again.task("b")
 
 
-def test_close_cancels_and_leaves_no_thread(make_studio: MakeStudio) -> None:
+def test_close_cancels_what_runs_and_leaves_no_thread(make_studio: MakeStudio) -> None:
     gate = Gate(at_step=2)
     studio = make_studio(gate)
     running, waiting = studio.generate("a cat"), studio.generate("a dog")
     ends: SimpleQueue[GenerationProgress] = SimpleQueue()
-    for task in (running, waiting):
-        task.watch(lambda p: ends.put(p) if p.outcome else None)
+    running.watch(lambda p: ends.put(p) if p.outcome else None)
     assert gate.reached.wait(10)
     gate.opened.set()
     studio.close()
-    outcomes = {ends.get(timeout=10).outcome, ends.get(timeout=10).outcome}
-    assert outcomes == {Outcome.CANCELLED}
+    assert ends.get(timeout=10).outcome is Outcome.CANCELLED
+    with make_studio() as again:
+        assert again.task(waiting.id).result(10).images
     names = {thread.name for thread in threading.enumerate()}
     assert not names & {"nbgen-worker", "nbgen-progress"}
     studio.close()
     with pytest.raises(StudioClosed, match=r"Open another with Studio\(\)"):
         studio.generate("a cat")
+
+
+def test_a_waiting_task_outlives_its_studio_with_its_place(tmp_path: Path) -> None:
+    with Studio(tmp_path, engine=PatternEngine()) as studio:
+        studio.pause()
+        first, second, third = (studio.generate(name) for name in ("a", "b", "c"))
+        studio.prioritise(third.id, 5)
+        urgent = studio.generate("d", priority=9)
+        order = [urgent.id, third.id, first.id, second.id]
+        assert studio.waiting() == order
+    with pytest.raises(TaskUnfinished, match="does not run here"):
+        first.result(10)
+    with Studio(tmp_path, engine=PatternEngine(), take_over=False) as reader:
+        assert reader.waiting() == []
+        assert reader.get_record(first.id).status is Status.PENDING
+        with pytest.raises(TaskError, match="does not wait here"):
+            reader.prioritise(first.id, 1)
+    started: list[str] = []
+    with Studio(tmp_path, engine=PatternEngine()) as again:
+        for task_id in order:
+            again.watch(task_id, lambda p: started.append(p.task_id))
+        for task_id in order:
+            again.task(task_id).result(10)
+    assert list(dict.fromkeys(started)) == order
+
+
+def test_a_retry_is_a_task_of_its_own(make_studio: MakeStudio) -> None:
+    gate = Gate(at_step=2)
+    studio = make_studio(gate)
+    task = studio.generate("a cat", seed=3)
+    assert gate.reached.wait(10)
+    with pytest.raises(TaskError, match="has not ended"):
+        studio.retry(task.id)
+    task.cancel()
+    gate.opened.set()
+    with pytest.raises(TaskCancelled):
+        task.result(10)
+    again = studio.retry(task.id)
+    assert again.result(10).images[0].seed == 3
+    assert (again.record.parent_id, again.request) == (task.id, task.request)
+
+
+def test_a_full_queue_takes_no_more_and_loses_nothing(tmp_path: Path) -> None:
+    with Studio(tmp_path, engine=PatternEngine(), queue_limit=1) as studio:
+        studio.pause()
+        waits = studio.generate("a cat")
+        with pytest.raises(QueueFull, match="queue_limit"):
+            studio.generate("a dog", task_id="too-many")
+        assert [record.id for record in studio.tasks()] == [waits.id]
+        studio.resume()
+        waits.result(10)
+        studio.generate("a dog", task_id="too-many").result(10)
 
 
 def test_a_studio_may_share_a_progress_service(tmp_path: Path) -> None:

@@ -76,7 +76,7 @@ def demo(
     }
     with (
         _clear_errors(),
-        Studio(data_dir, checkpoint="tiny") as studio,
+        Studio(data_dir, checkpoint="tiny", take_over=False) as studio,
         Server(studio) as server,
     ):
         _console.print(f"Drawing “{prompt}” with the tiny SDXL checkpoint.")
@@ -115,7 +115,11 @@ def generate(
     from nbgen.progress.messages import progress_message
     from nbgen.studio import Studio
 
-    with _clear_errors(), Studio(data_dir, checkpoint) as studio, _bar() as show:
+    with (
+        _clear_errors(),
+        Studio(data_dir, checkpoint, take_over=False) as studio,
+        _bar() as show,
+    ):
         drawing = studio.generate_image(
             prompt,
             output,

@@ -234,9 +234,11 @@ class TaskRecord(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         id: The id of the task.
-        parent_id: The task that a reviewer wanted changed into this one, or None.
+        parent_id: The task that a reviewer wanted changed into this one, or that this
+            one is another attempt at; None for neither.
         request: The request as it was asked for.
         seed: The seed in use: the request's, or the one drawn for it.
+        priority: Tasks of a higher one run first.
         status: Where the task stands.
         outcome: How it ended; None before that.
         error: Why it did not succeed; None otherwise.
@@ -258,6 +260,7 @@ class TaskRecord(msgspec.Struct, frozen=True, kw_only=True):
     parent_id: str | None = None
     request: GenerationRequest
     seed: int
+    priority: int = 0
     status: Status
     outcome: Outcome | None = None
     error: str | None = None

@@ -11,44 +11,34 @@ from __future__ import annotations
 
 import asyncio
 import atexit
-import datetime as dt
-import secrets
 import threading
-import uuid
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from nbgen.checks import (
-    MAX_SEED,
     check_choice,
-    check_task_id,
 )
 from nbgen.errors import (
     InvalidRequest,
-    StudioClosed,
-    TaskConflict,
-    TaskError,
 )
 from nbgen.generation.checkpoints import find_checkpoint
 from nbgen.generation.process import ProcessEngine, load_sdxl
-from nbgen.jobs import Job, JobQueue, RunHistory, Worker
-from nbgen.progress import GenerationProgress, ProgressService
+from nbgen.jobs import JobQueue, RunHistory, Worker
+from nbgen.progress import ProgressService
 from nbgen.progress.dispatcher import ProgressCallback
 from nbgen.progress.previews import PreviewCallback
 from nbgen.progress.progress import progress_of_record
+from nbgen.queueing import Queueing
 from nbgen.review.decide import read_quorum
 from nbgen.review.publish import Publisher, load_publishers
 from nbgen.review.publishing import PublicationRunner
-from nbgen.reviewing import Reviewing
 from nbgen.schema import (
     GenerationRequest,
     Metadata,
     OutputFormat,
     SchedulerName,
-    Status,
-    TaskRecord,
 )
 from nbgen.settings import default_data_dir, default_database, default_images
 from nbgen.store import Store, keep_picture, open_images
@@ -71,7 +61,7 @@ _FORMAT_OF_SUFFIX = {
 }
 
 
-class Studio(Reviewing):
+class Studio(Queueing):
     """Makes, watches and approves pictures.
 
     Opening one is cheap: the model is loaded when the first task runs, and stays
@@ -95,6 +85,8 @@ class Studio(Reviewing):
         release_after: Seconds without work after which the model's memory is given
             back until the next task; None keeps it.
         queue_limit: How many tasks may wait.
+        take_over: Whether tasks run here that waited in a studio that is gone: one
+            that was closed, or whose process died.
         engine: Makes the pictures instead of SDXL, in this process; for tests.
         progress: Tells those who watch; by default a service of the studio's own.
         database: The URL of a database that takes the place of the SQLite file in the
@@ -126,6 +118,7 @@ class Studio(Reviewing):
         worker: Literal["process", "thread"] = "process",
         release_after: float | None = 900.0,
         queue_limit: int = 10_000,
+        take_over: bool = True,
         engine: Engine | None = None,
         progress: ProgressService | None = None,
         database: str | None = None,
@@ -177,6 +170,8 @@ class Studio(Reviewing):
         )
         self._submitting = threading.Lock()
         self._closed = False
+        if take_over:
+            self._take_over()
         atexit.register(self.close)
 
     def __repr__(self) -> str:
@@ -209,12 +204,14 @@ class Studio(Reviewing):
         output_format: str = OutputFormat.PNG,
         metadata: str = Metadata.FULL,
         task_id: str | None = None,
+        priority: int = 0,
     ) -> Task:
         """Queue a generation and return at once.
 
         The arguments are those of ``GenerationRequest``; ``image`` and ``mask`` may
         also be PIL images or the paths of picture files. With a ``task_id`` that
-        exists, the same request returns the task that there is.
+        exists, the same request returns the task that there is. Tasks of a higher
+        ``priority``, -1,000 to 1,000, run first.
 
         Raises:
             InvalidRequest: A value is not allowed; nothing was queued.
@@ -241,57 +238,7 @@ class Studio(Reviewing):
             output_format=check_choice("output_format", output_format, OutputFormat),
             metadata=check_choice("metadata", metadata, Metadata),
         )
-        return self.submit(request, task_id=task_id)
-
-    def submit(self, request: GenerationRequest, *, task_id: str | None = None) -> Task:
-        """Queue a request that was made before; see ``generate``."""
-        if task_id is None:
-            task_id = uuid.uuid4().hex[:12]
-        check_task_id(task_id)
-        keep_picture(self._images, "image", request.image)
-        keep_picture(self._images, "mask", request.mask)
-        with self._submitting:
-            if self._closed:
-                raise StudioClosed
-            standing = self._store.get_task(task_id)
-            if standing is not None:
-                if standing.request != request:
-                    raise TaskConflict(task_id)
-                return Task(self, standing, self._queue.find(task_id))
-            self._queue.check_room()
-            record = _new_record(task_id, request)
-            self._progress.create_progress(task_id, request.num_inference_steps)
-            try:
-                added = self._store.add_task(record)
-            except Exception as error:
-                self._progress.mark_failed(task_id, str(error))
-                raise
-            if not added:  # another process was faster
-                self._progress.mark_failed(task_id, str(TaskConflict(task_id)))
-                raise TaskConflict(task_id)
-            job = Job(task_id, request, record.seed)
-            self._queue.submit(job)
-        return Task(self, record, job)
-
-    def _submit_child(
-        self,
-        parent_id: str,
-        request: GenerationRequest,
-        commit: Callable[[TaskRecord], object],
-    ) -> Task | None:
-        child = _new_record(uuid.uuid4().hex[:12], request, parent_id)
-        with self._submitting:
-            if self._closed:
-                raise StudioClosed
-            commit(child)
-            if self._store.get_task(child.id) is not None:
-                self._progress.create_progress(child.id, request.num_inference_steps)
-                job = Job(child.id, request, child.seed)
-                self._queue.submit(job)
-                return Task(self, child, job)
-        # The same was asked for before, so there is a child already.
-        standing = self._store.find_child(parent_id)
-        return None if standing is None else self.task(standing)
+        return self.submit(request, task_id=task_id, priority=priority)
 
     async def generate_image(
         self,
@@ -331,29 +278,6 @@ class Studio(Reviewing):
         result = await task
         await asyncio.to_thread(self._copy_picture, result.images[0].name, path)
         return path
-
-    def task(self, task_id: str) -> Task:
-        """Return a handle on a task.
-
-        Raises:
-            UnknownTask: There is no such task.
-        """
-        # Not between the storing and the queueing of one. The job first: one that ends
-        # in between has its end in the record.
-        with self._submitting:
-            job = self._queue.find(task_id)
-            return Task(self, self.get_record(task_id), job)
-
-    def get_progress(self, task_id: str) -> GenerationProgress:
-        """Return the present state of a task, however long ago it ended.
-
-        Raises:
-            UnknownTask: There is no such task.
-        """
-        progress = self._progress.get_progress(task_id)
-        if progress is None:
-            progress = progress_of_record(self.get_record(task_id))
-        return progress
 
     def watch(self, task_id: str, callback: ProgressCallback) -> Callable[[], None]:
         """Have the callback told of every state of a task, in order, none twice.
@@ -401,40 +325,10 @@ class Studio(Reviewing):
         assert name is not None
         return name
 
-    def pause(self) -> None:
-        """Start no further task until ``resume``; the one that runs goes on.
-
-        To finish the running one and stop: ``pause()``, wait for it, ``close()``.
-        """
-        self._queue.pause()
-
-    def resume(self) -> None:
-        """Start tasks again."""
-        self._queue.resume()
-
-    def cancel(self, task_id: str) -> None:
-        """Ask a task to end: at once if it waits, within two steps if it runs.
-
-        A task that has ended stays as it is.
-
-        Raises:
-            UnknownTask: There is no such task.
-            TaskError: Another process runs it.
-        """
-        never_ran = self._queue.cancel(task_id)
-        if never_ran is not None:
-            self._worker.cancel(never_ran)
-        elif not self.get_progress(task_id).status.ended and (
-            self._progress.get_progress(task_id) is None
-        ):
-            raise TaskError(
-                task_id,
-                f"Task {task_id!r} runs in another process. Cancel it there.",
-            )
-
     def close(self) -> None:
-        """Cancel what is unfinished, end the threads and give the model's memory back.
+        """Cancel what runs, end the threads and give the model's memory back.
 
+        What waits goes on waiting, for the next studio that is opened on the same data.
         Waits for the running step, and for a publication under way. Calling it again
         does nothing.
         """
@@ -443,24 +337,10 @@ class Studio(Reviewing):
                 return
             self._closed = True
         atexit.unregister(self.close)
-        for never_ran in self._queue.close(finish=False):
-            self._worker.cancel(never_ran)
+        for waits in self._queue.close(finish=False):
+            waits.done.set_result(None)
         self._worker.close()
         self._publishing.close()
         if self._owns_progress:
             self._progress.close()
         self._store.close()
-
-
-def _new_record(
-    task_id: str, request: GenerationRequest, parent_id: str | None = None
-) -> TaskRecord:
-    seed = request.seed
-    return TaskRecord(
-        id=task_id,
-        parent_id=parent_id,
-        request=request,
-        seed=secrets.randbelow(MAX_SEED) if seed is None else seed,
-        status=Status.PENDING,
-        created_at=dt.datetime.now(dt.UTC),
-    )

@@ -158,8 +158,9 @@ class Task:
         if record.outcome is None and cause is None:
             raise TaskUnfinished(
                 self.id,
-                f"Task {self.id!r} runs in another process. Its result can be read "
-                "here once it has ended.",
+                f"Task {self.id!r} has not ended, and does not run here: another "
+                "process has it, or it waits for one since its studio was closed. Its "
+                "result can be read once it has ended.",
             )
         error = _ERROR_OF_OUTCOME[record.outcome or Outcome.FAILED]
         raise error(self.id, record.error or str(cause)) from cause

@@ -17,6 +17,7 @@ from PIL import Image
 from nbgen.errors import InvalidRequest, NbgenError
 from nbgen.server import Server
 from nbgen.studio import Studio
+from nbgen.testing import PatternEngine
 from tests.server.client import ask
 
 MakeStudio = Callable[..., Studio]
@@ -55,6 +56,12 @@ def test_generate_answers_when_the_picture_is_there(server: Server, path: str) -
     etag = {"If-None-Match": picture.headers["ETag"]}
     assert ask(server, url, headers=etag).status == 304
     assert ask(server, url, method="HEAD").body == b""
+
+
+def test_a_full_queue_is_429(tmp_path: Path, make_server: MakeServer) -> None:
+    with Studio(tmp_path / "full", engine=PatternEngine(), queue_limit=0) as studio:
+        answer = ask(make_server(studio), GENERATE, {"prompt": "a cat"})
+    assert error_of(answer) == (429, "queue_full", None)
 
 
 def test_files_of_other_kinds(server: Server) -> None:

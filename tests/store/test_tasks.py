@@ -143,7 +143,7 @@ def test_a_task_ends_once(store: Store) -> None:
     assert found.result is None
 
 
-def test_tasks_of_a_killed_process_are_lost(
+def test_what_ran_in_a_killed_process_is_lost_and_what_waited_waits(
     tmp_path: Path, database: str | None
 ) -> None:
     program = (
@@ -152,6 +152,8 @@ def test_tasks_of_a_killed_process_are_lost(
         "from pathlib import Path;"
         "store = Store(Path(sys.argv[1]), sys.argv[3] or None);"
         "store.add_task(record('killed'));"
+        "store.start_task('killed');"
+        "store.add_task(record('waiting'));"
         "print('ready', flush=True); sys.stdin.read()"
     )
     here = str(Path(__file__).parent)
@@ -164,14 +166,19 @@ def test_tasks_of_a_killed_process_are_lost(
         assert process.stdout.readline() == b"ready\n"
         beside = Store(tmp_path, database)
         alive = beside.get_task("killed")
+        assert beside.adopt_waiting() == []
         beside.close()
         process.kill()
         process.wait()
     store = Store(tmp_path, database)
     lost = store.get_task("killed")
+    adopted = store.adopt_waiting()
+    assert store.adopt_waiting() == []
     store.close()
+    assert [task.id for task in adopted] == ["waiting"]
+    assert adopted[0].status is Status.PENDING
     assert alive is not None
-    assert alive.status is Status.PENDING
+    assert alive.status is Status.GENERATING
     assert lost is not None
     assert (lost.status, lost.outcome) == (Status.FAILED, Outcome.LOST)
     assert lost.error == "The process that ran this task ended. Submit it again."

@@ -19,6 +19,7 @@ from nbgen.errors import (
     FeaturedImageMissing,
     InvalidRequest,
     NbgenError,
+    QueueFull,
     StudioClosed,
     TaskConflict,
     TaskError,
@@ -40,6 +41,7 @@ _HTTP_STATUS: dict[type[NbgenError], int] = {
     TaskError: 409,
     DecisionConflict: 409,
     FeaturedImageMissing: 422,
+    QueueFull: 429,
     StudioClosed: 503,
 }
 

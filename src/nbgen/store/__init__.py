@@ -30,7 +30,8 @@ __all__ = [
 class Store(TaskStore, DecisionStore, PublicationStore):
     """What lasts of a studio, but for the pictures.
 
-    On opening, tasks whose process is gone are ended as ``lost``.
+    On opening, tasks that ran in a process that is gone are ended as ``lost``; those
+    that waited wait for ``adopt_waiting``.
 
     Args:
         folder: Where ``nbgen.sqlite`` lies; made if it does not exist.
@@ -50,5 +51,5 @@ class Store(TaskStore, DecisionStore, PublicationStore):
         return collect_garbage(self._database, images, dry_run=dry_run)
 
     def close(self) -> None:
-        """Close the database; tasks that this store left unfinished count as lost."""
+        """Close the database; tasks that still run count as lost."""
         self._database.close()

@@ -47,6 +47,7 @@ tasks = sa.Table(
     sa.Column("owner", sa.String(32), nullable=False),
     sa.Column("request", sa.Text, nullable=False),
     sa.Column("seed", sa.BigInteger, nullable=False),
+    sa.Column("priority", sa.Integer, nullable=False, server_default="0"),
     sa.Column("status", sa.String(16), nullable=False),
     sa.Column("outcome", sa.String(16)),
     sa.Column("error", sa.Text),

@@ -160,19 +160,51 @@ class TaskStore:
             found: str | None = connection.scalar(query)
             return found
 
-    def end_lost_tasks(self) -> None:
-        """End the tasks whose process is gone as ``lost``."""
-        unfinished = tasks.c.outcome.is_(None)
+    def set_priority(self, task_id: str, priority: int) -> None:
+        """Commit the priority of a task."""
         with self._database.writing() as connection:
-            owners = connection.scalars(
-                sa.select(tasks.c.owner).where(unfinished).distinct()
-            ).all()
-            for owner in owners:
-                if not self._database.is_gone(owner):
-                    continue
+            connection.execute(
+                tasks.update().where(tasks.c.id == task_id).values(priority=priority)
+            )
+
+    def adopt_waiting(self) -> list[TaskRecord]:
+        """Make the waiting tasks of processes that are gone this one's.
+
+        Returns:
+            Those tasks, oldest first.
+        """
+        waiting = tasks.c.status == Status.PENDING
+        with self._database.writing() as connection:
+            adopted = [
+                task_id
+                for owner in self._gone_owners(connection, waiting)
+                for task_id in connection.scalars(
+                    sa.select(tasks.c.id).where(waiting, tasks.c.owner == owner)
+                ).all()
+            ]
+            connection.execute(
+                tasks.update()
+                .where(tasks.c.id.in_(adopted))
+                .values(owner=self._database.owner)
+            )
+            records = read_tasks(connection, adopted, {})
+        return sorted(records.values(), key=lambda record: record.created_at)
+
+    def _gone_owners(
+        self, connection: sa.Connection, which: sa.ColumnElement[bool]
+    ) -> list[str]:
+        """Return whose tasks there are, of those whose process has ended."""
+        owners = connection.scalars(sa.select(tasks.c.owner).where(which).distinct())
+        return [owner for owner in owners.all() if self._database.is_gone(owner)]
+
+    def end_lost_tasks(self) -> None:
+        """End the tasks that ran in a process that is gone as ``lost``."""
+        running = tasks.c.status == Status.GENERATING
+        with self._database.writing() as connection:
+            for owner in self._gone_owners(connection, running):
                 connection.execute(
                     tasks.update()
-                    .where(unfinished, tasks.c.owner == owner)
+                    .where(running, tasks.c.owner == owner)
                     .values(
                         status=Status.FAILED,
                         outcome=Outcome.LOST,
@@ -194,6 +226,7 @@ def insert_task(connection: sa.Connection, record: TaskRecord, owner: str) -> No
         "owner": owner,
         "request": _json(record.request),
         "seed": record.seed,
+        "priority": record.priority,
         "status": record.status,
         "created_at": record.created_at,
         "current_step": 0,
@@ -249,6 +282,7 @@ def _record(row: Row, log: Iterable[Decision]) -> TaskRecord:
         parent_id=values["parent_id"],
         request=msgspec.json.decode(values["request"], type=GenerationRequest),
         seed=values["seed"],
+        priority=values["priority"],
         status=Status(values["status"]),
         outcome=values["outcome"] and Outcome(values["outcome"]),
         error=values["error"],
