@@ -1,8 +1,9 @@
 """The one facade over generation, progress, store and review.
 
 Thread-safety: every method of ``Studio`` and ``Task`` may be called from any thread.
-A studio has two threads of its own, both daemons: ``nbgen-worker`` makes the pictures
-and ``nbgen-progress`` tells those who watch. ``close()`` ends both.
+A studio has three threads of its own: ``nbgen-worker`` makes the pictures,
+``nbgen-saver`` saves them and ``nbgen-progress`` tells those who watch. ``close()``
+ends them, and a process that exits calls it.
 """
 
 from __future__ import annotations
@@ -208,11 +209,10 @@ class Studio:
                 if standing.request != request:
                     raise TaskConflict(task_id)
                 return Task(self, standing, self._queue.find(task_id))
-            seed = request.seed
             record = TaskRecord(
                 id=task_id,
                 request=request,
-                seed=secrets.randbelow(MAX_SEED) if seed is None else seed,
+                seed=_drawn_seed(request) if request.seed is None else request.seed,
                 status=Status.PENDING,
                 created_at=dt.datetime.now(dt.UTC),
             )
@@ -456,6 +456,10 @@ class Studio:
         if self._owns_progress:
             self._progress.close()
         self._store.close()
+
+
+def _drawn_seed(request: GenerationRequest) -> int:
+    return secrets.randbelow(MAX_SEED - request.num_images)
 
 
 def _copy_whole(source: Path, target: Path) -> None:

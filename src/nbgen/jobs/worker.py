@@ -72,7 +72,10 @@ class Worker:
         # One at a time, or pictures that wait to be saved would fill the memory.
         if self._saving is not None:
             self._saving.result()
-        self._saving = self._saver.submit(self._finish, job, made)
+        try:
+            self._saving = self._saver.submit(self._finish, job, made)
+        except RuntimeError:  # the interpreter exits, and starts no more threads
+            self._finish(job, made)
 
     def cancel(self, job: Job) -> None:
         """End a job that runs no more, or never ran, as cancelled."""
@@ -88,7 +91,10 @@ class Worker:
     def release(self) -> None:
         """Give the engine's memory back; it is loaded again when it is needed."""
         if self._engine is not None:
-            self._engine.close()
+            try:
+                self._engine.close()
+            except Exception:
+                logger.exception("The engine's memory could not be given back.")
 
     def close(self) -> None:
         """Wait for what is being saved and give the engine's memory back.
@@ -152,7 +158,8 @@ class Worker:
             text = f"{type(error).__name__}: {error}"
         if partial is not None:
             count, asked = len(partial.images), job.request.num_images
-            text += f" The first {count} of {asked} pictures were kept."
+            kept = f"The first {count} of {asked} pictures were kept."
+            text = f"{text.rstrip('.')}. {kept}"
         job.error = error
         self._end(job, Outcome.FAILED, error=text, result=partial)
 
