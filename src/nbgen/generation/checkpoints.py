@@ -166,10 +166,11 @@ def find_checkpoint(name: str | Path, *, gpu: bool = False) -> Checkpoint:
     path = Path(name)
     if path.suffix.lower() in _UNSAFE:
         raise CheckpointNotFound(_unsafe(path.name))
-    if path.is_file():
-        return _find_file(path)
-    if path.is_dir():
-        return _find_folder(path.name, path)
+    with contextlib.suppress(OSError):  # a name too long, or a place not to be seen
+        if path.is_file():
+            return _find_file(path)
+        if path.is_dir():
+            return _find_folder(path.absolute().name, path)
     if isinstance(name, str) and _HUB_ID.fullmatch(name):
         folder = _hub_model(name).folder()
         if folder is None:
