@@ -201,8 +201,8 @@ def test_sdxl_is_pulled_in_16_bit_and_without_what_it_does_not_need(
     }
     done = nbgen(environment, "pull", "sdxl")  # and there are no previews
     assert done.returncode == 0
-    weights = [path for path in downloads(hub) if path.endswith(".safetensors")]
-    assert sorted(weights) == [
+    fetched = [path for path in downloads(hub) if path.endswith(".safetensors")]
+    assert sorted(fetched) == [
         "diffusion_pytorch_model.safetensors",
         "text_encoder/model.fp16.safetensors",
         "text_encoder_2/model.fp16.safetensors",

@@ -14,7 +14,6 @@ from __future__ import annotations
 import io
 import json
 import re
-import struct
 from pathlib import Path
 from typing import Any
 
@@ -106,8 +105,7 @@ def recipe(path: str | Path) -> GenerationRequest:
     try:
         with Image.open(path) as picture:
             texts = _read_texts(picture)
-    # What Pillow raises for files of many kinds that are broken in many ways.
-    except (OSError, ValueError, SyntaxError, struct.error) as error:
+    except Exception as error:  # whatever Pillow raises over a broken file
         # Pillow's own message holds the path.
         reason = getattr(error, "strerror", None) or "it is none, or broken"
         raise NoRecipe(f"{name!r} cannot be read as a picture: {reason}.") from error

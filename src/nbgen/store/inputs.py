@@ -52,12 +52,11 @@ def keep_picture(
             picture = picture.convert("RGBA")
         buffer = io.BytesIO()
         picture.convert("RGB").save(buffer, "PNG")
-    # What Pillow raises for files of many kinds that are broken in many ways.
-    except (OSError, ValueError, TypeError, AttributeError, SyntaxError) as error:
-        shown = source if isinstance(source, (str, Path)) else type(source).__name__
-        raise InvalidRequest(field, str(shown), ALLOWED) from error
     except Image.DecompressionBombError as error:
         raise InvalidRequest(field, "a huge picture", ALLOWED) from error
+    except Exception as error:  # whatever Pillow raises over a broken file
+        shown = source if isinstance(source, (str, Path)) else type(source).__name__
+        raise InvalidRequest(field, str(shown), ALLOWED) from error
     return images.save(buffer.getvalue(), "png").name
 
 
