@@ -80,11 +80,13 @@ def test_generate_is_repeatable(tmp_path: Path) -> None:
         (["generate", " "], "prompt must be"),
         (["generate", "x" * 100_000], "got 100,000 characters"),
         (["generate", "a cat", "--checkpoint", "nope"], "no checkpoint 'nope'"),
+        (["generate", "a cat", "--checkpoint", "[/red]"], "no checkpoint '[/red]'"),
         (["generate", "a cat", "--task-id", "a/b"], "task_id must be"),
         (["generate", "a cat", "-o", "cat.gif"], "output_path must be"),
         (["serve", "--checkpoint", "nope"], "no checkpoint 'nope'"),
         (["serve", "--host", "0.0.0.0"], "--token or NBGEN_TOKEN"),
         (["watch", "a", "--url", "http://127.0.0.1:1"], "no nbgen server at"),
+        (["pull", "nope"], "name must be 'sdxl' or a model's id on the hub"),
     ],
 )
 def test_an_error_is_one_line(arguments: list[str], said: str) -> None:

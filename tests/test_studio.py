@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 import logging
+import subprocess
+import sys
 import threading
-from collections.abc import Callable
-from itertools import pairwise
+from collections.abc import Callable, Iterator
+from itertools import islice, pairwise
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -15,12 +17,15 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from nbgen.checks import MAX_SEED
 from nbgen.errors import (
     CheckpointNotFound,
     DecisionConflict,
     FeaturedImageMissing,
     GenerationFailed,
     InvalidRequest,
+    NoRecipe,
+    OutOfMemory,
     QueueFull,
     StudioClosed,
     TaskCancelled,
@@ -30,9 +35,10 @@ from nbgen.errors import (
     TaskUnfinished,
     UnknownTask,
 )
+from nbgen.generation.recipe import encode_picture, recipe
 from nbgen.jobs import Job, JobQueue
-from nbgen.progress import GenerationProgress, ProgressService
-from nbgen.schema import Outcome, Status, Verdict
+from nbgen.progress import GenerationProgress, ProgressService, Stage
+from nbgen.schema import Metadata, Outcome, OutputFormat, Status, Verdict
 from nbgen.store import Store
 from nbgen.studio import Studio
 from nbgen.task import Task
@@ -372,7 +378,7 @@ def test_close_cancels_what_runs_and_leaves_no_thread(make_studio: MakeStudio) -
     with make_studio() as again:
         assert again.task(waiting.id).result(10).images
     names = {thread.name for thread in threading.enumerate()}
-    assert not names & {"nbgen-worker", "nbgen-progress"}
+    assert not [name for name in names if name.startswith("nbgen-")]
     studio.close()
     with pytest.raises(StudioClosed, match=r"Open another with Studio\(\)"):
         studio.generate("a cat")
@@ -536,3 +542,331 @@ def test_a_task_is_never_seen_between_the_store_and_the_queue(
     studio.generate("a cat", task_id="a")
     looking.join()
     assert found[0].result(10)
+
+
+class HeldEncoding:
+    """Holds the encoding of pictures, on the saver's thread, until the test opens it.
+
+    Args:
+        at_picture: Which picture of a batch to hold, from 0.
+    """
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, at_picture: int = 0) -> None:
+        self._at_picture = at_picture
+        self.reached = threading.Event()
+        self.opened = threading.Event()
+        monkeypatch.setattr("nbgen.jobs.worker.encode_picture", self._encode)
+
+    def _encode(self, *arguments: Any, index: int, **options: Any) -> bytes:
+        if index == self._at_picture:
+            self.reached.set()
+            assert self.opened.wait(30)
+        return encode_picture(*arguments, index=index, **options)
+
+
+def kept_files(folder: Path) -> list[Path]:
+    return list((folder / "data" / "images").iterdir())
+
+
+def test_saving_goes_on_while_the_next_task_samples(
+    make_studio: MakeStudio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saving = HeldEncoding(monkeypatch)
+    sampled = threading.Event()
+    studio = make_studio(lambda step: sampled.set() if step == 3 else None)
+    first = studio.generate("a cat", num_inference_steps=1)
+    assert saving.reached.wait(10)
+    second = studio.generate("a dog", num_inference_steps=3)
+    assert sampled.wait(10)
+    assert first.progress.current_stage is Stage.SAVE
+    assert first.status is Status.GENERATING
+    saving.opened.set()
+    assert first.result(10)
+    assert second.result(10)
+
+
+def test_a_cancel_while_saving_leaves_no_file(
+    make_studio: MakeStudio, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    studio = make_studio()
+    saving = HeldEncoding(monkeypatch, at_picture=2)
+    task = studio.generate("a cat", task_id="a", num_images=3, num_inference_steps=4)
+    assert saving.reached.wait(10)
+    assert len(kept_files(tmp_path)) == 2
+    task.cancel()
+    saving.opened.set()
+    with pytest.raises(TaskCancelled, match=r"Cancelled at step 4 of 4\."):
+        task.result(10)
+    assert kept_files(tmp_path) == []
+    assert until_end(studio, "a")[-1].outcome is Outcome.CANCELLED
+
+
+def test_a_cancelled_task_keeps_the_pictures_of_another(
+    make_studio: MakeStudio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    studio = make_studio()
+    saving = HeldEncoding(monkeypatch, at_picture=1)
+    # Without metadata, the same picture is the same file.
+    alone = studio.generate("a cat", seed=7, metadata="none")
+    alone.result(10)
+    batch = studio.generate("a cat", seed=7, metadata="none", num_images=2)
+    assert saving.reached.wait(10)
+    batch.cancel()
+    saving.opened.set()
+    with pytest.raises(TaskCancelled):
+        batch.result(10)
+    assert len(alone.image_paths) == 1
+
+
+def test_of_a_cancel_and_an_end_that_race_one_wins_for_all(
+    make_studio: MakeStudio, tmp_path: Path
+) -> None:
+    studio = make_studio()
+    outcomes: list[Outcome] = []
+    for number in range(60):
+        task_id = f"race-{number}"
+        told: SimpleQueue[Outcome | None] = SimpleQueue()
+        near = threading.Event()
+
+        def look(
+            progress: GenerationProgress,
+            *,
+            told: SimpleQueue[Outcome | None] = told,
+            near: threading.Event = near,
+            step: int = number % 4,
+        ) -> None:
+            if progress.current_step >= step:
+                near.set()
+            if progress.outcome is not None:
+                told.put(progress.outcome)
+
+        studio.watch(task_id, look)
+        studio.watch(task_id, look)
+        task = studio.generate(
+            f"a cat {number}", task_id=task_id, num_inference_steps=3, num_images=2
+        )
+        assert near.wait(10)
+        task.cancel()
+        try:
+            task.result(10)
+            won = Outcome.SUCCEEDED
+        except TaskCancelled:
+            won = Outcome.CANCELLED
+        assert [told.get(timeout=10), told.get(timeout=10)] == [won, won]
+        assert (task.record.outcome, task.progress.outcome) == (won, won)
+        assert len(task.image_paths) == (2 if won is Outcome.SUCCEEDED else 0)
+        outcomes.append(won)
+    assert len(kept_files(tmp_path)) == 2 * outcomes.count(Outcome.SUCCEEDED)
+
+
+class FailingEngine(PatternEngine):
+    """Makes two pictures of a batch and fails at the third."""
+
+    def generate(self, *arguments: Any, **options: Any) -> Iterator[Image.Image]:
+        yield from islice(super().generate(*arguments, **options), 2)
+        raise self.error
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__()
+        self.error = error
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OutOfMemory("There is not enough memory."), "There is not enough memory."),
+        (ValueError("boom"), "ValueError: boom."),
+    ],
+)
+def test_the_pictures_before_a_failure_are_kept(
+    tmp_path: Path, error: Exception, said: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with Studio(tmp_path / "data", engine=FailingEngine(error)) as studio:
+        task = studio.generate("a cat", task_id="a", num_images=4, seed=7)
+        said += " The first 2 of 4 pictures were kept."
+        with (
+            caplog.at_level(logging.CRITICAL, "nbgen"),
+            pytest.raises(GenerationFailed) as raised,
+        ):
+            task.result(10)
+        assert str(raised.value) == task.record.error == said
+        assert raised.value.__cause__ is error
+        end = until_end(studio, "a")[-1]
+        assert (end.outcome, end.result) == (Outcome.FAILED, task.record.result)
+        assert task.record.result is not None
+        assert [image.seed for image in task.record.result.images] == [7, 8]
+        assert len(task.image_paths) == 2
+
+
+class ReleasedEngine(PatternEngine):
+    """Counts how often its memory was given back."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        super().__init__()
+        self.released: SimpleQueue[str] = SimpleQueue()
+        self._error = error
+
+    def close(self) -> None:
+        self.released.put(threading.current_thread().name)
+        if self._error is not None:
+            raise self._error
+
+
+@pytest.mark.parametrize("error", [None, RuntimeError("the device is lost")])
+def test_an_idle_studio_gives_its_memory_back(
+    tmp_path: Path, error: Exception | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    engine = ReleasedEngine(error)
+    with (
+        caplog.at_level(logging.CRITICAL, "nbgen"),
+        Studio(tmp_path, engine=engine, release_after=0.01) as studio,
+    ):
+        for _ in range(2):
+            studio.generate("a cat").result(10)
+            assert engine.released.get(timeout=10) == "nbgen-worker"
+
+
+def test_a_studio_that_keeps_its_memory_gives_it_back_when_it_closes(
+    tmp_path: Path,
+) -> None:
+    engine = ReleasedEngine()
+    with Studio(tmp_path, engine=engine, release_after=None) as studio:
+        studio.generate("a cat").result(10)
+        assert engine.released.empty()
+    assert engine.released.get(timeout=10) == threading.current_thread().name
+
+
+class SeenEngine(PatternEngine):
+    """Remembers the pictures that it was to start from."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: SimpleQueue[tuple[Any, Any]] = SimpleQueue()
+
+    def generate(
+        self, *arguments: Any, image: Any = None, mask: Any = None, **options: Any
+    ) -> Iterator[Image.Image]:
+        self.seen.put((image, mask))
+        return super().generate(*arguments, **options)
+
+
+def test_a_picture_and_a_mask_reach_the_engine(tmp_path: Path) -> None:
+    engine = SeenEngine()
+    picture, mask = Image.new("RGB", (64, 64), "red"), Image.new("L", (64, 64), 255)
+    mask.save(tmp_path / "mask.png")
+    with Studio(tmp_path / "data", engine=engine) as studio:
+        task = studio.generate("a cat", image=picture, mask=tmp_path / "mask.png")
+        task.result(10)
+        image, seen_mask = engine.seen.get(timeout=10)
+        assert image.tobytes() == picture.tobytes()
+        assert seen_mask.getpixel((0, 0)) == (255, 255, 255)
+        # What is kept can be asked for again, by its name.
+        assert task.request.image is not None
+        assert studio.image_path(task.request.image) is not None
+        studio.submit(task.request).result(10)
+        with pytest.raises(InvalidRequest, match="image must be a picture"):
+            studio.generate("a cat", image="missing.png")
+        assert len(studio.tasks()) == 2
+
+
+def test_variations_start_from_the_first_picture(tmp_path: Path) -> None:
+    engine = SeenEngine()
+    with Studio(tmp_path / "data", engine=engine) as studio:
+        task = studio.generate("a cat", seed=7, width=72, output_format="jpeg")
+        first = task.result(10).images[0]
+        engine.seen.get(timeout=10)
+        varied = task.variations(3, strength=0.5)
+        assert len(varied.result(10).images) == 3
+        image, mask = engine.seen.get(timeout=10)
+        assert (image.size, mask) == ((72, 64), None)
+        request = varied.request
+        assert (request.image, request.strength) == (first.name, 0.5)
+        assert (request.width, request.height) == (72, 64)
+        assert (request.prompt, request.output_format) == ("a cat", "jpeg")
+        for count, strength in ((0, 0.5), (17, 0.5), (3, 0.0), (3, 1.1)):
+            with pytest.raises(InvalidRequest):
+                task.variations(count, strength=strength)
+
+
+def test_there_are_no_variations_of_what_is_not_there(make_studio: MakeStudio) -> None:
+    gate = Gate(at_step=1)
+    task = make_studio(gate).generate("a cat")
+    assert gate.reached.wait(10)
+    with pytest.raises(TaskUnfinished, match="has not ended"):
+        task.variations()
+    task.cancel()
+    gate.opened.set()
+    with pytest.raises(TaskCancelled):
+        task.result(10)
+    with pytest.raises(TaskCancelled):
+        task.variations()
+
+
+@pytest.mark.parametrize("kind", OutputFormat)
+@pytest.mark.parametrize("metadata", Metadata)
+def test_a_picture_is_kept_in_the_format_that_was_asked_for(
+    studio: Studio, kind: OutputFormat, metadata: Metadata
+) -> None:
+    task = studio.generate(
+        "a cat", seed=7, output_format=kind, metadata=metadata, num_images=2
+    )
+    task.result(10)
+    _, path = task.image_paths
+    with Image.open(path) as picture:
+        assert (path.suffix, picture.format) == (f".{kind}", kind.upper())
+    if metadata is Metadata.FULL:
+        made_again = recipe(path)
+        assert (made_again.seed, made_again.num_images) == (8, 1)
+    else:
+        with pytest.raises(NoRecipe):
+            recipe(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("cat.jpg", "JPEG"), ("cat.JPEG", "JPEG"), ("cat.webp", "WEBP")],
+)
+def test_generate_image_writes_what_the_path_says(
+    studio: Studio, tmp_path: Path, name: str, kind: str
+) -> None:
+    path = asyncio.run(studio.generate_image("a cat", tmp_path / name))
+    with Image.open(path) as picture:
+        assert picture.format == kind
+    assert recipe(path).prompt == "a cat"
+
+
+def test_every_picture_of_a_batch_has_a_seed(studio: Studio) -> None:
+    last = studio.generate("a cat", seed=MAX_SEED - 2, num_images=3).result(10)
+    assert last.images[2].seed == MAX_SEED
+    with pytest.raises(InvalidRequest, match="so low that each of 3 pictures") as wrong:
+        studio.generate("a cat", seed=MAX_SEED - 1, num_images=3)
+    assert wrong.value.field == "seed"
+
+
+def test_a_process_that_exits_cancels_its_task(
+    make_studio: MakeStudio, tmp_path: Path
+) -> None:
+    program = f"""
+import threading
+from nbgen.studio import Studio
+from nbgen.testing import PatternEngine
+
+reached = threading.Event()
+
+class Endless(PatternEngine):
+    def generate(self, request, *, cancel, **options):
+        reached.set()
+        while not cancel.cancelled:
+            pass
+        cancel.raise_if_cancelled()
+        yield
+
+studio = Studio({str(tmp_path / "data")!r}, engine=Endless())
+studio.generate("a cat", task_id="a")
+reached.wait()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert make_studio().get_record("a").outcome is Outcome.CANCELLED

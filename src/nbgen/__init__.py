@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from nbgen.errors import NbgenError as NbgenError
+    from nbgen.generation.recipe import recipe as recipe
     from nbgen.progress import GenerationProgress as GenerationProgress
     from nbgen.progress import ProgressService as ProgressService
     from nbgen.progress import get_progress_service as get_progress_service
@@ -33,6 +34,7 @@ _MODULE_OF = {
     "Studio": "nbgen.studio",
     "Task": "nbgen.task",
     "get_progress_service": "nbgen.progress",
+    "recipe": "nbgen.generation.recipe",
 }
 
 __all__ = [
@@ -46,6 +48,7 @@ __all__ = [
     "Task",
     "__version__",
     "get_progress_service",
+    "recipe",
 ]
 
 # Without a handler of any kind, Python prints warnings to stderr, and a notebook

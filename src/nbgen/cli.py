@@ -1,4 +1,4 @@
-"""The command line: ``nbgen demo | generate | serve | watch``.
+"""The command line: ``nbgen demo | generate | serve | watch | pull``.
 
 Commands only translate; the rules are the studio's and the server's.
 """
@@ -16,6 +16,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     Progress,
@@ -84,7 +85,7 @@ def demo(
         picture = asyncio.run(_draw_remotely(server.url, request))
         output.parent.mkdir(parents=True, exist_ok=True)
         output.write_bytes(picture)
-    _console.print(f"Saved to [bold]{output}[/bold]", soft_wrap=True)
+    _console.print(f"Saved to [bold]{escape(str(output))}[/bold]", soft_wrap=True)
     _console.print("Next: [bold]make lab[/bold] opens the same in JupyterLab.")
 
 
@@ -138,7 +139,7 @@ def generate(
             on_progress=lambda progress: show(progress_message(progress)),
         )
         asyncio.run(drawing)
-    _console.print(f"Saved to [bold]{output}[/bold]", soft_wrap=True)
+    _console.print(f"Saved to [bold]{escape(str(output))}[/bold]", soft_wrap=True)
 
 
 @app.command()
@@ -185,6 +186,23 @@ def watch(
     """Follow a task on a server until it ends, also before it has started."""
     with _clear_errors():
         asyncio.run(_watch(url, task_id, token))
+
+
+@app.command()
+def pull(
+    name: Annotated[
+        str, typer.Argument(help="'sdxl', or a model's id on the hub (@revision).")
+    ],
+) -> None:
+    """Download a model from the hub, so that it can be used without the network."""
+    from nbgen.generation.checkpoints import find_checkpoint
+    from nbgen.generation.checkpoints import pull as pull_model
+
+    with _clear_errors():
+        pull_model(name)
+        folder = find_checkpoint(name).base
+    _console.print(f"{name} lies in {escape(str(folder))}", soft_wrap=True)
+    _console.print(f"Use it with: nbgen generate … --checkpoint {name}", soft_wrap=True)
 
 
 def main() -> None:
@@ -253,5 +271,6 @@ def _clear_errors() -> Iterator[None]:
     try:
         yield
     except NbgenError as error:
-        _errors.print(f"[red]Error:[/red] {error}", highlight=False, soft_wrap=True)
+        said = f"[red]Error:[/red] {escape(str(error))}"
+        _errors.print(said, highlight=False, soft_wrap=True)
         sys.exit(1)

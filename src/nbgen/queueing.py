@@ -237,11 +237,16 @@ def _new_record(
         id=task_id,
         parent_id=parent_id,
         request=request,
-        seed=secrets.randbelow(MAX_SEED) if seed is None else seed,
+        seed=_draw_seed(request) if seed is None else seed,
         priority=priority,
         status=Status.PENDING,
         created_at=dt.datetime.now(dt.UTC),
     )
+
+
+def _draw_seed(request: GenerationRequest) -> int:
+    # So that the last picture of a batch has a seed that may be asked for, too.
+    return secrets.randbelow(MAX_SEED - request.num_images)
 
 
 def _job(record: TaskRecord) -> Job:

@@ -17,6 +17,7 @@ import msgspec
 from msgspec.structs import force_setattr
 
 from nbgen.checks import (
+    MAX_SEED,
     check_choice,
     check_flag,
     check_image_name,
@@ -103,8 +104,8 @@ class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
         height: Height in pixels, likewise.
         num_inference_steps: Sampling steps over base and refiner, 1 to 150.
         guidance_scale: Weight of the prompt, 0 to 20 (1 and less: no guidance).
-        seed: Seed of the first picture, 0 to 2**32-1; picture ``i`` takes
-            ``seed + i``. None draws one.
+        seed: Seed of the first picture; picture ``i`` takes ``seed + i``, and all lie
+            from 0 to 2**32-1. None draws one.
         use_refinement: Whether the refiner makes the last fifth of the schedule.
         num_images: How many pictures, 1 to 16, made as one batch.
         scheduler: The sampler: one of ``SchedulerName``.
@@ -150,6 +151,9 @@ class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         for field, check in _CHECKS.items():
             force_setattr(self, field, check(field, getattr(self, field)))
+        if self.seed is not None and self.seed + self.num_images - 1 > MAX_SEED:
+            allowed = f"so low that each of {self.num_images} pictures has a seed up to"
+            raise InvalidRequest("seed", self.seed, f"{allowed} {MAX_SEED:,}")
         if self.mask is not None and self.image is None:
             raise InvalidRequest("mask", self.mask, "left out when there is no image")
         if int(self.num_inference_steps * self.strength) < 1 and self.image is not None:

@@ -1,10 +1,10 @@
 """The one facade over generation, progress, store and review.
 
 Thread-safety: every method of ``Studio`` and ``Task`` may be called from any thread.
-A studio has threads of its own, all daemons: ``nbgen-worker`` has the pictures made, by
-a process that the studio starts, ``nbgen-progress`` tells those who watch and, where
-there are publishers, ``nbgen-publisher`` brings approvals to them. ``close()`` ends
-them.
+A studio has threads of its own: ``nbgen-worker`` has the pictures made, by a process
+that the studio starts, ``nbgen-saver`` saves them, ``nbgen-progress`` tells those who
+watch and, where there are publishers, ``nbgen-publisher`` brings approvals to them.
+``close()`` ends them, and a process that exits calls it.
 """
 
 from __future__ import annotations

@@ -95,7 +95,7 @@ class Task:
             TaskError: The task has no picture to start from.
             InvalidRequest: A value is not allowed.
         """
-        result = self._ended_result()
+        result = self.result(0)
         first = result.images[0]
         request = msgspec.structs.replace(
             self.request,

@@ -122,11 +122,13 @@ class Checkpoint(msgspec.Struct, frozen=True):
     def weights_bytes(self) -> int:
         """Return the size of the weights on disk."""
         folders = [path for path in (self.base, self.refiner, self.vae) if path]
-        return sum(
-            file.stat().st_size
+        # A set, since the refiner may lie inside the base's folder.
+        files = {
+            file
             for path in folders
             for file in ([path] if path.is_file() else path.rglob("*.safetensors"))
-        )
+        }
+        return sum(file.stat().st_size for file in files)
 
 
 def find_checkpoint(name: str | Path, *, gpu: bool = False) -> Checkpoint:
@@ -164,10 +166,11 @@ def find_checkpoint(name: str | Path, *, gpu: bool = False) -> Checkpoint:
     path = Path(name)
     if path.suffix.lower() in _UNSAFE:
         raise CheckpointNotFound(_unsafe(path.name))
-    if path.is_file():
-        return _find_file(path)
-    if path.is_dir():
-        return _find_folder(path.name, path)
+    with contextlib.suppress(OSError):  # a name too long, or a place not to be seen
+        if path.is_file():
+            return _find_file(path)
+        if path.is_dir():
+            return _find_folder(path.absolute().name, path)
     if isinstance(name, str) and _HUB_ID.fullmatch(name):
         folder = _hub_model(name).folder()
         if folder is None:
@@ -184,7 +187,7 @@ def find_checkpoint(name: str | Path, *, gpu: bool = False) -> Checkpoint:
 
 
 def pull(name: str) -> Path:
-    """Download a model from the hub, with progress bars; go on where it broke off.
+    """Download what is missing of a model from the hub, with progress bars.
 
     Args:
         name: ``"sdxl"``, or a model's id on the hub, with ``@revision`` if wanted.
@@ -199,7 +202,7 @@ def pull(name: str) -> Path:
     if name != "sdxl" and not _HUB_ID.fullmatch(name):
         allowed = "'sdxl' or a model's id on the hub, such as 'owner/name@revision'"
         raise InvalidRequest("name", name, allowed)
-    import huggingface_hub
+    from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 
     try:
         if name != "sdxl":
@@ -208,12 +211,17 @@ def pull(name: str) -> Path:
         SDXL_REFINER.pull()
         SDXL_VAE.pull()
         # Good to have, and not worth a failure.
-        with contextlib.suppress(OSError, huggingface_hub.errors.HfHubHTTPError):
+        with contextlib.suppress(Exception):
             SDXL_PREVIEWS.pull()
-    except (OSError, huggingface_hub.errors.HfHubHTTPError) as error:
+    except (RepositoryNotFoundError, RevisionNotFoundError) as error:
         raise CheckpointNotFound(
-            f"{name} could not be downloaded: {_first_line(error)}. What has been "
-            f"downloaded stays: run nbgen pull {name} again to go on."
+            f"The hub has no model {name!r} for you. Check its name and revision; if "
+            "it is private or gated, ask for access there and run hf auth login."
+        ) from error
+    except Exception as error:  # the HTTP library's own errors share no other base
+        raise CheckpointNotFound(
+            f"{name} could not be downloaded: {_first_line(error)}. Check the network "
+            f"and run nbgen pull {name} again; files that are whole are kept."
         ) from error
     return folder
 
@@ -284,15 +292,16 @@ def _check_weights(name: str, folder: Path, *, brought: tuple[str, ...]) -> None
             f"The checkpoint {name!r} is broken: model_index.json cannot be read "
             f"({error}). Save or copy it again."
         ) from error
+    if not isinstance(index, dict) or not index.keys() >= {"unet", "text_encoder_2"}:
+        raise CheckpointNotFound(
+            f"The folder {name!r} holds no SDXL model: its model_index.json names no "
+            "unet or no text_encoder_2. nbgen draws with models of SDXL's kind only."
+        )
     for part in _parts_with_weights(index):
         held = folder / part
-        if part in brought and not held.is_dir():
-            continue
-        if any(held.glob("*.safetensors")):
+        if part in brought or any(held.glob("*.safetensors")):
             continue
         unsafe = [file for file in held.glob("*") if file.suffix in _UNSAFE]
-        if part in brought:
-            continue
         if unsafe:
             raise CheckpointNotFound(_unsafe(f"{name}/{part}/{unsafe[0].name}"))
         raise CheckpointNotFound(
@@ -301,8 +310,8 @@ def _check_weights(name: str, folder: Path, *, brought: tuple[str, ...]) -> None
         )
 
 
-def _parts_with_weights(index: object) -> Iterator[str]:
-    for part, kind in index.items() if isinstance(index, dict) else ():
+def _parts_with_weights(index: dict[str, object]) -> Iterator[str]:
+    for part, kind in index.items():
         if part in ("unet", "vae", "text_encoder", "text_encoder_2") and (
             isinstance(kind, list) and kind[:1] != [None]
         ):

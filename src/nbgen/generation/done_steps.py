@@ -8,6 +8,7 @@ only records events; the thread ``nbgen-steps`` waits for them and reports.
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -17,6 +18,8 @@ from typing import TYPE_CHECKING, Protocol, Self
 if TYPE_CHECKING:
     from nbgen.generation.engine import StepReporter
     from nbgen.progress import Stage
+
+logger = logging.getLogger(__name__)
 
 RUN_AHEAD = 2
 """How many steps the host may be ahead of the device: those that a cancel wastes."""
@@ -92,6 +95,11 @@ class DoneSteps:
         while (report := self._reports.get()) is not None:
             if isinstance(report, str):
                 self._reporter.start_stage(report)
-            else:
+                continue
+            try:
                 report.synchronize()
-                self._reporter.finish_step()
+            except RuntimeError as error:
+                # The device is broken, which the sampling thread finds out by itself.
+                logger.debug("Steps are told of no more: %s", error)
+                return
+            self._reporter.finish_step()

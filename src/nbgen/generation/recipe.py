@@ -18,21 +18,24 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from PIL import ExifTags, Image, PngImagePlugin, UnidentifiedImageError
+from PIL import ExifTags, Image, PngImagePlugin
 
-from nbgen.errors import InvalidRequest, NoRecipe
+from nbgen.errors import NoRecipe
 from nbgen.schema import GenerationRequest, Metadata, OutputFormat, SchedulerName
 
 _JSON_KEY = "nbgen"
 _TEXT_KEY = "parameters"
 _UNICODE = b"UNICODE\0"
 """What Exif puts in front of a comment in UTF-16."""
+_EXIF_ROOM = 60_000
+"""Bytes that both texts may take, since JPEG holds 64 KiB of Exif."""
 _LOSSY_QUALITY = 92
 # As AUTOMATIC1111's web UI calls them; it names the spacing of the noise apart.
 _SAMPLERS = {
     SchedulerName.EULER: ("Euler", "Automatic"),
     SchedulerName.EULER_KARRAS: ("Euler", "Karras"),
-    SchedulerName.DPMPP_2M: ("DPM++ 2M", "Automatic"),
+    # Automatic is Karras there, for this one.
+    SchedulerName.DPMPP_2M: ("DPM++ 2M", "Uniform"),
     SchedulerName.DPMPP_2M_KARRAS: ("DPM++ 2M", "Karras"),
     SchedulerName.HEUN: ("Heun", "Automatic"),
     SchedulerName.DDIM: ("DDIM", "Automatic"),
@@ -74,8 +77,9 @@ def encode_picture(
         exif[ExifTags.Base.ImageDescription] = texts[_JSON_KEY]
     if "Software" in texts:
         exif[ExifTags.Base.Software] = texts["Software"]
-    if _TEXT_KEY in texts:
-        comment = _UNICODE + texts[_TEXT_KEY].encode("utf-16-be")
+    comment = _UNICODE + texts.get(_TEXT_KEY, "").encode("utf-16-be")
+    fits = len(comment) + len(texts.get(_JSON_KEY, "")) <= _EXIF_ROOM
+    if _TEXT_KEY in texts and fits:
         exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.UserComment] = comment
     options: dict[str, Any] = {"quality": _LOSSY_QUALITY}
     if len(exif):
@@ -101,14 +105,16 @@ def recipe(path: str | Path) -> GenerationRequest:
     try:
         with Image.open(path) as picture:
             texts = _read_texts(picture)
-    except (OSError, UnidentifiedImageError) as error:
-        raise NoRecipe(f"{name!r} cannot be read as a picture: {error}.") from error
+    except Exception as error:  # whatever Pillow raises over a broken file
+        # Pillow's own message holds the path.
+        reason = getattr(error, "strerror", None) or "it is none, or broken"
+        raise NoRecipe(f"{name!r} cannot be read as a picture: {reason}.") from error
     try:
         if _JSON_KEY in texts:
             return _from_json(texts[_JSON_KEY])
         if _TEXT_KEY in texts:
             return _from_parameters(texts[_TEXT_KEY])
-    except (InvalidRequest, ValueError, msgspec.ValidationError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise NoRecipe(f"The recipe in {name!r} cannot be read: {error}") from error
     raise NoRecipe(
         f"{name!r} does not say how it was made. Pictures made with metadata='full', "
@@ -188,17 +194,19 @@ def _from_json(text: str) -> GenerationRequest:
         raise ValueError("it was written with metadata='minimal'.")
     known = set(GenerationRequest.__struct_fields__)
     asked = content["request"]
+    if not isinstance(asked, dict):
+        raise TypeError("its request is no object.")
     return GenerationRequest(**{k: v for k, v in asked.items() if k in known})
 
 
 def _from_parameters(text: str) -> GenerationRequest:
     """Read the line of another tool; what it does not say is left at its default."""
-    lines = text.strip().splitlines()
+    lines = text.strip().split("\n")
     settings = {}
-    if lines and "Steps:" in lines[-1]:
+    if re.match(r"Steps: *\d", lines[-1]):
         settings = dict(re.findall(r'([\w ]+): ("[^"]*"|[^,]*)(?:, |$)', lines.pop()))
-    prompt = "\n".join(lines)
-    prompt, _, negative = prompt.partition("Negative prompt:")
+    # Only at the start of a line, since a prompt may say it too.
+    prompt, _, negative = "\n".join(["", *lines]).partition("\nNegative prompt:")
     fields: dict[str, Any] = {"prompt": prompt, "negative_prompt": negative}
     fields["use_refinement"] = "Refiner switch at" in settings
     if "Refiner switch at" in settings:
@@ -218,11 +226,12 @@ def _from_parameters(text: str) -> GenerationRequest:
 
 def _scheduler_of(settings: dict[str, str]) -> SchedulerName:
     # Older tools say "DPM++ 2M Karras" in one.
-    sampler = settings.get("Sampler", "")
-    spacing = settings.get("Schedule type", "Automatic")
+    sampler, spacing = settings.get("Sampler", ""), settings.get("Schedule type")
     if sampler.endswith(" Karras"):
         sampler, spacing = sampler.removesuffix(" Karras"), "Karras"
-    for name, named in _SAMPLERS.items():
-        if named == (sampler, "Karras" if spacing == "Karras" else "Automatic"):
+    if (sampler, spacing) == ("DPM++ 2M", "Automatic"):
+        spacing = "Karras"
+    for name, (called, spaced) in _SAMPLERS.items():
+        if called == sampler and (spaced == "Karras") == (spacing == "Karras"):
             return name
     return SchedulerName.EULER

@@ -80,7 +80,7 @@ class Worker:
             self._saving.result()
         try:
             self._saving = self._saver.submit(self._finish, job, made)
-        except RuntimeError:  # the interpreter exits, and no thread takes more work
+        except RuntimeError:  # the interpreter exits, and starts no more threads
             self._finish(job, made)
 
     def prepare(self) -> Engine:
@@ -107,7 +107,10 @@ class Worker:
         """Give the engine's memory back; it is loaded again when it is needed."""
         self._loaded = False
         if self._engine is not None:
-            self._engine.close()
+            try:
+                self._engine.close()
+            except Exception:
+                logger.exception("The engine's memory could not be given back.")
 
     def close(self) -> None:
         """Wait for what is being saved and give the engine's memory back.
@@ -176,7 +179,8 @@ class Worker:
             text = f"{type(error).__name__}: {error}"
         if partial is not None:
             count, asked = len(partial.images), job.request.num_images
-            text += f" The first {count} of {asked} pictures were kept."
+            kept = f"The first {count} of {asked} pictures were kept."
+            text = f"{text.rstrip('.')}. {kept}"
         job.error = error
         outcome = Outcome.LOST if isinstance(error, WorkerDied) else Outcome.FAILED
         self._end(job, outcome, error=text, result=partial, made_with=made.facts)

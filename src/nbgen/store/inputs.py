@@ -9,7 +9,7 @@ import io
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
 from nbgen.checks import IMAGE_NAME, IMAGE_URL
 from nbgen.errors import InvalidRequest
@@ -47,13 +47,16 @@ def keep_picture(
             return name
     try:
         picture = _open(source)
+        picture = ImageOps.exif_transpose(picture)
+        if picture.has_transparency_data:  # of a palette, it cannot go straight to RGB
+            picture = picture.convert("RGBA")
         buffer = io.BytesIO()
-        ImageOps.exif_transpose(picture).convert("RGB").save(buffer, "PNG")
-    except (OSError, UnidentifiedImageError, TypeError, AttributeError) as error:
-        shown = source if isinstance(source, (str, Path)) else type(source).__name__
-        raise InvalidRequest(field, str(shown), ALLOWED) from error
+        picture.convert("RGB").save(buffer, "PNG")
     except Image.DecompressionBombError as error:
         raise InvalidRequest(field, "a huge picture", ALLOWED) from error
+    except Exception as error:  # whatever Pillow raises over a broken file
+        shown = source if isinstance(source, (str, Path)) else type(source).__name__
+        raise InvalidRequest(field, str(shown), ALLOWED) from error
     return images.save(buffer.getvalue(), "png").name
 
 
