@@ -1,49 +1,23 @@
-"""The command line: ``nbgen demo | generate | serve | watch | pull``.
-
-Commands only translate; the rules are the studio's and the server's.
-"""
+"""The commands that make pictures: ``demo | generate | serve | watch | pull``."""
 
 from __future__ import annotations
 
 import asyncio
 import signal
-import sys
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.markup import escape
-from rich.progress import (
-    BarColumn,
-    Progress,
-    SpinnerColumn,
-    TaskProgressColumn,
-    TextColumn,
-)
 
+from nbgen.cli.terminal import DataDir, app, bar, clear_errors, console
 from nbgen.errors import NbgenError
 from nbgen.schema import SchedulerName
 
-app = typer.Typer(
-    name="nbgen",
-    help="Make, watch and approve SDXL images.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-)
 _TINY_GUIDANCE_SCALE = 4.5
 """The tiny checkpoint draws best with this, as its model card says."""
 
-_console = Console()
-_errors = Console(stderr=True)
-
-DataDir = Annotated[
-    Path | None,
-    typer.Option(help="Where tasks and pictures are kept (default: your user data)."),
-]
 CheckpointName = Annotated[
     str,
     typer.Option(help="'auto', 'tiny', 'sdxl', a folder, a file or an id on the hub."),
@@ -76,17 +50,17 @@ def demo(
         "guidance_scale": _TINY_GUIDANCE_SCALE,
     }
     with (
-        _clear_errors(),
+        clear_errors(),
         Studio(data_dir, checkpoint="tiny", take_over=False) as studio,
         Server(studio) as server,
     ):
-        _console.print(f"Drawing “{prompt}” with the tiny SDXL checkpoint.")
-        _console.print(f"Serving on {server.url}, following it over its WebSocket:")
+        console.print(f"Drawing “{prompt}” with the tiny SDXL checkpoint.")
+        console.print(f"Serving on {server.url}, following it over its WebSocket:")
         picture = asyncio.run(_draw_remotely(server.url, request))
         output.parent.mkdir(parents=True, exist_ok=True)
         output.write_bytes(picture)
-    _console.print(f"Saved to [bold]{escape(str(output))}[/bold]", soft_wrap=True)
-    _console.print("Next: [bold]make lab[/bold] opens the same in JupyterLab.")
+    console.print(f"Saved to [bold]{escape(str(output))}[/bold]", soft_wrap=True)
+    console.print("Next: [bold]make lab[/bold] opens the same in JupyterLab.")
 
 
 @app.command()
@@ -117,9 +91,9 @@ def generate(
     from nbgen.studio import Studio
 
     with (
-        _clear_errors(),
+        clear_errors(),
         Studio(data_dir, checkpoint, take_over=False) as studio,
-        _bar() as show,
+        bar() as show,
     ):
         drawing = studio.generate_image(
             prompt,
@@ -139,7 +113,7 @@ def generate(
             on_progress=lambda progress: show(progress_message(progress)),
         )
         asyncio.run(drawing)
-    _console.print(f"Saved to [bold]{escape(str(output))}[/bold]", soft_wrap=True)
+    console.print(f"Saved to [bold]{escape(str(output))}[/bold]", soft_wrap=True)
 
 
 @app.command()
@@ -162,7 +136,7 @@ def serve(
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
     with (
-        _clear_errors(),
+        clear_errors(),
         Studio(data_dir, checkpoint) as studio,
         Server(
             studio,
@@ -172,9 +146,9 @@ def serve(
             token=token,
         ) as server,
     ):
-        _console.print(f"nbgen serves on {server.url} (Ctrl+C ends it)")
+        console.print(f"nbgen serves on {server.url} (Ctrl+C ends it)")
         stop.wait()
-        _console.print("Stopping.")
+        console.print("Stopping.")
 
 
 @app.command()
@@ -184,7 +158,7 @@ def watch(
     token: Token = None,
 ) -> None:
     """Follow a task on a server until it ends, also before it has started."""
-    with _clear_errors():
+    with clear_errors():
         asyncio.run(_watch(url, task_id, token))
 
 
@@ -198,16 +172,11 @@ def pull(
     from nbgen.generation.checkpoints import find_checkpoint
     from nbgen.generation.checkpoints import pull as pull_model
 
-    with _clear_errors():
+    with clear_errors():
         pull_model(name)
         folder = find_checkpoint(name).base
-    _console.print(f"{name} lies in {escape(str(folder))}", soft_wrap=True)
-    _console.print(f"Use it with: nbgen generate … --checkpoint {name}", soft_wrap=True)
-
-
-def main() -> None:
-    """Run the command line."""
-    app()
+    console.print(f"{name} lies in {escape(str(folder))}", soft_wrap=True)
+    console.print(f"Use it with: nbgen generate … --checkpoint {name}", soft_wrap=True)
 
 
 async def _watch(url: str, task_id: str, token: str | None) -> dict[str, Any]:
@@ -215,7 +184,7 @@ async def _watch(url: str, task_id: str, token: str | None) -> dict[str, Any]:
     from nbgen.remote import watch_task
 
     message: dict[str, Any] = {}
-    with _bar() as show:
+    with bar() as show:
         async for message in watch_task(url, task_id, token=token):
             show(message)
     if message.get("error"):
@@ -229,48 +198,3 @@ async def _draw_remotely(url: str, request: dict[str, Any]) -> bytes:
     task = await submit(url, request)
     end = await _watch(url, task["task_id"], None)
     return await fetch_image(url, end["result"]["images"][0]["url"])
-
-
-@contextmanager
-def _bar() -> Iterator[Callable[[dict[str, Any]], None]]:
-    """Show a bar; yield the function that takes it to a protocol message."""
-    columns = (
-        SpinnerColumn(finished_text=" "),
-        TextColumn("{task.description:<28}"),  # as wide as the longest stage's
-        BarColumn(bar_width=None),
-        TaskProgressColumn(),
-        TextColumn("{task.fields[steps]}"),
-    )
-    with Progress(*columns, console=_console) as bar:
-        line = bar.add_task("Waiting", total=100, steps="")
-        notes: list[str] = []
-
-        def show(message: dict[str, Any]) -> None:
-            if message["type"] == "status":
-                return
-            steps = f"{message['current_step']}/{message['total_steps']}"
-            if message["remaining_known"]:
-                steps += f" · {message['estimated_remaining']:.1f} s left"
-            result = message.get("result")
-            notes.extend(result["notes"] if result else ())
-            bar.update(
-                line,
-                description="Done" if result else message["message"],
-                completed=message["overall_percentage"],
-                steps=steps,
-            )
-
-        yield show
-    for note in notes:
-        _console.print(f"[yellow]Note:[/yellow] {note}", highlight=False)
-
-
-@contextmanager
-def _clear_errors() -> Iterator[None]:
-    """Turn an error that nbgen raises on purpose into one line and exit code 1."""
-    try:
-        yield
-    except NbgenError as error:
-        said = f"[red]Error:[/red] {escape(str(error))}"
-        _errors.print(said, highlight=False, soft_wrap=True)
-        sys.exit(1)

@@ -1,0 +1,16 @@
+"""The command line.
+
+``making`` has the commands that make pictures, ``keeping`` those that list, decide on,
+clear up and export what was made. Commands only translate; the rules are the studio's
+and the server's.
+"""
+
+from nbgen.cli import keeping, making
+from nbgen.cli.terminal import app
+
+__all__ = ["keeping", "main", "making"]
+
+
+def main() -> None:
+    """Run the command line."""
+    app()

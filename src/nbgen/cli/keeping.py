@@ -1,0 +1,251 @@
+"""The commands on what was made: ``tasks | approve | reject | undo | gc | export``.
+
+They load no model and run no task: a studio or server beside them goes on undisturbed.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import msgspec
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from nbgen.cli.terminal import DataDir, app, clear_errors, console
+
+if TYPE_CHECKING:
+    from nbgen.decision import Decision
+    from nbgen.schema import TaskRecord
+    from nbgen.studio import Studio
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+TaskId = Annotated[str, typer.Argument(help="The id of the task.")]
+Reviewer = Annotated[
+    str, typer.Option(envvar="NBGEN_REVIEWER", help="Your name, for the record.")
+]
+Version = Annotated[
+    int | None,
+    typer.Option(help="How many decisions you know of; refused if there are more."),
+]
+_COLOURS = {
+    "completed": "green",
+    "approved": "green",
+    "failed": "red",
+    "rejected": "red",
+    "generating": "cyan",
+}
+
+
+@app.command()
+def tasks(
+    status: Annotated[
+        str | None, typer.Option(help="pending, generating, completed or failed.")
+    ] = None,
+    text: Annotated[str | None, typer.Option(help="A part of the prompt.")] = None,
+    limit: Annotated[int, typer.Option(help="How many, 1 to 1,000.")] = 20,
+    as_json: AsJson = False,
+    data_dir: DataDir = None,
+) -> None:
+    """List the newest tasks."""
+    with _studio(data_dir) as studio:
+        page = studio.tasks(status=status, text=text, limit=limit)
+    if as_json:
+        _print_json([_plain(record) for record in page])
+        return
+    if not page:
+        console.print("There are no such tasks.")
+        return
+    table = Table(
+        "task", "status", "review", "made", "prompt", box=None, pad_edge=False
+    )
+    table.columns[-1].no_wrap = True
+    table.columns[-1].overflow = "ellipsis"
+    for record in page:
+        outcome = record.outcome.value if record.outcome else record.status.value
+        shown = "completed" if outcome == "succeeded" else outcome
+        table.add_row(
+            escape(record.id),
+            _coloured(shown),
+            _coloured(record.approval_status.value),
+            f"{record.created_at.astimezone():%Y-%m-%d %H:%M}",
+            escape(record.request.prompt),
+        )
+    console.print(table)
+    if page.next_cursor:
+        console.print("[dim]There are more; --limit shows them.[/dim]")
+
+
+@app.command()
+def approve(
+    task_id: TaskId,
+    reviewer: Reviewer,
+    feedback: Annotated[str | None, typer.Option(help="What is good.")] = None,
+    expect_version: Version = None,
+    as_json: AsJson = False,
+    data_dir: DataDir = None,
+) -> None:
+    """Approve a task."""
+    _decide(
+        data_dir,
+        lambda studio: studio.approve(
+            task_id,
+            reviewer_id=reviewer,
+            feedback=feedback,
+            expect_version=expect_version,
+        ),
+        as_json=as_json,
+    )
+
+
+@app.command()
+def reject(
+    task_id: TaskId,
+    reviewer: Reviewer,
+    reason: Annotated[str | None, typer.Option(help="What is wrong.")] = None,
+    tag: Annotated[list[str] | None, typer.Option(help="May be repeated.")] = None,
+    expect_version: Version = None,
+    as_json: AsJson = False,
+    data_dir: DataDir = None,
+) -> None:
+    """Reject a task."""
+    _decide(
+        data_dir,
+        lambda studio: studio.reject(
+            task_id,
+            reviewer_id=reviewer,
+            reason=reason,
+            tags=tag or (),
+            expect_version=expect_version,
+        ),
+        as_json=as_json,
+    )
+
+
+@app.command()
+def undo(
+    task_id: TaskId,
+    reviewer: Reviewer,
+    as_json: AsJson = False,
+    data_dir: DataDir = None,
+) -> None:
+    """Take the last decision on a task back."""
+    _decide(
+        data_dir,
+        lambda studio: studio.undo(task_id, reviewer_id=reviewer),
+        as_json=as_json,
+    )
+
+
+@app.command()
+def gc(
+    delete: Annotated[
+        bool, typer.Option("--delete", help="Remove them; otherwise only list them.")
+    ] = False,
+    as_json: AsJson = False,
+    data_dir: DataDir = None,
+) -> None:
+    """Find picture files that nothing refers to any more, an hour old or more."""
+    with _studio(data_dir) as studio:
+        names = studio.collect_garbage(dry_run=not delete)
+    if as_json:
+        _print_json({"deleted": delete, "files": names})
+        return
+    for name in names:
+        console.print(escape(name), highlight=False)
+    done = "removed" if delete else "found; --delete removes them"
+    console.print(f"{len(names)} files {done}." if names else "Nothing to clear up.")
+
+
+@app.command()
+def export(
+    folder: Annotated[Path, typer.Argument(help="Where to write; made if missing.")],
+    approval: Annotated[
+        str, typer.Option(help="approved, rejected, pending, … or all.")
+    ] = "approved",
+    data_dir: DataDir = None,
+) -> None:
+    """Copy pictures into a folder, with tasks.json that says what each is.
+
+    Files are written whole or not at all; those that are there already are replaced.
+    """
+    described = []
+    with _studio(data_dir) as studio:
+        folder.mkdir(parents=True, exist_ok=True)
+        for record in _all_tasks(studio):
+            if approval not in ("all", record.approval_status.value):
+                continue
+            for image in record.result.images if record.result else ():
+                _write_whole(folder / image.name, studio.read_image(image.name))
+            described.append(_plain(record))
+        text = json.dumps(described, indent=2, ensure_ascii=False)
+        _write_whole(folder / "tasks.json", f"{text}\n".encode())
+    where = escape(str(folder))
+    console.print(f"{len(described)} tasks exported to {where}", soft_wrap=True)
+
+
+@contextmanager
+def _studio(data_dir: Path | None) -> Iterator[Studio]:
+    from nbgen.studio import Studio
+
+    with (
+        clear_errors(),
+        # On a thread, so that no process is started that nobody needs.
+        Studio(data_dir, "tiny", worker="thread", take_over=False) as studio,
+    ):
+        yield studio
+
+
+def _decide(
+    data_dir: Path | None, decide: Callable[[Studio], Decision], *, as_json: bool
+) -> None:
+    with _studio(data_dir) as studio:
+        decision = decide(studio)
+        said = studio.describe(decision)
+    if as_json:
+        _print_json(msgspec.to_builtins(decision))
+    else:
+        console.print(escape(said), highlight=False)
+
+
+def _all_tasks(studio: Studio) -> Iterator[TaskRecord]:
+    cursor = None
+    while True:
+        page = studio.tasks(limit=1_000, cursor=cursor)
+        yield from page
+        cursor = page.next_cursor
+        if cursor is None:
+            return
+
+
+def _plain(record: TaskRecord) -> dict[str, Any]:
+    plain: dict[str, Any] = msgspec.to_builtins(record)
+    return plain
+
+
+def _coloured(word: str) -> str:
+    colour = _COLOURS.get(word, "yellow")
+    return f"[{colour}]{word.replace('_', ' ')}[/{colour}]"
+
+
+def _print_json(value: object) -> None:
+    # Past the console, which would fold and colour it.
+    typer.echo(json.dumps(value, indent=2, ensure_ascii=False, default=_text_of))
+
+
+def _text_of(value: object) -> str:
+    return value.isoformat() if isinstance(value, dt.datetime) else str(value)
+
+
+def _write_whole(path: Path, data: bytes) -> None:
+    unfinished = path.with_name(f".{path.name}.part")
+    try:
+        unfinished.write_bytes(data)
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)

@@ -1,0 +1,81 @@
+"""What the commands share: the terminal, the bar and clear errors."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    Progress,
+    SpinnerColumn,
+    TaskProgressColumn,
+    TextColumn,
+)
+
+from nbgen.errors import NbgenError
+
+app = typer.Typer(
+    name="nbgen",
+    help="Make, watch and approve SDXL images.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+console = Console()
+_errors = Console(stderr=True)
+
+DataDir = Annotated[
+    Path | None,
+    typer.Option(help="Where tasks and pictures are kept (default: your user data)."),
+]
+
+
+@contextmanager
+def bar() -> Iterator[Callable[[dict[str, Any]], None]]:
+    """Show a bar; yield the function that takes it to a protocol message."""
+    columns = (
+        SpinnerColumn(finished_text=" "),
+        TextColumn("{task.description:<28}"),  # as wide as the longest stage's
+        BarColumn(bar_width=None),
+        TaskProgressColumn(),
+        TextColumn("{task.fields[steps]}"),
+    )
+    with Progress(*columns, console=console) as shown:
+        line = shown.add_task("Waiting", total=100, steps="")
+        notes: list[str] = []
+
+        def show(message: dict[str, Any]) -> None:
+            if message["type"] == "status":
+                return
+            steps = f"{message['current_step']}/{message['total_steps']}"
+            if message["remaining_known"]:
+                steps += f" · {message['estimated_remaining']:.1f} s left"
+            result = message.get("result")
+            notes.extend(result["notes"] if result else ())
+            shown.update(
+                line,
+                description="Done" if result else message["message"],
+                completed=message["overall_percentage"],
+                steps=steps,
+            )
+
+        yield show
+    for note in notes:
+        console.print(f"[yellow]Note:[/yellow] {note}", highlight=False)
+
+
+@contextmanager
+def clear_errors() -> Iterator[None]:
+    """Turn an error that nbgen raises on purpose into one line and exit code 1."""
+    try:
+        yield
+    except NbgenError as error:
+        said = f"[red]Error:[/red] {escape(str(error))}"
+        _errors.print(said, highlight=False, soft_wrap=True)
+        sys.exit(1)

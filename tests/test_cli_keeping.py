@@ -1,0 +1,95 @@
+"""The commands on what was made, run as a person runs them."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from nbgen.cli.terminal import app
+from nbgen.studio import Studio
+from nbgen.testing import PatternEngine
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Return a data folder with a picture to decide on, and a task that waits."""
+    folder = tmp_path / "data"
+    with Studio(folder, engine=PatternEngine()) as studio:
+        studio.generate("a [bold] cat", task_id="done", seed=7).result(10)
+        studio.pause()
+        studio.generate("a dog", task_id="waits")
+    return folder
+
+
+def nbgen(*words: str, folder: Path) -> Result:
+    command = [*words, "--data-dir", str(folder)]
+    return CliRunner(env={"COLUMNS": "120"}).invoke(app, command)
+
+
+def read_json(*words: str, folder: Path) -> Any:
+    done = nbgen(*words, "--json", folder=folder)
+    assert done.exit_code == 0, done.output
+    return json.loads(done.stdout)
+
+
+def test_tasks_are_listed_and_none_is_started(folder: Path) -> None:
+    shown = nbgen("tasks", folder=folder).stdout
+    assert "a [bold] cat" in shown
+    assert shown.index("waits") < shown.index("done")
+    listed = read_json("tasks", "--status", "completed", folder=folder)
+    assert [task["id"] for task in listed] == ["done"]
+    assert listed[0]["request"]["prompt"] == "a [bold] cat"
+    assert "no such tasks" in nbgen("tasks", "--text", "cow", folder=folder).stdout
+    again = read_json("tasks", "--status", "pending", folder=folder)
+    assert [task["id"] for task in again] == ["waits"]
+
+
+def test_a_decision_and_its_undo(folder: Path) -> None:
+    approved = nbgen("approve", "done", "--reviewer", "ada", folder=folder)
+    assert approved.exit_code == 0
+    assert "ada" in approved.stdout
+    refused = nbgen("reject", "done", "--reviewer", "bob", folder=folder)
+    assert refused.exit_code == 1
+    assert "ada" in refused.stderr
+    undone = read_json("undo", "done", "--reviewer", "ada", folder=folder)
+    assert undone["verdict"] == "undone"
+    reject = ("reject", "done", "--reviewer", "bob", "--reason", "Dull")
+    rejected = read_json(*reject, "--tag", "colour", folder=folder)
+    assert (rejected["feedback"], rejected["tags"]) == ("Dull", ["colour"])
+    [task] = read_json("tasks", "--status", "completed", folder=folder)
+    assert task["approval_status"] == "rejected"
+
+
+def test_an_unknown_task_is_one_clear_line(folder: Path) -> None:
+    done = nbgen("approve", "gone", "--reviewer", "ada", folder=folder)
+    assert done.exit_code == 1
+    assert done.stderr.startswith("Error: There is no task 'gone'.")
+
+
+def test_garbage_is_listed_before_it_is_removed(folder: Path) -> None:
+    assert "Nothing to clear up" in nbgen("gc", folder=folder).stdout
+    orphan = folder / "images" / ("0" * 32 + ".png")
+    orphan.write_bytes(b"old")
+    os.utime(orphan, (0, 0))
+    assert "--delete" in nbgen("gc", folder=folder).stdout
+    assert orphan.exists()
+    removed = read_json("gc", "--delete", folder=folder)
+    assert removed == {"deleted": True, "files": [orphan.name]}
+    assert not orphan.exists()
+    assert len(list((folder / "images").iterdir())) == 1
+
+
+def test_approved_pictures_are_exported(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert "0 tasks" in nbgen("export", str(out), folder=folder).stdout
+    nbgen("approve", "done", "--reviewer", "ada", folder=folder)
+    assert "1 tasks" in nbgen("export", str(out), folder=folder).stdout
+    [task] = json.loads((out / "tasks.json").read_text())
+    [image] = task["result"]["images"]
+    assert (out / image["name"]).read_bytes().startswith(b"\x89PNG")
+    assert len(list(out.iterdir())) == 2
