@@ -6,6 +6,7 @@ import base64
 import http.client
 import io
 import json
+import shutil
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 from PIL import Image
 
 from nbgen.errors import InvalidRequest, NbgenError
+from nbgen.generation.checkpoints import TINY_FOLDER
 from nbgen.server import Server
 from nbgen.studio import Studio
 from nbgen.testing import PatternEngine
@@ -399,11 +401,9 @@ def test_an_unknown_checkpoint_fails_visibly(
     tmp_path: Path, make_server: MakeServer
 ) -> None:
     """A model that went away after the start is said to every client."""
-    folder = tmp_path / "model"
-    (folder / "unet").mkdir(parents=True)
-    (folder / "model_index.json").write_text("{}")
-    (folder / "unet" / "config.json").write_text('{"sample_size": 16}')
-    with Studio(tmp_path / "data", checkpoint=folder) as studio:
+    folder = shutil.copytree(TINY_FOLDER, tmp_path / "model")
+    # On a thread, which loads no model before it is needed.
+    with Studio(tmp_path / "data", checkpoint=folder, worker="thread") as studio:
         (folder / "model_index.json").unlink()
         answer = ask(make_server(studio), GENERATE, {"prompt": "a cat"})
     assert (answer.status, answer.body["success"]) == (200, False)
