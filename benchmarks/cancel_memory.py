@@ -1,126 +1,167 @@
-"""Measures cancels: how many steps they take, and whether they leak memory.
+"""Measures how soon a cancel ends a run, and whether it leaves memory behind.
 
-Run: ``.venv/bin/python benchmarks/cancel_memory.py``. Ten runs with the tiny checkpoint
-are cancelled at random steps (from a fixed seed), each time from another thread, then
-one runs to its end; all in one process. On a GPU its memory is measured too.
+Run: ``.venv/bin/python benchmarks/cancel_memory.py``, on a GPU likewise. One process
+makes a picture, cancels ten runs of it at random points of their steps (the same ones
+each time), and makes the picture once more, which must have the same pixels.
 """
 
 from __future__ import annotations
 
+import argparse
 import gc
+import os
 import random
+import statistics
 import threading
 import time
-from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
 from nbgen.generation.engine import Cancelled, CancelToken
 from nbgen.generation.sdxl import SDXLEngine
-from nbgen.progress import Preview, Stage, StagePlan
 from nbgen.schema import GenerationRequest
 
-CANCELS = 10
-STEPS = 50
-REQUEST = GenerationRequest(prompt="a red house", num_inference_steps=STEPS)
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from nbgen.progress import Preview, Stage, StagePlan
+
+CANCELS, GOAL_STEPS = 10, 2
+MIB = 2**20
 
 
-class Canceller:
-    """A reporter that wakes a thread which cancels after a step."""
+class Counter:
+    """A reporter that says when a step is done.
 
-    def __init__(self, after: int) -> None:
-        self.token = CancelToken()
-        self.cancelled_at_s = 0.0
+    Args:
+        awaited: The step.
+    """
+
+    def __init__(self, awaited: int) -> None:
+        self._awaited = awaited
         self.steps = 0
-        self.steps_at_cancel = 0
-        self._after = after
-        self._reached = threading.Event()
-        self._thread = threading.Thread(target=self._cancel)
-        self._thread.start()
+        self.last_step_s = 0.0
+        self.reached = threading.Event()
+        self._step_ended_at_s = time.perf_counter()
 
-    def _cancel(self) -> None:
-        self._reached.wait()
-        self.steps_at_cancel = self.steps
-        self.cancelled_at_s = time.perf_counter()
-        self.token.cancel()
+    def plan(self, _stages: Sequence[StagePlan]) -> None:
+        """Ignore it."""
 
-    def end(self) -> None:
-        """End the thread."""
-        self._reached.set()
-        self._thread.join()
-
-    def plan(self, stages: Sequence[StagePlan]) -> None:
-        """Take no note."""
-
-    def start_stage(self, stage: Stage) -> None:
-        """Take no note."""
+    def start_stage(self, _stage: Stage) -> None:
+        """Ignore it."""
 
     def finish_step(self) -> None:
-        """Count it, and have the run cancelled after the one."""
+        """Count the step."""
         self.steps += 1
-        if self.steps == self._after:
-            self._reached.set()
+        now_s = time.perf_counter()
+        self.last_step_s = now_s - self._step_ended_at_s
+        self._step_ended_at_s = now_s
+        if self.steps == self._awaited:
+            self.reached.set()
 
-    def warn(self, message: str) -> None:
-        """Take no note."""
+    def warn(self, _message: str) -> None:
+        """Ignore it."""
 
     def wants_preview(self) -> bool:
-        """Look, so that previews are cancelled too."""
-        return True
+        """Return that nobody looks."""
+        return False
 
-    def show_preview(self, preview: Preview) -> None:
-        """Take no note."""
+    def show_preview(self, _preview: Preview) -> None:
+        """Ignore it."""
 
 
-def resident_mib() -> float:
-    """Return the memory of this process that is in RAM, in MiB; Linux only."""
+class Bench:
+    """Makes one picture again and again, on a thread of its own."""
+
+    def __init__(self, checkpoint: str, steps: int) -> None:
+        self._engine = SDXLEngine(checkpoint)
+        self._request = GenerationRequest(
+            prompt="a red circle", num_inference_steps=steps
+        )
+
+    def make(self) -> bytes:
+        """Return the pixels of a run that is left alone."""
+        return self._run(Counter(0), CancelToken())
+
+    def cancel_at(self, step: int, share: float) -> tuple[int, float]:
+        """Cancel a run; return the steps after that, and the seconds to its end.
+
+        Args:
+            step: How many steps are done.
+            share: How much of the next one is done, 0 to 1.
+        """
+        counter, cancel = Counter(step), CancelToken()
+        ended_at_s = 0.0
+
+        def run() -> None:
+            nonlocal ended_at_s
+            try:
+                self._run(counter, cancel)
+            except Cancelled:
+                ended_at_s = time.perf_counter()
+
+        thread = threading.Thread(target=run)
+        thread.start()
+        counter.reached.wait()
+        time.sleep(share * counter.last_step_s)
+        cancelled_at_s, before = time.perf_counter(), counter.steps
+        cancel.cancel()
+        thread.join()
+        assert ended_at_s, "the run was not cancelled"
+        return counter.steps - before, ended_at_s - cancelled_at_s
+
+    def _run(self, counter: Counter, cancel: CancelToken) -> bytes:
+        [picture] = self._engine.generate(
+            self._request, seed=7, reporter=counter, cancel=cancel
+        )
+        return picture.tobytes()
+
+
+def memory_mib() -> tuple[float, float]:
+    """Return what the process has in memory, and what tensors take on the GPU."""
     gc.collect()
     pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * 4096 / 2**20
-
-
-def device_mib() -> float:
-    """Return the memory that torch holds on the GPU, in MiB."""
-    return torch.cuda.memory_allocated() / 2**20 if torch.cuda.is_available() else 0.0
-
-
-def run(engine: SDXLEngine, after: int) -> Canceller:
-    """Make a picture, or be cancelled after so many steps."""
-    canceller = Canceller(after)
-    try:
-        for _ in engine.generate(
-            REQUEST, seed=7, reporter=canceller, cancel=canceller.token
-        ):
-            pass
-    except Cancelled:
-        pass
-    canceller.end()
-    return canceller
+    on_gpu = torch.cuda.memory_allocated() if torch.cuda.is_available() else 0
+    return pages * os.sysconf("SC_PAGE_SIZE") / MIB, on_gpu / MIB
 
 
 def main() -> None:
-    """Print a row for each run."""
-    engine = SDXLEngine("tiny")
-    for _ in range(3):  # what torch keeps for itself grows with the first runs
-        run(engine, STEPS + 1)
-    rng = random.Random(7)  # noqa: S311 - the same points each time, not a secret
-    print(f"before: {resident_mib():.1f} MiB resident, {device_mib():.1f} on the GPU")
-    print("after step  further steps  until it ended  resident  on the GPU")
-    for _ in range(CANCELS):
-        after = rng.randint(1, STEPS - 3)
-        canceller = run(engine, after)
-        took_s = time.perf_counter() - canceller.cancelled_at_s
+    """Print the table."""
+    parser = argparse.ArgumentParser(description="How soon and how cleanly runs end.")
+    parser.add_argument("--checkpoint", default="tiny")
+    parser.add_argument("--steps", type=int, default=50)
+    given = parser.parse_args()
+    bench = Bench(given.checkpoint, given.steps)
+    bench.make()
+    pixels = bench.make()
+    print("| | steps after the cancel | seconds to the end | resident | on the GPU |")
+    print("| --- | --- | --- | --- | --- |")
+
+    def row(name: str, steps: str, seconds: str) -> float:
+        resident, on_gpu = memory_mib()
         print(
-            f"{after:10}  {canceller.steps - canceller.steps_at_cancel:13}  "
-            f"{took_s * 1000:11.0f} ms  {resident_mib():8.1f}  {device_mib():10.1f}"
+            f"| {name} | {steps} | {seconds} | {resident:.1f} MiB | {on_gpu:.1f} MiB |"
         )
-    canceller = run(engine, STEPS + 1)
+        return resident
+
+    before = row("two clean runs", "", "")
+    rng = random.Random(7)  # noqa: S311 - seeded, for the same points each time
+    after, latencies_s = [], []
+    for _ in range(CANCELS):
+        step = rng.randint(1, given.steps - 2)
+        wasted, latency_s = bench.cancel_at(step, rng.random())
+        after.append(wasted)
+        latencies_s.append(latency_s)
+        row(f"cancel after step {step}", str(wasted), f"{latency_s:.3f}")
+    assert bench.make() == pixels, "the picture differs"
+    grown = row("a clean run, same pixels", "", "") - before
     print(
-        f"a clean run: {canceller.steps} steps, {resident_mib():.1f} MiB resident, "
-        f"{device_mib():.1f} on the GPU"
+        f"At most {max(after)} steps after a cancel (goal {GOAL_STEPS}); "
+        f"{statistics.median(latencies_s):.3f} s to the end in the median, at most "
+        f"{max(latencies_s):.3f} s; resident memory grew by {grown:.1f} MiB."
     )
-    engine.close()
 
 
 if __name__ == "__main__":

@@ -115,6 +115,15 @@ def test_the_pictures_are_those_of_plain_diffusers(engine: SDXLEngine) -> None:
     assert picture.tobytes() == expected.tobytes()
 
 
+def test_an_engine_takes_pipelines_that_are_in_memory(engine: SDXLEngine) -> None:
+    expected = run(engine, Recorder(), **QUICK)[0].tobytes()
+    models = engine._loaded
+    assert models is not None
+    other = SDXLEngine("nowhere", load_models=lambda: models)
+    assert run(other, Recorder(), **QUICK)[0].tobytes() == expected
+    assert other.facts()["checkpoint"] == "tiny"
+
+
 def test_a_seed_means_the_same_pixels_again(engine: SDXLEngine) -> None:
     first = run(engine, Recorder(), num_inference_steps=4)[0].tobytes()
     assert run(engine, Recorder(), num_inference_steps=4)[0].tobytes() == first

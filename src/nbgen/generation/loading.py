@@ -97,6 +97,19 @@ def load(
         _add_lora(base, path, weight)
     refiner = _load_refiner(checkpoint, base, plan)
     between()
+    return assemble(base, refiner, device, plan)
+
+
+def assemble(base: Any, refiner: Any, device: Device, plan: MemoryPlan) -> Pipelines:
+    """Return pipelines that are in memory already, prepared as a plan says.
+
+    Args:
+        base: A ``StableDiffusionXLPipeline``.
+        refiner: A ``StableDiffusionXLImg2ImgPipeline`` over the base's VAE and second
+            text encoder, or None.
+        device: What they are to run on.
+        plan: How; their types of numbers are those of the plan, but for the VAE's.
+    """
     if plan.vae_dtype != plan.dtype:
         base.vae.to(getattr(torch, plan.vae_dtype))
         # Has the pipelines encode a picture in 32 bit too.

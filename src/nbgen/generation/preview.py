@@ -175,6 +175,9 @@ class PreviewMaker:
         return wait
 
     def _work(self) -> None:
+        # A new thread may start its first products with a thread for every core, which
+        # wait for each other at the cost of a whole step.
+        torch.set_num_threads(torch.get_num_threads())
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._waiting or self._closed)

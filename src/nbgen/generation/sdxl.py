@@ -6,7 +6,7 @@ not thread-safe: an engine belongs to one thread at a time.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,8 @@ class SDXLEngine:
         memory_plan: How to load it; None decides from the memory that is free.
         loras: Paths of LoRA files (``.safetensors``) and their weights, which are
             added to the base model.
+        load_models: Returns a checkpoint and its pipelines; None finds and loads
+            ``checkpoint`` as the other arguments say.
     """
 
     def __init__(
@@ -52,10 +54,12 @@ class SDXLEngine:
         *,
         memory_plan: MemoryPlan | None = None,
         loras: Mapping[str | Path, float] | None = None,
+        load_models: Callable[[], tuple[Checkpoint, Pipelines]] | None = None,
     ) -> None:
         self._name = checkpoint
         self._plan = memory_plan
         self._loras = {Path(path): weight for path, weight in (loras or {}).items()}
+        self._load_models = load_models
         self._loaded: tuple[Checkpoint, Pipelines] | None = None
         self._previews: PreviewMaker | None = None
         self._compiled: set[tuple[object, ...]] = set()
@@ -129,13 +133,16 @@ class SDXLEngine:
 
     def _loaded_models(self, cancel: CancelToken) -> tuple[Checkpoint, Pipelines]:
         if self._loaded is None:
-            checkpoint = find_checkpoint(self._name, gpu=find_device().kind == "cuda")
-            between = cancel.raise_if_cancelled
-            self._loaded = (
-                checkpoint,
-                load(checkpoint, self._plan, self._loras, between=between),
-            )
+            self._loaded = self._load(cancel)
         return self._loaded
+
+    def _load(self, cancel: CancelToken) -> tuple[Checkpoint, Pipelines]:
+        if self._load_models is not None:
+            return self._load_models()
+        checkpoint = find_checkpoint(self._name, gpu=find_device().kind == "cuda")
+        return checkpoint, load(
+            checkpoint, self._plan, self._loras, between=cancel.raise_if_cancelled
+        )
 
     def _preview_maker(self) -> PreviewMaker:
         """Return what makes previews; made when the first is wanted."""

@@ -62,7 +62,9 @@ class Dispatcher:
 
     def publish(self, progress: GenerationProgress) -> None:
         """Have all watchers of the task told of its new state."""
-        self._events.put(_Published(progress))
+        # Without the thread nobody watches, and nobody would empty the queue.
+        if self._thread is not None:
+            self._events.put(_Published(progress))
 
     def register(
         self,

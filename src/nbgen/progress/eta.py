@@ -49,12 +49,14 @@ class Pace:
         self._last_event_at_s = 0.0
         self._stage_times_s: dict[Stage, float] = {}
         self._step_times_s: dict[Stage, deque[float]] = {}
+        self._expected_s: dict[Stage, float] = {}
         self.replan(plan)
         self.expect(expected_s or {})
 
     def replan(self, plan: Sequence[StagePlan]) -> None:
         """Take a more exact plan; what was measured stays."""
         self._plan = {planned.stage: planned for planned in plan}
+        self._price()
 
     def expect(self, expected_s: Mapping[Stage, float]) -> None:
         """Take the seconds that like runs took for whole stages."""
@@ -63,6 +65,7 @@ class Pace:
             for stage, seconds in expected_s.items()
             if 0 < seconds < math.inf
         }
+        self._price()
 
     def start_stage(self, stage: Stage, at_s: float) -> None:
         """Note that a stage has begun, and so the one before it has ended."""
@@ -116,17 +119,10 @@ class Pace:
 
         None while neither two steps were timed nor the time of like runs is known.
         """
-        timed = self._plan.keys() & self._expected_s.keys()
-        cost = sum(self._plan[stage].cost for stage in timed)
-        seconds = sum(self._expected_s[stage] for stage in timed)
-        unit_s, slowness = (seconds / cost, 1.0) if cost else (1.0, None)
+        slowness = self._slowness_at_first
         left_s = 0.0
-        stages = self._plan.keys() | self._expected_s.keys()
-        for stage in sorted(stages, key=lambda stage: stage.position):
-            planned = self._plan.get(stage, StagePlan(stage, 0, 0.0))
-            stage_s = self._expected_s.get(stage, planned.cost * unit_s)
-            # A stage without steps is one piece of work.
-            piece_s = stage_s / max(planned.steps, 1)
+        for planned, piece_s in self._pieces:
+            stage = planned.stage
             # What is not planned does not compute: it is not slow when a GPU is.
             if planned.cost:
                 slowness = self._slowness(stage, piece_s, slowness)
@@ -134,10 +130,24 @@ class Pace:
                 continue
             if slowness is None:
                 return None
-            if planned.cost:
-                piece_s *= slowness
-            left_s += self._left_s(planned, piece_s, at_s)
+            factor = slowness if planned.cost else 1.0
+            left_s += self._left_s(planned, piece_s * factor, at_s)
         return left_s
+
+    def _price(self) -> None:
+        """Work out, once for all steps, what each piece of each stage takes."""
+        timed = self._plan.keys() & self._expected_s.keys()
+        cost = sum(self._plan[stage].cost for stage in timed)
+        seconds = sum(self._expected_s[stage] for stage in timed)
+        unit_s = seconds / cost if cost else 1.0
+        self._slowness_at_first = 1.0 if cost else None
+        self._pieces: list[tuple[StagePlan, float]] = []
+        stages = self._plan.keys() | self._expected_s.keys()
+        for stage in sorted(stages, key=lambda stage: stage.position):
+            planned = self._plan.get(stage, StagePlan(stage, 0, 0.0))
+            stage_s = self._expected_s.get(stage, planned.cost * unit_s)
+            # A stage without steps is one piece of work.
+            self._pieces.append((planned, stage_s / max(planned.steps, 1)))
 
     def _slowness(
         self, stage: Stage, planned_s: float, before: float | None

@@ -24,10 +24,16 @@ class Stage(StrEnum):
     DECODE = "decode"
     SAVE = "save"
 
+    # Enum's own is written in Python, and a stage is looked up often in each step.
+    __hash__ = str.__hash__
+
     @property
     def position(self) -> int:
         """The place of the stage in the order, from 0."""
-        return list(Stage).index(self)
+        return _POSITIONS[self]
+
+
+_POSITIONS = {stage: position for position, stage in enumerate(Stage)}
 
 
 class StagePlan(msgspec.Struct, frozen=True):
