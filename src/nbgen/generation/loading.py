@@ -32,6 +32,7 @@ class Pipelines:
         device: What they run on.
         plan: How they were loaded.
         scheduler_config: The noise schedule that the base was trained on.
+        execution_device: Where inputs go, wherever the weights are at the moment.
     """
 
     def __init__(self, base: Any, refiner: Any, device: Device, plan: MemoryPlan):
@@ -40,6 +41,8 @@ class Pipelines:
         self.device = device
         self.plan = plan
         self.scheduler_config = base.scheduler.config
+        # Kept, since diffusers looks for it in every module, for two milliseconds.
+        self.execution_device = base._execution_device
         self._derived: dict[str, Any] = {}
 
     def derived(self, pipeline_class: str) -> Any:

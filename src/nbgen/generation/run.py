@@ -188,7 +188,7 @@ class Run:
             negative_prompt=[request.negative_prompt]
             if request.negative_prompt
             else None,
-            device=pipeline._execution_device,
+            device=self._pipelines.execution_device,
             num_images_per_prompt=len(seeds),
             do_classifier_free_guidance=guided,
         )
