@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import diffusers
+import msgspec
 import pytest
 import torch
 from PIL import Image, ImageChops, ImageStat
@@ -450,3 +451,23 @@ def test_compiling_is_a_stage_of_its_own_for_each_new_size(
         assert len(recorder.steps) == 3
         assert picture.tobytes() == run(plain, Recorder(), **fields)[0].tobytes()
     assert len(compiled) == 2  # base and refiner
+
+
+def test_a_taesd_beside_the_weights_makes_the_previews(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Its weights are random here; that it is what is shown is the point."""
+    library: Any = diffusers
+    blocks = {"encoder_block_out_channels": (8,) * 4, "num_encoder_blocks": (1,) * 4}
+    decoder = {"decoder_block_out_channels": (8,) * 4, "num_decoder_blocks": (1,) * 4}
+    library.AutoencoderTiny(**blocks, **decoder).save_pretrained(tmp_path)
+    monkeypatch.setattr("nbgen.generation.preview.INTERVAL_S", 0.0)
+    engine = SDXLEngine("tiny")
+    run(engine, Recorder(), **QUICK)
+    assert engine._loaded is not None
+    checkpoint, pipelines = engine._loaded
+    engine._loaded = (msgspec.structs.replace(checkpoint, previews=tmp_path), pipelines)
+    recorder = Recorder(looks=True)
+    run(engine, recorder, num_inference_steps=10)
+    engine.close()
+    assert recorder.previews.get().width == 128

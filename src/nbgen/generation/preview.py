@@ -28,6 +28,8 @@ logger = logging.getLogger(__name__)
 
 INTERVAL_S = 0.25
 _JPEG_QUALITY = 75
+_LONGEST_SIDE = 512
+"""A TAESD's pictures are as big as the finished ones, which no preview need be."""
 _CHART_CELL = 4
 """Latent pixels a side of one colour in the chart; its rim is left out."""
 
@@ -193,6 +195,7 @@ class PreviewMaker:
 
 def _encode(pixels: Tensor) -> Preview:
     buffer = io.BytesIO()
-    height, width, _ = pixels.shape
-    Image.fromarray(pixels.cpu().numpy()).save(buffer, "JPEG", quality=_JPEG_QUALITY)
-    return Preview(buffer.getvalue(), width, height)
+    picture = Image.fromarray(pixels.cpu().numpy())
+    picture.thumbnail((_LONGEST_SIDE, _LONGEST_SIDE))
+    picture.save(buffer, "JPEG", quality=_JPEG_QUALITY)
+    return Preview(buffer.getvalue(), *picture.size)

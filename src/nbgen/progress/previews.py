@@ -20,7 +20,7 @@ class Preview(msgspec.Struct, frozen=True):
 
     Attributes:
         jpeg: A small JPEG file.
-        width: Its width in pixels, an eighth of the picture's.
+        width: Its width in pixels: an eighth of the picture's, or up to 512.
         height: Its height in pixels.
     """
 
