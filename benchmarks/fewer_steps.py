@@ -1,8 +1,8 @@
 """Measures what fewer steps, and guidance that stops early, save and cost.
 
 Run: ``.venv/bin/python benchmarks/fewer_steps.py``. Draws the same 96 captions that
-the tiny checkpoint was not trained on, one after the other, with the refiner. Counts the
-pictures that are right as ``tools/measure_tiny.py`` does.
+the tiny checkpoint was not trained on, one after the other, with the refiner, and
+counts the pictures that are right as ``tools/measure_tiny.py`` does.
 """
 
 from __future__ import annotations
