@@ -82,8 +82,18 @@ def test_the_plan_is_what_happens(
     assert len(planned) == steps
 
 
-def test_the_pictures_are_those_of_plain_diffusers(engine: SDXLEngine) -> None:
-    """Our own path around the pipelines changes no pixel."""
+@pytest.mark.parametrize("negative_prompt", ["", "blue"])
+@pytest.mark.parametrize("zeros_for_none", [True, False])
+def test_the_pictures_are_those_of_plain_diffusers(
+    negative_prompt: str, zeros_for_none: bool
+) -> None:
+    """Our own path around the pipelines changes no pixel.
+
+    SDXL's refiner, unlike its base, takes an empty text for no negative prompt.
+    """
+    engine = SDXLEngine("tiny")
+    run(engine, Recorder(), **QUICK)
+    _, our_refiner = loaded(engine)
     base_class: Any = diffusers.StableDiffusionXLPipeline
     refiner_class: Any = diffusers.StableDiffusionXLImg2ImgPipeline
     options = {"local_files_only": True, "dtype": torch.float32}
@@ -95,7 +105,10 @@ def test_the_pictures_are_those_of_plain_diffusers(engine: SDXLEngine) -> None:
         vae=base.vae,
         **options,
     )
+    for pipeline in (refiner, our_refiner):
+        pipeline.register_to_config(force_zeros_for_empty_prompt=zeros_for_none)
     shared = {
+        "negative_prompt": negative_prompt or None,
         "prompt": "a red circle on a blue background",
         "num_inference_steps": 10,
         "guidance_scale": 8.0,
@@ -112,7 +125,8 @@ def test_the_pictures_are_those_of_plain_diffusers(engine: SDXLEngine) -> None:
     expected = refiner(
         **shared, image=latents, generator=generator, denoising_start=0.8
     ).images[0]
-    [picture] = run(engine, Recorder(), num_inference_steps=10)
+    fields: dict[str, Any] = {"negative_prompt": negative_prompt}
+    [picture] = run(engine, Recorder(), num_inference_steps=10, **fields)
     assert picture.tobytes() == expected.tobytes()
 
 

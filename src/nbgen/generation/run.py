@@ -182,17 +182,14 @@ class Run:
             request.scheduler, self._pipelines.scheduler_config
         )
         guided = self._guided_steps(stage) > 0
-        encoder = self._pipelines.base if stage is Stage.BASE_MODEL else pipeline
-        encoded = encoder.encode_prompt(
-            prompt=[request.prompt],
-            negative_prompt=[request.negative_prompt]
-            if request.negative_prompt
-            else None,
-            device=self._pipelines.execution_device,
-            num_images_per_prompt=len(seeds),
-            do_classifier_free_guidance=guided,
-        )
-        options = dict(zip(_ENCODED, encoded, strict=True))
+        options: dict[str, Any] = {}
+        if stage is Stage.BASE_MODEL:
+            self._told_base = self._encode(self._pipelines.base, len(seeds), guided)
+            options |= self._told_base
+        elif self._reads_alike():
+            options |= self._told_refiner(guided)
+        else:
+            options |= self._encode(pipeline, len(seeds), guided)
         options["num_inference_steps"] = request.num_inference_steps
         options["guidance_scale"] = request.guidance_scale if guided else 1.0
         options["output_type"] = "latent"
@@ -210,6 +207,43 @@ class Run:
                 options["denoising_end"] = request.denoising_end
         options["generator"] = self._generators
         return pipeline, options
+
+    def _encode(self, pipeline: Any, count: int, guided: bool) -> dict[str, Any]:
+        """Return what a pipeline is told of the prompts."""
+        negative = self._request.negative_prompt
+        encoded = pipeline.encode_prompt(
+            prompt=[self._request.prompt],
+            # SDXL was trained with zeros for none, not with an empty text.
+            negative_prompt=[negative] if negative else None,
+            device=self._pipelines.execution_device,
+            num_images_per_prompt=count,
+            do_classifier_free_guidance=guided,
+        )
+        return dict(zip(_ENCODED, encoded, strict=True))
+
+    def _reads_alike(self) -> bool:
+        """Return whether the refiner's reading of the prompts is a part of the base's.
+
+        It reads with the base's second text encoder. Only what stands for no negative
+        prompt may differ: with SDXL's refiner it is an empty text.
+        """
+        base, refiner = self._pipelines.base, self._pipelines.refiner
+        name = "force_zeros_for_empty_prompt"
+        return bool(self._request.negative_prompt) or (
+            getattr(base.config, name) == getattr(refiner.config, name)
+        )
+
+    def _told_refiner(self, guided: bool) -> dict[str, Any]:
+        """Return the part of what the base was told that the second encoder read."""
+        width = self._pipelines.refiner.text_encoder_2.config.hidden_size
+        told = {
+            name: read if read is None or "pooled" in name else read[..., -width:]
+            for name, read in self._told_base.items()
+        }
+        if not guided:
+            told["negative_prompt_embeds"] = None
+            told["negative_pooled_prompt_embeds"] = None
+        return told
 
     def _start(self) -> dict[str, Any]:
         """Return what the base starts from."""
