@@ -14,18 +14,21 @@ from __future__ import annotations
 import argparse
 import os
 import statistics
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any, NamedTuple
 
 import torch
 from PIL import Image
 
 from nbgen.generation.checkpoints import find_checkpoint
-from nbgen.generation.engine import CancelToken
+from nbgen.generation.engine import CancelToken, StepReporter
 from nbgen.generation.loading import Pipelines, load
 from nbgen.generation.sdxl import SDXLEngine
+from nbgen.generation.worker_main import Event, Start, _Generation, _send
 from nbgen.jobs import Job, RunHistory
 from nbgen.jobs.worker import _Made
 from nbgen.progress import GenerationProgress, ProgressService, Stage, StagePlan
@@ -89,6 +92,25 @@ class Timed(_Made):
         self._times_us.append((time.perf_counter() - started_at_s) * 1e6)
 
 
+class TimedInProcess(_Generation):
+    """The reporter of the process that makes pictures, likewise.
+
+    Args:
+        outbox: What it reports to.
+        times_us: Where the microseconds of each report are noted.
+    """
+
+    def __init__(self, outbox: SimpleQueue[Event], times_us: list[float]) -> None:
+        super().__init__(Start(REQUEST, SEED, None, None, False), outbox)
+        self._times_us = times_us
+
+    def finish_step(self) -> None:
+        """Report the step, and note the time that it takes."""
+        started_at_s = time.perf_counter()
+        super().finish_step()
+        self._times_us.append((time.perf_counter() - started_at_s) * 1e6)
+
+
 def plain(pipelines: Pipelines) -> Image.Image:
     """Return a picture of diffusers, without a callback."""
     shared = {
@@ -114,8 +136,13 @@ def timed(make: Callable[[], Image.Image]) -> tuple[Took, bytes]:
     return took, picture.tobytes()
 
 
-def compare(pairs: int) -> list[float]:
+def compare(pairs: int, worker: str) -> list[float]:
     """Print how much longer nbgen takes than plain diffusers.
+
+    Args:
+        pairs: How many pairs of runs.
+        worker: As which worker of a studio it reports: ``"process"``, where a thread
+            writes the reports into a pipe, or ``"thread"``.
 
     Returns:
         What each report of a step cost, in microseconds.
@@ -125,20 +152,26 @@ def compare(pairs: int) -> list[float]:
     torch.set_num_threads(1)
     engine = SDXLEngine(load_models=lambda: (checkpoint, pipelines))
     service = ProgressService()
+    outbox: SimpleQueue[Event] = SimpleQueue()
+    pipe = Path(os.devnull).open("wb")  # noqa: SIM115 - to the end of the process
+    threading.Thread(target=_send, args=(outbox, pipe), daemon=True).start()
     runs = 0
     times_us: list[float] = []
 
     def ours() -> Image.Image:
         nonlocal runs
         runs += 1
-        service.create_progress(f"task-{runs}", STEPS)
-        [picture] = engine.generate(
-            REQUEST,
-            seed=SEED,
-            reporter=Timed(service, f"task-{runs}", times_us),
-            cancel=CancelToken(),
+        task_id = f"task-{runs}"
+        service.create_progress(task_id, STEPS)
+        reporter: StepReporter = (
+            Timed(service, task_id, times_us)
+            if worker == "thread"
+            else TimedInProcess(outbox, times_us)
         )
-        service.mark_complete(f"task-{runs}")
+        [picture] = engine.generate(
+            REQUEST, seed=SEED, reporter=reporter, cancel=CancelToken()
+        )
+        service.mark_complete(task_id)
         return picture
 
     makers: list[Callable[[], Image.Image]] = [ours, lambda: plain(pipelines)]
@@ -150,7 +183,10 @@ def compare(pairs: int) -> list[float]:
         (first, pixels), (second, others) = [timed(make) for make in order]
         assert pixels == others, "the pictures differ"
         both.append((first, second) if pair % 2 else (second, first))
-    print(f"{pairs} pairs of {STEPS} steps, {SIDE}x{SIDE}; their pixels are equal")
+    print(
+        f"{pairs} pairs of {STEPS} steps, {SIDE}x{SIDE}, reported as a worker "
+        f"{worker} does; their pixels are equal"
+    )
     print(
         "| | plain diffusers | nbgen | ratio | 95 % interval | of the fastest | goal |"
     )
@@ -199,7 +235,9 @@ def main() -> None:
     """Print both tables."""
     parser = argparse.ArgumentParser(description="What nbgen adds to plain diffusers.")
     parser.add_argument("--pairs", type=int, default=100)
-    in_runs_us = compare(parser.parse_args().pairs)
+    parser.add_argument("--worker", choices=("process", "thread"), default="process")
+    options = parser.parse_args()
+    in_runs_us = compare(options.pairs, options.worker)
     print("\nMicroseconds that the sampling thread takes for one report of a step")
     print("| | median | 99 % take less than | goal for the median |")
     print("| --- | --- | --- | --- |")
