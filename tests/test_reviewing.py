@@ -284,7 +284,7 @@ def test_of_decisions_that_race_one_stands(
     store = Store(tmp_path, database)
     for number in range(count):
         task: TaskRecord = record(f"t{number}")
-        store.add_task(task)
+        store.add_tasks([task])
         store.end_task(task.id, Outcome.SUCCEEDED, ended_at=NOW, current_step=1)
         store.put_content(task.id, {"image_url": "https://x.org/a.png"}, None)
     program = DECIDE.replace("TASKS", str(count))

@@ -460,7 +460,7 @@ def test_a_store_that_fails_leaves_no_watcher_waiting(
     def fail(*_args: object) -> bool:
         raise OSError("disk full")
 
-    monkeypatch.setattr("nbgen.store.Store.add_task", fail)
+    monkeypatch.setattr("nbgen.store.Store.add_tasks", fail)
     with pytest.raises(OSError, match="disk full"):
         studio.generate("a cat", task_id="a")
     assert until_end(studio, "a")[-1].error == "disk full"

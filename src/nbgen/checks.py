@@ -6,6 +6,7 @@ field, the value and what is allowed.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import operator
 import re
@@ -23,6 +24,7 @@ IMAGE_NAME = re.compile(r"[0-9a-f]{32}\.(png|jpeg|webp)")
 IMAGE_URL = "/images/"
 """The path under which a server serves them."""
 
+_LONGEST_BATCH_NAME = 60
 _MOST_TAGS = 20
 
 _TASK_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
@@ -45,6 +47,22 @@ def check_task_id(task_id: object) -> str:
         task_id,
         "1 to 128 letters, digits, dots, underscores, colons or hyphens "
         "(and not '.' or '..')",
+    )
+
+
+def check_batch_name(field: str, name: object) -> str:
+    """Return the name of a batch or of its row; raise ``InvalidRequest`` if it is none.
+
+    Together they make the id of a task.
+    """
+    if isinstance(name, str) and len(name) <= _LONGEST_BATCH_NAME:
+        with contextlib.suppress(InvalidRequest):
+            return check_task_id(name)
+    raise InvalidRequest(
+        field,
+        name,
+        f"1 to {_LONGEST_BATCH_NAME} letters, digits, dots, underscores, colons or "
+        "hyphens (and not '.' or '..')",
     )
 
 

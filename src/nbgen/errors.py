@@ -10,8 +10,11 @@
     ├── EngineFailed          engine_failed           it raised what it should not
     ├── WorkerDied            worker_died             the process of the model ended
     ├── NoRecipe              no_recipe               a file tells not how it was made
+    ├── RowErrors             row_errors              rows of a table are not allowed
     ├── UnknownImage          unknown_image           no picture of that name
+    ├── UnknownBatch          unknown_batch           no batch of that id
     ├── DataFolderUnusable    data_folder_unusable    nothing can be kept there
+    ├── DataFolderInUse       data_folder_in_use      another process runs its tasks
     ├── QueueFull             queue_full              too many tasks wait
     ├── TaskError             task_error
     │   ├── UnknownTask       unknown_task            no task of that id
@@ -34,7 +37,10 @@ another as what they are.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pandas
 
 _LONGEST_VALUE_SHOWN = 80
 
@@ -74,6 +80,22 @@ class InvalidRequest(NbgenError, ValueError):
         return InvalidRequest(field, self._value, self.allowed)
 
 
+class RowErrors(NbgenError, ValueError):
+    """Rows of a table ask for what is not allowed.
+
+    Attributes:
+        table: A ``pandas.DataFrame`` with a row for each mistake, and the columns
+            ``row`` (the position, from 0), ``key``, ``field``, ``value`` and
+            ``error``.
+    """
+
+    code = "row_errors"
+
+    def __init__(self, message: str, table: pandas.DataFrame) -> None:
+        self.table = table
+        super().__init__(message)
+
+
 class CheckpointNotFound(NbgenError):
     """The model that was asked for is not on this machine."""
 
@@ -102,9 +124,17 @@ class EngineFailed(NbgenError):
 
 
 class WorkerDied(NbgenError):
-    """The process that makes the pictures ended before they were made."""
+    """The process that makes the pictures ended before they were made.
+
+    Attributes:
+        of_memory: Whether it was killed, as a system does that runs out of memory.
+    """
 
     code = "worker_died"
+
+    def __init__(self, message: str, *, of_memory: bool = False) -> None:
+        self.of_memory = of_memory
+        super().__init__(message)
 
 
 class NoRecipe(NbgenError):
@@ -125,10 +155,36 @@ class UnknownImage(NbgenError, LookupError):
         )
 
 
+class UnknownBatch(NbgenError, LookupError):
+    """There is no batch of that id."""
+
+    code = "unknown_batch"
+
+    def __init__(self, batch_id: str) -> None:
+        super().__init__(
+            f"There is no batch {_shown(batch_id)}. Check the id, or the data folder "
+            "that the studio was opened on."
+        )
+
+
 class DataFolderUnusable(NbgenError):
     """The folder or the database for tasks and pictures cannot be read or written."""
 
     code = "data_folder_unusable"
+
+
+class DataFolderInUse(NbgenError):
+    """Another process runs the tasks of the data folder."""
+
+    code = "data_folder_in_use"
+
+    def __init__(self, folder: str, holder: str) -> None:
+        super().__init__(
+            f"The tasks of the data folder {folder!r} are run by {holder}. Submit "
+            "there, or close the studio there and try again, or open another folder "
+            "with data_dir, --data-dir or NBGEN_DATA_DIR. Looking and deciding work "
+            "here, too."
+        )
 
 
 class QueueFull(NbgenError):

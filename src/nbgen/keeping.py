@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import datetime as dt
 import uuid
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TypeVar
 
@@ -14,9 +15,9 @@ import msgspec
 
 from nbgen.checks import check_choice, check_text, check_whole
 from nbgen.decision import ContentTask, Decision
-from nbgen.errors import InvalidRequest, UnknownImage, UnknownTask
+from nbgen.errors import InvalidRequest, UnknownBatch, UnknownImage, UnknownTask
 from nbgen.review.decide import Quorum, Review, fold
-from nbgen.schema import Status, TaskPage, TaskRecord
+from nbgen.schema import BatchRow, Status, TaskPage, TaskRecord
 from nbgen.store import Images, Store
 
 _Record = TypeVar("_Record", TaskRecord, ContentTask)
@@ -35,6 +36,7 @@ class Keeping:
         status: str | None = None,
         text: str | None = None,
         since: dt.datetime | None = None,
+        batch_id: str | None = None,
         limit: int = 100,
         cursor: str | None = None,
     ) -> TaskPage:
@@ -45,6 +47,7 @@ class Keeping:
                 ``"completed"`` or ``"failed"``.
             text: Only those with this text in their prompt, in whatever case.
             since: Only those submitted at this time, which names its zone, or later.
+            batch_id: Only those of this batch.
             limit: How many at most, 1 to 1,000.
             cursor: The ``next_cursor`` of the page before.
 
@@ -58,6 +61,7 @@ class Keeping:
             status=None if status is None else check_choice("status", status, Status),
             text=None if text is None else check_text("text", text),
             since=since,
+            batch_id=batch_id,
             cursor=cursor,
         )
         return TaskPage(map(self._reviewed, page), page.next_cursor)
@@ -72,6 +76,30 @@ class Keeping:
         if record is None:
             raise UnknownTask(task_id)
         return self._reviewed(record)
+
+    def get_records(self, task_ids: Iterable[str]) -> list[TaskRecord]:
+        """Return many tasks as the store knows them, in the order of the ids.
+
+        Raises:
+            UnknownTask: There is no such task; the first that is missing.
+        """
+        wanted = list(task_ids)
+        found = self._store.get_tasks(wanted)
+        for task_id in wanted:
+            if task_id not in found:
+                raise UnknownTask(task_id)
+        return [self._reviewed(found[task_id]) for task_id in wanted]
+
+    def batch_rows(self, batch_id: str) -> list[BatchRow]:
+        """Return where the rows of a batch stand, in the order of their first tasks.
+
+        Raises:
+            UnknownBatch: There is no such batch.
+        """
+        rows = self._store.list_rows(batch_id)
+        if not rows:
+            raise UnknownBatch(batch_id)
+        return rows
 
     def image_path(self, name: str) -> Path | None:
         """Return the file of a picture by its name, or None if it is not on this disk.

@@ -11,17 +11,26 @@ import datetime as dt
 import secrets
 import threading
 import uuid
-from collections.abc import Callable
-from typing import TYPE_CHECKING, cast
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, NoReturn, cast
 
-from nbgen.checks import MAX_SEED, check_task_id, check_whole
-from nbgen.errors import StudioClosed, TaskConflict, TaskError, UnknownTask
+import msgspec
+
+from nbgen.batch import Batch, is_missing
+from nbgen.checks import MAX_SEED, check_batch_name, check_task_id, check_whole
+from nbgen.errors import (
+    DataFolderInUse,
+    StudioClosed,
+    TaskConflict,
+    TaskError,
+    UnknownTask,
+)
 from nbgen.jobs import Job, JobQueue, Worker
 from nbgen.progress import GenerationProgress, ProgressService
 from nbgen.progress.progress import progress_of_record
 from nbgen.reviewing import Reviewing
 from nbgen.schema import GenerationRequest, Status, TaskRecord
-from nbgen.store import keep_picture
+from nbgen.store import RunnerLock, keep_picture
 from nbgen.task import Task
 
 if TYPE_CHECKING:
@@ -36,6 +45,9 @@ class Queueing(Reviewing):
     _progress: ProgressService
     _worker: Worker
     _queue: JobQueue
+    _runner: RunnerLock
+    _takes_over: bool
+    _rerun_lost: bool
     _submitting: threading.Lock
     _closed: bool
 
@@ -51,8 +63,7 @@ class Queueing(Reviewing):
             task_id = _new_id()
         check_task_id(task_id)
         check_whole("priority", priority, -_HIGHEST_PRIORITY, _HIGHEST_PRIORITY)
-        keep_picture(self._images, "image", request.image)
-        keep_picture(self._images, "mask", request.mask)
+        self._check_pictures(request)
         with self._submitting:
             if self._closed:
                 raise StudioClosed
@@ -61,9 +72,67 @@ class Queueing(Reviewing):
                 if standing.request != request:
                     raise TaskConflict(task_id)
                 return self._handle(standing, self._queue.find(task_id))
-            self._queue.check_room()
             record = _new_record(task_id, request, priority=priority)
-            return self._add(record)
+            [job] = self._add([record])
+            return self._handle(record, job)
+
+    def submit_batch(
+        self,
+        requests: Mapping[str, GenerationRequest],
+        *,
+        batch_id: str,
+        priority: int = 0,
+    ) -> Batch:
+        """Queue what is missing of a batch, all of it or, if that fails, nothing.
+
+        Rows that wait, run or have their pictures are left alone; for rows that
+        failed, were cancelled or lost, a retry is queued.
+
+        Args:
+            requests: The rows: what to make, under names that stay the same when the
+                same is submitted again; each 1 to 60 letters, digits, dots,
+                underscores, colons or hyphens.
+            batch_id: The name of the batch, likewise. The tasks of a new one have the
+                ids ``batch_id:row``.
+            priority: See ``Studio.generate``.
+
+        Raises:
+            InvalidRequest: A value is not allowed.
+            TaskConflict: Such a task id stands for something else.
+            DataFolderInUse: Another process runs the tasks of the data folder.
+            QueueFull: There is not room for all.
+            StudioClosed: The studio is closed.
+        """
+        check_batch_name("batch_id", batch_id)
+        check_whole("priority", priority, -_HIGHEST_PRIORITY, _HIGHEST_PRIORITY)
+        for name, request in requests.items():
+            check_batch_name("row", name)
+            self._check_pictures(request)
+        with self._submitting:
+            standing = {row.name: row for row in self._store.list_rows(batch_id)}
+            records = []
+            for name, request in requests.items():
+                known = standing.get(name)
+                if known is not None and not is_missing(known):
+                    continue
+                record = _new_record(
+                    f"{batch_id}:{name}" if known is None else _new_id(),
+                    request,
+                    known and known.task_id,
+                    priority=priority,
+                )
+                records.append(_in_batch(record, batch_id, name))
+            self._add(records)
+        return Batch(cast("Studio", self), batch_id, tuple(requests))
+
+    def batch(self, batch_id: str) -> Batch:
+        """Return a handle on all rows of a batch.
+
+        Raises:
+            UnknownBatch: There is no such batch.
+        """
+        rows = [row.name for row in self.batch_rows(batch_id)]
+        return Batch(cast("Studio", self), batch_id, rows)
 
     def retry(self, task_id: str) -> Task:
         """Queue the request of an ended task again, as a task of its own.
@@ -76,18 +145,22 @@ class Queueing(Reviewing):
             QueueFull: Too many tasks wait.
             StudioClosed: The studio is closed.
         """
-        old = self.get_record(task_id)
-        if not old.status.ended:
-            raise TaskError(
-                task_id, f"Task {task_id!r} has not ended. Wait for it, or cancel it."
-            )
+        [task] = self.retry_tasks([task_id])
+        return task
+
+    def retry_tasks(self, task_ids: Iterable[str]) -> list[Task]:
+        """Queue the requests of many ended tasks again, all or none; see ``retry``."""
+        records = []
+        for old in self.get_records(task_ids):
+            if not old.status.ended:
+                raise TaskError(
+                    old.id, f"Task {old.id!r} has not ended. Wait for it, or cancel it."
+                )
+            record = _new_record(_new_id(), old.request, old.id, priority=old.priority)
+            records.append(_in_batch(record, old.batch_id, old.batch_row))
         with self._submitting:
-            if self._closed:
-                raise StudioClosed
-            self._queue.check_room()
-            return self._add(
-                _new_record(_new_id(), old.request, task_id, priority=old.priority)
-            )
+            jobs = self._add(records)
+        return [self._handle(*made) for made in zip(records, jobs, strict=True)]
 
     def pause(self) -> None:
         """Start no further task until ``resume``; the one that runs goes on.
@@ -136,16 +209,27 @@ class Queueing(Reviewing):
             UnknownTask: There is no such task.
             TaskError: Another process runs it.
         """
-        never_ran = self._queue.cancel(task_id)
-        if never_ran is not None:
-            self._worker.cancel(never_ran)
-        elif not self.get_progress(task_id).status.ended and (
-            self._progress.get_progress(task_id) is None
-        ):
-            raise TaskError(
-                task_id,
-                f"Task {task_id!r} runs in another process. Cancel it there.",
-            )
+        self.cancel_tasks([task_id])
+
+    def cancel_tasks(self, task_ids: Iterable[str]) -> None:
+        """Ask many tasks to end, none of which begins meanwhile; see ``cancel``."""
+        not_here = []
+        never_ran = []
+        # The last first: the next one in the queue would start in place of another.
+        for task_id in reversed(list(task_ids)):
+            job = self._queue.cancel(task_id)
+            if job is not None:
+                never_ran.append(job)
+            elif self._progress.get_progress(task_id) is None:
+                not_here.append(task_id)
+        for job in never_ran:
+            self._worker.cancel(job)
+        for record in self.get_records(not_here):
+            if not record.status.ended:
+                raise TaskError(
+                    record.id,
+                    f"Task {record.id!r} runs in another process. Cancel it there.",
+                )
 
     def get_progress(self, task_id: str) -> GenerationProgress:
         """Return the present state of a task, however long ago it ended.
@@ -173,13 +257,49 @@ class Queueing(Reviewing):
             raise UnknownTask(task_id)
         return self._handle(self.get_record(task_id), job)
 
+    @property
+    def is_reader(self) -> bool:
+        """Whether tasks cannot be run here, since another process runs them.
+
+        A reader finds tasks and decides on them. When something is submitted and that
+        process has gone, the studio takes its place.
+        """
+        try:
+            with self._submitting:
+                self._run_here()
+        except DataFolderInUse:
+            return True
+        return False
+
+    def _run_here(self) -> None:
+        """Be the one that runs the data folder's tasks; under the submitters' lock.
+
+        Raises:
+            DataFolderInUse: Another process does.
+        """
+        if self._closed:
+            raise StudioClosed
+        if self._runner.held:
+            return
+        self._runner.take()
+        if self._takes_over:
+            try:
+                self._take_over()
+            except BaseException:
+                self._runner.release()
+                raise
+
     def _take_over(self) -> None:
         """Queue the tasks that waited in processes that are gone."""
-        for record in self._store.adopt_waiting():
+        for record in self._store.adopt_tasks(rerun_lost=self._rerun_lost):
             self._progress.create_progress(
                 record.id, record.request.num_inference_steps
             )
             self._queue.submit(_job(record))
+
+    def _check_pictures(self, request: GenerationRequest) -> None:
+        keep_picture(self._images, "image", request.image)
+        keep_picture(self._images, "mask", request.mask)
 
     def _submit_child(
         self,
@@ -187,10 +307,14 @@ class Queueing(Reviewing):
         request: GenerationRequest,
         commit: Callable[[TaskRecord], object],
     ) -> Task | None:
-        child = _new_record(_new_id(), request, parent_id)
+        parent = self.get_record(parent_id)
+        child = _in_batch(
+            _new_record(_new_id(), request, parent_id),
+            parent.batch_id,
+            parent.batch_row,
+        )
         with self._submitting:
-            if self._closed:
-                raise StudioClosed
+            self._run_here()
             commit(child)
             if self._store.get_task(child.id) is not None:
                 self._progress.create_progress(child.id, request.num_inference_steps)
@@ -201,21 +325,30 @@ class Queueing(Reviewing):
         standing = self._store.find_child(parent_id)
         return None if standing is None else self.task(standing)
 
-    def _add(self, record: TaskRecord) -> Task:
-        """Commit a new task and queue it; under the lock of those who submit."""
-        task_id = record.id
-        self._progress.create_progress(task_id, record.request.num_inference_steps)
+    def _add(self, records: Sequence[TaskRecord]) -> list[Job]:
+        """Commit new tasks, all or none, and queue them; under the submitters' lock."""
+        self._run_here()
+        self._queue.check_room(len(records))
+        announced: list[str] = []
         try:
-            added = self._store.add_task(record)
+            for record in records:
+                steps = record.request.num_inference_steps
+                self._progress.create_progress(record.id, steps)
+                announced.append(record.id)
+            if not self._store.add_tasks(records):
+                self._raise_conflict(records)
         except Exception as error:
-            self._progress.mark_failed(task_id, str(error))
+            for task_id in announced:
+                self._progress.mark_failed(task_id, str(error))
             raise
-        if not added:  # another process was faster
-            self._progress.mark_failed(task_id, str(TaskConflict(task_id)))
-            raise TaskConflict(task_id)
-        job = _job(record)
-        self._queue.submit(job)
-        return self._handle(record, job)
+        jobs = [_job(record) for record in records]
+        for job in jobs:
+            self._queue.submit(job)
+        return jobs
+
+    def _raise_conflict(self, records: Sequence[TaskRecord]) -> NoReturn:
+        taken = self._store.get_tasks([record.id for record in records])
+        raise TaskConflict(next(iter(taken), records[0].id))
 
     def _handle(self, record: TaskRecord, job: Job | None) -> Task:
         return Task(cast("Studio", self), record, job)
@@ -242,6 +375,12 @@ def _new_record(
         status=Status.PENDING,
         created_at=dt.datetime.now(dt.UTC),
     )
+
+
+def _in_batch(
+    record: TaskRecord, batch_id: str | None, batch_row: str | None
+) -> TaskRecord:
+    return msgspec.structs.replace(record, batch_id=batch_id, batch_row=batch_row)
 
 
 def _draw_seed(request: GenerationRequest) -> int:

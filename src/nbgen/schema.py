@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Iterable
 from enum import StrEnum
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 from msgspec.structs import force_setattr
@@ -240,6 +240,9 @@ class TaskRecord(msgspec.Struct, frozen=True, kw_only=True):
         id: The id of the task.
         parent_id: The task that a reviewer wanted changed into this one, or that this
             one is another attempt at; None for neither.
+        batch_id: The batch that it belongs to; None for none.
+        batch_row: Which row of the batch it is for. Of several, such as retries, the
+            newest counts.
         request: The request as it was asked for.
         seed: The seed in use: the request's, or the one drawn for it.
         priority: Tasks of a higher one run first.
@@ -262,6 +265,8 @@ class TaskRecord(msgspec.Struct, frozen=True, kw_only=True):
 
     id: str
     parent_id: str | None = None
+    batch_id: str | None = None
+    batch_row: str | None = None
     request: GenerationRequest
     seed: int
     priority: int = 0
@@ -283,6 +288,24 @@ class TaskRecord(msgspec.Struct, frozen=True, kw_only=True):
     def version(self) -> int:
         """How many decisions there are on the task."""
         return len(self.decisions)
+
+
+class BatchRow(NamedTuple):
+    """Where one row of a batch stands.
+
+    Attributes:
+        name: Which row.
+        task_id: The newest task for it.
+        status: Where that stands.
+        outcome: How it ended; None before that.
+        took_s: Seconds from its start to its end; None before that.
+    """
+
+    name: str
+    task_id: str
+    status: Status
+    outcome: Outcome | None
+    took_s: float | None
 
 
 class TaskPage(list[TaskRecord]):

@@ -13,16 +13,13 @@ import asyncio
 import atexit
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-from nbgen.checks import (
-    check_choice,
-)
-from nbgen.errors import (
-    InvalidRequest,
-)
+from nbgen.checks import check_choice
+from nbgen.errors import DataFolderInUse, InvalidRequest
 from nbgen.generation.checkpoints import find_checkpoint
 from nbgen.generation.process import ProcessEngine, load_sdxl
 from nbgen.jobs import JobQueue, RunHistory, Worker
@@ -41,7 +38,7 @@ from nbgen.schema import (
     SchedulerName,
 )
 from nbgen.settings import default_data_dir, default_database, default_images
-from nbgen.store import Store, keep_picture, open_images
+from nbgen.store import RunnerLock, Store, keep_picture, open_images
 from nbgen.task import Task
 
 if TYPE_CHECKING:
@@ -64,9 +61,13 @@ _FORMAT_OF_SUFFIX = {
 class Studio(Queueing):
     """Makes, watches and approves pictures.
 
-    Opening one is cheap: the model is loaded when the first task runs, and stays
-    loaded until ``close()``. Use it as a context manager, or close it; a process that
-    exits closes it too.
+    Opening one is cheap: the model is loaded in the background, and stays loaded until
+    ``close()``. Use it as a context manager, or close it; a process that exits closes
+    it too.
+
+    One process at a time runs the tasks of a data folder. A studio that another process
+    opens on it meanwhile is a reader: it finds tasks and decides on them, and
+    ``DataFolderInUse`` answers what would run one.
 
     Args:
         data_dir: Where tasks, decisions and pictures are kept; by default
@@ -86,7 +87,9 @@ class Studio(Queueing):
             back until the next task; None keeps it.
         queue_limit: How many tasks may wait.
         take_over: Whether tasks run here that waited in a studio that is gone: one
-            that was closed, or whose process died.
+            that was closed, or whose process died. What ran in one that died ends as
+            ``lost``.
+        rerun_lost: Whether, instead, what ran in one that died runs again.
         engine: Makes the pictures instead of SDXL, in this process; for tests.
         progress: Tells those who watch; by default a service of the studio's own.
         database: The URL of a database that takes the place of the SQLite file in the
@@ -119,6 +122,7 @@ class Studio(Queueing):
         release_after: float | None = 900.0,
         queue_limit: int = 10_000,
         take_over: bool = True,
+        rerun_lost: bool = False,
         engine: Engine | None = None,
         progress: ProgressService | None = None,
         database: str | None = None,
@@ -144,11 +148,18 @@ class Studio(Queueing):
         publishers = load_publishers() if publishers is None else publishers
         folder = default_data_dir() if data_dir is None else Path(data_dir)
         self._store = Store(folder, database or default_database())
+        self._runner = RunnerLock(folder)
+        self._takes_over = take_over
+        self._rerun_lost = rerun_lost
         try:
+            if take_over:
+                with suppress(DataFolderInUse):
+                    self._runner.take()
             self._images = open_images(images or default_images() or folder / "images")
             self._publishing = PublicationRunner(self._store, self._images, publishers)
         except BaseException:
             self._store.close()
+            self._runner.release()
             raise
         self._owns_progress = progress is None
         self._progress = progress or ProgressService()
@@ -159,7 +170,7 @@ class Studio(Queueing):
             self._progress,
             RunHistory(folder / "timings.json", str(checkpoint)),
         )
-        if worker == "process":
+        if worker == "process" and (self._runner.held or not take_over):
             # Ahead of need; a thread would load while the caller goes on in Python.
             self._worker.prepare()
         self._queue = JobQueue(
@@ -170,8 +181,12 @@ class Studio(Queueing):
         )
         self._submitting = threading.Lock()
         self._closed = False
-        if take_over:
-            self._take_over()
+        try:
+            if self._runner.held:
+                self._take_over()
+        except BaseException:
+            self.close()
+            raise
         atexit.register(self.close)
 
     def __repr__(self) -> str:
@@ -216,6 +231,7 @@ class Studio(Queueing):
         Raises:
             InvalidRequest: A value is not allowed; nothing was queued.
             TaskConflict: The id stands for another request.
+            DataFolderInUse: Another process runs the tasks of the data folder.
             QueueFull: Too many tasks wait.
             StudioClosed: The studio is closed.
         """
@@ -344,3 +360,5 @@ class Studio(Queueing):
         if self._owns_progress:
             self._progress.close()
         self._store.close()
+        # The last, so that whoever takes it finds our tasks to be taken over.
+        self._runner.release()

@@ -139,7 +139,7 @@ class Task:
             except KeyboardInterrupt:
                 self.cancel()
                 raise
-        return self._ended_result()
+        return ended_result(self.record, self._cause)
 
     def __await__(self) -> Generator[Any, None, GenerationResult]:
         """Wait for the end without blocking the loop; raises as ``result`` does."""
@@ -148,19 +148,29 @@ class Task:
     async def _wait(self) -> GenerationResult:
         if self._job is not None:
             await asyncio.wrap_future(self._job.done)
-        return self._ended_result()
+        return ended_result(self.record, self._cause)
 
-    def _ended_result(self) -> GenerationResult:
-        record = self.record
-        if record.outcome is Outcome.SUCCEEDED and record.result is not None:
-            return record.result
-        cause = None if self._job is None else self._job.error
-        if record.outcome is None and cause is None:
-            raise TaskUnfinished(
-                self.id,
-                f"Task {self.id!r} has not ended, and does not run here: another "
-                "process has it, or it waits for one since its studio was closed. Its "
-                "result can be read once it has ended.",
-            )
-        error = _ERROR_OF_OUTCOME[record.outcome or Outcome.FAILED]
-        raise error(self.id, record.error or str(cause)) from cause
+    @property
+    def _cause(self) -> BaseException | None:
+        return None if self._job is None else self._job.error
+
+
+def ended_result(
+    record: TaskRecord, cause: BaseException | None = None
+) -> GenerationResult:
+    """Return what an ended task made, or raise why it made nothing.
+
+    Raises:
+        TaskError: As ``Task.result`` does.
+    """
+    if record.outcome is Outcome.SUCCEEDED and record.result is not None:
+        return record.result
+    if record.outcome is None and cause is None:
+        raise TaskUnfinished(
+            record.id,
+            f"Task {record.id!r} has not ended, and does not run here: another "
+            "process has it, or it waits for one since its studio was closed. Its "
+            "result can be read once it has ended.",
+        )
+    error = _ERROR_OF_OUTCOME[record.outcome or Outcome.FAILED]
+    raise error(record.id, record.error or str(cause)) from cause

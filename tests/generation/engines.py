@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import threading
 import time
@@ -56,6 +57,26 @@ class HungEngine(TellingEngine):
     def _hang(self, step: int) -> None:
         if step == 3:
             threading.Event().wait()
+
+
+class DyingEngine(TellingEngine):
+    """Is killed before its third step, the first few times.
+
+    Args:
+        file: Remembers how often.
+        times: How often.
+    """
+
+    def __init__(self, file: Path, times: int) -> None:
+        self._file = file
+        self._times = times
+        super().__init__(self._die)
+
+    def _die(self, step: int) -> None:
+        died = len(self._file.read_bytes()) if self._file.exists() else 0
+        if step == 3 and died < self._times:
+            self._file.write_bytes(b"x" * (died + 1))
+            os.kill(os.getpid(), signal.SIGKILL)
 
 
 class NoisyEngine(TellingEngine):

@@ -37,6 +37,7 @@ from nbgen.schema import GenerationRequest, Outcome
 from nbgen.studio import Studio
 from nbgen.testing import PatternEngine
 from tests.generation.engines import (
+    DyingEngine,
     EchoEngine,
     FailingEngine,
     HungEngine,
@@ -488,11 +489,30 @@ def test_a_task_whose_process_died_is_lost(
         stepped = threading.Event()
         task.watch(lambda p: stepped.set() if p.current_step else None)
         assert stepped.wait(30)
-        kill(engine)
+        kill(engine, signal.SIGSEGV)
         with pytest.raises(TaskLost, match="Submit the task again"):
             task.result(30)
         assert task.record.outcome is Outcome.LOST
         assert studio.generate("a cat", num_inference_steps=1).result(30)
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_task_that_died_of_memory_is_tried_once_more(
+    times: int, make_process: MakeProcess, tmp_path: Path
+) -> None:
+    engine = make_process(partial(DyingEngine, tmp_path / "died", times))
+    with Studio(tmp_path / "data", engine=engine) as studio:
+        steps: list[int] = []
+        task = studio.generate("a cat", num_images=2, num_inference_steps=5)
+        task.watch(lambda p: steps.append(p.current_step))
+        if times == 1:
+            result = task.result(30)
+            assert len(result.images) == 2
+            assert result.notes == ("Trying once more: memory had run out",)
+        else:
+            with pytest.raises(TaskLost, match="memory ran out"):
+                task.result(30)
+    assert steps == sorted(steps)
 
 
 def test_a_studio_that_nobody_used_ends_its_process(tmp_path: Path) -> None:

@@ -115,7 +115,7 @@ def test_a_failure_is_seen_and_undoes_nothing(make_studio: MakeStudio) -> None:
 def approved_store(folder: Path, database: str | None) -> Store:
     """Return a store with an approved task, as a process that died left it."""
     studio_store = Store(folder, database)
-    studio_store.add_task(record())
+    studio_store.add_tasks([record()])
     studio_store.end_task("a", Outcome.SUCCEEDED, ended_at=NOW, current_step=1)
     studio_store.put_content("a", {"image_url": "https://x.org/a.png"}, None)
     return studio_store

@@ -56,7 +56,7 @@ def store(tmp_path: Path, database: str | None) -> Iterator[Store]:
 def test_a_task_comes_back_as_it_was(
     store: Store, tmp_path: Path, database: str | None
 ) -> None:
-    assert store.add_task(record())
+    assert store.add_tasks([record()])
     assert store.get_task("a") == record()
     store.start_task("a")
     store.end_task(
@@ -81,14 +81,14 @@ def test_a_task_comes_back_as_it_was(
 
 
 def test_an_id_is_taken_once(store: Store) -> None:
-    assert store.add_task(record())
-    assert not store.add_task(record())
+    assert store.add_tasks([record()])
+    assert not store.add_tasks([record()])
     assert store.get_task("b") is None
 
 
 def test_the_newest_tasks_come_first(store: Store) -> None:
     for name in "abc":
-        store.add_task(record(name))
+        store.add_tasks([record(name)])
     assert [task.id for task in store.list_tasks(limit=2)] == ["c", "b"]
 
 
@@ -98,7 +98,7 @@ def ids(store: Store, **filters: Any) -> list[str]:
 
 def test_tasks_are_found_by_status_text_and_time(store: Store) -> None:
     for number, prompt in enumerate(["A CAT", "100% Straße", "a cat_and a dog"]):
-        store.add_task(record(f"t{number}", prompt, NOW + number * MINUTE))
+        store.add_tasks([record(f"t{number}", prompt, NOW + number * MINUTE)])
     store.end_task("t0", Outcome.FAILED, ended_at=NOW, current_step=0)
     assert ids(store, status=Status.FAILED) == ["t0"]
     assert ids(store, status=Status.PENDING) == ["t2", "t1"]
@@ -114,9 +114,9 @@ def test_pages_hold_each_task_once(store: Store) -> None:
     """Also those of one moment, and while new ones come."""
     names = [f"t{number}" for number in range(7)]
     for number, name in enumerate(names):
-        store.add_task(record(name, created_at=NOW + (number // 3) * MINUTE))
+        store.add_tasks([record(name, created_at=NOW + (number // 3) * MINUTE)])
     pages = [store.list_tasks(limit=3)]
-    store.add_task(record("new", created_at=NOW + 10 * MINUTE))
+    store.add_tasks([record("new", created_at=NOW + 10 * MINUTE)])
     while (cursor := pages[-1].next_cursor) is not None:
         pages.append(store.list_tasks(limit=3, cursor=cursor))
     assert [len(page) for page in pages] == [3, 3, 1]
@@ -130,7 +130,7 @@ def test_a_cursor_of_somebody_elses_is_refused(store: Store, cursor: str) -> Non
 
 
 def test_a_task_ends_once(store: Store) -> None:
-    store.add_task(record())
+    store.add_tasks([record()])
     store.start_task("a")
     assert store.end_task("a", Outcome.CANCELLED, ended_at=NOW, current_step=3)
     assert not store.end_task(
@@ -151,9 +151,9 @@ def test_what_ran_in_a_killed_process_is_lost_and_what_waited_waits(
         "from test_tasks import record; from nbgen.store import Store;"
         "from pathlib import Path;"
         "store = Store(Path(sys.argv[1]), sys.argv[3] or None);"
-        "store.add_task(record('killed'));"
+        "store.add_tasks([record('killed')]);"
         "store.start_task('killed');"
-        "store.add_task(record('waiting'));"
+        "store.add_tasks([record('waiting')]);"
         "print('ready', flush=True); sys.stdin.read()"
     )
     here = str(Path(__file__).parent)
@@ -166,14 +166,14 @@ def test_what_ran_in_a_killed_process_is_lost_and_what_waited_waits(
         assert process.stdout.readline() == b"ready\n"
         beside = Store(tmp_path, database)
         alive = beside.get_task("killed")
-        assert beside.adopt_waiting() == []
+        assert beside.adopt_tasks() == []
         beside.close()
         process.kill()
         process.wait()
     store = Store(tmp_path, database)
+    adopted = store.adopt_tasks()
     lost = store.get_task("killed")
-    adopted = store.adopt_waiting()
-    assert store.adopt_waiting() == []
+    assert store.adopt_tasks() == []
     store.close()
     assert [task.id for task in adopted] == ["waiting"]
     assert adopted[0].status is Status.PENDING

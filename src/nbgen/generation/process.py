@@ -135,7 +135,9 @@ class ProcessEngine:
                 self._child = None
                 status = child.end()
                 if not cancel.cancelled:
-                    raise WorkerDied(_obituary(status)) from None
+                    raise WorkerDied(
+                        _obituary(status), of_memory=status == -_SIGKILL
+                    ) from None
             finally:
                 if not ended:  # the caller wants no more, or the reporter raised
                     give_up()

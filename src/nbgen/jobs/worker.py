@@ -70,11 +70,12 @@ class Worker:
 
     def run(self, job: Job) -> None:
         """Make the pictures of a job and have them saved; never raises."""
-        made = _Made(job, self._progress, self._history, was_loaded=self._loaded)
-        try:
-            self._make(job, made)
-        except BaseException as error:  # noqa: BLE001 - whatever a model may raise
-            made.error = error
+        made = self._try(job)
+        if isinstance(made.error, WorkerDied) and made.error.of_memory:
+            # The new process begins with all memory free, and what else filled it may
+            # be gone. A second death is for a person to look at.
+            self._loaded = False
+            made = self._try(job, "Trying once more: memory had run out")
         # One at a time, or pictures that wait to be saved would fill the memory.
         if self._saving is not None:
             self._saving.result()
@@ -82,6 +83,14 @@ class Worker:
             self._saving = self._saver.submit(self._finish, job, made)
         except RuntimeError:  # the interpreter exits, and starts no more threads
             self._finish(job, made)
+
+    def _try(self, job: Job, message: str | None = None) -> _Made:
+        made = _Made(job, self._progress, self._history, was_loaded=self._loaded)
+        try:
+            self._make(job, made, message)
+        except BaseException as error:  # noqa: BLE001 - whatever a model may raise
+            made.error = error
+        return made
 
     def prepare(self) -> Engine:
         """Return the engine, made now if it is not there yet.
@@ -120,9 +129,11 @@ class Worker:
         self._saver.shutdown()
         self.release()
 
-    def _make(self, job: Job, made: _Made) -> None:
+    def _make(self, job: Job, made: _Made, message: str | None) -> None:
         self._store.start_task(job.task_id)
         made.start()
+        if message is not None:
+            made.warn(message)
         image = self._open("image", job.request.image)
         mask = self._open("mask", job.request.mask)
         engine = self.prepare()

@@ -15,6 +15,7 @@ from tornado.web import Finish, HTTPError, RequestHandler, stream_request_body
 
 from nbgen.errors import (
     AccessDenied,
+    DataFolderInUse,
     DecisionConflict,
     FeaturedImageMissing,
     InvalidRequest,
@@ -23,6 +24,7 @@ from nbgen.errors import (
     StudioClosed,
     TaskConflict,
     TaskError,
+    UnknownBatch,
     UnknownTask,
 )
 from nbgen.schema import TaskRecord
@@ -37,11 +39,13 @@ _HTTP_STATUS: dict[type[NbgenError], int] = {
     AccessDenied: 401,
     InvalidRequest: 422,
     UnknownTask: 404,
+    UnknownBatch: 404,
     TaskConflict: 409,
     TaskError: 409,
     DecisionConflict: 409,
     FeaturedImageMissing: 422,
     QueueFull: 429,
+    DataFolderInUse: 409,
     StudioClosed: 503,
 }
 

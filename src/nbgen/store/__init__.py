@@ -13,6 +13,7 @@ from nbgen.store.garbage import collect_garbage
 from nbgen.store.images import ImageFolder, Images, open_images
 from nbgen.store.inputs import keep_picture
 from nbgen.store.publications import PublicationStore
+from nbgen.store.runner import RunnerLock
 from nbgen.store.tasks import TaskStore
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "ImageFolder",
     "Images",
     "Ruling",
+    "RunnerLock",
     "Store",
     "Subject",
     "keep_picture",
@@ -30,8 +32,8 @@ __all__ = [
 class Store(TaskStore, DecisionStore, PublicationStore):
     """What lasts of a studio, but for the pictures.
 
-    On opening, tasks that ran in a process that is gone are ended as ``lost``; those
-    that waited wait for ``adopt_waiting``.
+    Opening it changes no task; ``adopt_tasks`` takes over those of processes that are
+    gone.
 
     Args:
         folder: Where ``nbgen.sqlite`` lies; made if it does not exist.
@@ -44,7 +46,6 @@ class Store(TaskStore, DecisionStore, PublicationStore):
 
     def __init__(self, folder: Path, url: str | None = None) -> None:
         self._database = Database(folder, url)
-        self.end_lost_tasks()
 
     def collect_garbage(self, images: Images, *, dry_run: bool) -> list[str]:
         """Remove what nothing refers to; see ``nbgen.store.garbage``."""

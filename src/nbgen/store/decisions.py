@@ -20,7 +20,7 @@ from nbgen.schema import TaskRecord
 from nbgen.store import log
 from nbgen.store.database import Database
 from nbgen.store.tables import content, publications
-from nbgen.store.tasks import insert_task, read_tasks
+from nbgen.store.tasks import insert_tasks, read_tasks
 
 
 class Subject(NamedTuple):
@@ -161,7 +161,7 @@ class DecisionStore:
     ) -> Decision:
         decision = log.append(connection, ruling.decision)
         if change.child is not None:
-            insert_task(connection, change.child, self._database.owner)
+            insert_tasks(connection, [change.child], self._database.owner)
         if ruling.withdraws:
             connection.execute(
                 publications.update()

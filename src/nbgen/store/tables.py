@@ -44,6 +44,8 @@ tasks = sa.Table(
     sa.Column("number", sa.Integer, primary_key=True),
     sa.Column("id", sa.String(128), nullable=False, unique=True),
     sa.Column("parent_id", sa.String(128), sa.ForeignKey("tasks.id"), index=True),
+    sa.Column("batch_id", sa.String(60)),
+    sa.Column("batch_row", sa.String(60)),
     sa.Column("owner", sa.String(32), nullable=False),
     sa.Column("request", sa.Text, nullable=False),
     sa.Column("seed", sa.BigInteger, nullable=False),
@@ -61,6 +63,7 @@ tasks = sa.Table(
     # A page starts in the middle of either order, so both hold the number too.
     sa.Index("ix_tasks_created_at", "created_at", "number"),
     sa.Index("ix_tasks_status", "status", "created_at", "number"),
+    sa.Index("ix_tasks_batch_id", "batch_id", "number"),
 )
 
 # Apart from the tasks, whose rows are ten times as long, and in the order of a page: a

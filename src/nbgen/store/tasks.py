@@ -17,6 +17,7 @@ import sqlalchemy as sa
 from nbgen.decision import Decision
 from nbgen.errors import InvalidRequest
 from nbgen.schema import (
+    BatchRow,
     GenerationRequest,
     GenerationResult,
     Outcome,
@@ -29,6 +30,7 @@ from nbgen.store.log import logs_of
 from nbgen.store.tables import Row, prompts, tasks
 
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
+_MOST_AT_ONCE = 1_000
 _MICROSECOND = dt.timedelta(microseconds=1)
 # No longer than what a time and a number can be.
 _CURSOR = re.compile(r"([0-9a-f]{1,14})-([0-9a-f]{1,8})")
@@ -42,11 +44,15 @@ class TaskStore:
 
     _database: Database
 
-    def add_task(self, record: TaskRecord) -> bool:
-        """Commit a new task; return False if there is one of that id already."""
+    def add_tasks(self, records: Sequence[TaskRecord]) -> bool:
+        """Commit new tasks, all or none.
+
+        Returns:
+            False, and nothing is changed, if there is one of such an id already.
+        """
         try:
             with self._database.writing() as connection:
-                insert_task(connection, record, self._database.owner)
+                insert_tasks(connection, records, self._database.owner)
         except sa.exc.IntegrityError:
             return False
         return True
@@ -99,6 +105,16 @@ class TaskStore:
             logs = logs_of(connection, [task_id])
             return read_tasks(connection, [task_id], logs).get(task_id)
 
+    def get_tasks(self, task_ids: Sequence[str]) -> dict[str, TaskRecord]:
+        """Return the tasks of those ids that there are."""
+        found: dict[str, TaskRecord] = {}
+        with self._database.reading() as connection:
+            # A database takes so many values in one statement, and no more.
+            for start in range(0, len(task_ids), _MOST_AT_ONCE):
+                some = task_ids[start : start + _MOST_AT_ONCE]
+                found |= read_tasks(connection, some, logs_of(connection, some))
+        return found
+
     def list_tasks(
         self,
         *,
@@ -106,6 +122,7 @@ class TaskStore:
         status: Status | None = None,
         text: str | None = None,
         since: dt.datetime | None = None,
+        batch_id: str | None = None,
         cursor: str | None = None,
     ) -> TaskPage:
         """Return some of the tasks, newest first.
@@ -115,6 +132,7 @@ class TaskStore:
             status: Only those of this status.
             text: Only those with this text in their prompt, in whatever case.
             since: Only those submitted at this time or later.
+            batch_id: Only those of this batch.
             cursor: The ``next_cursor`` of the page before.
 
         Raises:
@@ -129,7 +147,9 @@ class TaskStore:
             if text is not None:
                 query = query.where(_contains(connection, prompts.c.folded, text))
             if status is not None:
-                query = query.where(_status(table) == status)
+                query = query.where(_of_task(table, tasks.c.status) == status)
+            if batch_id is not None:
+                query = query.where(_of_task(table, tasks.c.batch_id) == batch_id)
             if since is not None:
                 query = query.where(table.c.created_at >= since)
             if cursor is not None:
@@ -147,6 +167,40 @@ class TaskStore:
         records = [_record(row, logs.get(row.id, ())) for row in rows]
         more = len(numbers) > limit
         return TaskPage(records, _cursor(rows[-1]) if more else None)
+
+    def list_rows(self, batch_id: str) -> list[BatchRow]:
+        """Return where the rows of a batch stand, in the order of their first tasks.
+
+        Of several tasks for one row, the newest counts. Empty if there is no such
+        batch.
+        """
+        columns = (
+            tasks.c.batch_row,
+            tasks.c.id,
+            tasks.c.status,
+            tasks.c.outcome,
+            tasks.c.started_at,
+            tasks.c.ended_at,
+        )
+        query = (
+            sa.select(*columns)
+            .where(tasks.c.batch_id == batch_id)
+            .order_by(tasks.c.number)
+        )
+        with self._database.reading() as connection:
+            newest = {row.batch_row: row for row in connection.execute(query)}
+        return [
+            BatchRow(
+                name,
+                row.id,
+                Status(row.status),
+                row.outcome and Outcome(row.outcome),
+                (row.ended_at - row.started_at).total_seconds()
+                if row.started_at and row.ended_at
+                else None,
+            )
+            for name, row in newest.items()
+        ]
 
     def find_child(self, task_id: str) -> str | None:
         """Return the id of the newest task that was made of this one, or None."""
@@ -167,75 +221,82 @@ class TaskStore:
                 tasks.update().where(tasks.c.id == task_id).values(priority=priority)
             )
 
-    def adopt_waiting(self) -> list[TaskRecord]:
-        """Make the waiting tasks of processes that are gone this one's.
+    def adopt_tasks(self, *, rerun_lost: bool = False) -> list[TaskRecord]:
+        """Make the tasks of processes that are gone this one's.
+
+        Args:
+            rerun_lost: Whether those that ran wait again; otherwise they end as
+                ``lost``.
 
         Returns:
-            Those tasks, oldest first.
+            The tasks that wait now, in the order in which they were submitted.
         """
         waiting = tasks.c.status == Status.PENDING
+        running = tasks.c.status == Status.GENERATING
+        lost = {
+            "status": Status.FAILED,
+            "outcome": Outcome.LOST,
+            "error": "The process that ran this task ended. Submit it again.",
+            "ended_at": dt.datetime.now(dt.UTC),
+        }
+        again = {"status": Status.PENDING, "started_at": None}
         with self._database.writing() as connection:
-            adopted = [
-                task_id
-                for owner in self._gone_owners(connection, waiting)
-                for task_id in connection.scalars(
-                    sa.select(tasks.c.id).where(waiting, tasks.c.owner == owner)
-                ).all()
-            ]
+            owners = connection.scalars(
+                sa.select(tasks.c.owner).where(waiting | running).distinct()
+            )
+            gone = [owner for owner in owners.all() if self._database.is_gone(owner)]
+            theirs = tasks.c.owner.in_(gone)
             connection.execute(
                 tasks.update()
-                .where(tasks.c.id.in_(adopted))
-                .values(owner=self._database.owner)
+                .where(running, theirs)
+                .values(again if rerun_lost else lost)
             )
-            records = read_tasks(connection, adopted, {})
-        return sorted(records.values(), key=lambda record: record.created_at)
-
-    def _gone_owners(
-        self, connection: sa.Connection, which: sa.ColumnElement[bool]
-    ) -> list[str]:
-        """Return whose tasks there are, of those whose process has ended."""
-        owners = connection.scalars(sa.select(tasks.c.owner).where(which).distinct())
-        return [owner for owner in owners.all() if self._database.is_gone(owner)]
-
-    def end_lost_tasks(self) -> None:
-        """End the tasks that ran in a process that is gone as ``lost``."""
-        running = tasks.c.status == Status.GENERATING
-        with self._database.writing() as connection:
-            for owner in self._gone_owners(connection, running):
-                connection.execute(
-                    tasks.update()
-                    .where(running, tasks.c.owner == owner)
-                    .values(
-                        status=Status.FAILED,
-                        outcome=Outcome.LOST,
-                        error="The process that ran this task ended. Submit it again.",
-                        ended_at=dt.datetime.now(dt.UTC),
-                    )
-                )
+            rows = connection.execute(
+                sa.select(tasks).where(waiting, theirs).order_by(tasks.c.number)
+            ).all()
+            connection.execute(
+                tasks.update().where(waiting, theirs).values(owner=self._database.owner)
+            )
+        return [_record(row, ()) for row in rows]
 
 
-def insert_task(connection: sa.Connection, record: TaskRecord, owner: str) -> None:
-    """Add a task within a transaction.
+def insert_tasks(
+    connection: sa.Connection, records: Sequence[TaskRecord], owner: str
+) -> None:
+    """Add tasks within a transaction, in their order.
 
     Raises:
-        sqlalchemy.exc.IntegrityError: There is one of that id.
+        sqlalchemy.exc.IntegrityError: There is one of such an id.
     """
-    values = {
-        "id": record.id,
-        "parent_id": record.parent_id,
-        "owner": owner,
-        "request": _json(record.request),
-        "seed": record.seed,
-        "priority": record.priority,
-        "status": record.status,
-        "created_at": record.created_at,
-        "current_step": 0,
-    }
-    inserted = connection.execute(tasks.insert().values(values))
-    [number] = inserted.inserted_primary_key or [None]
-    folded = record.request.prompt.casefold()
-    values = {"created_at": record.created_at, "number": number, "folded": folded}
-    connection.execute(prompts.insert().values(values))
+    if not records:
+        return
+    rows = [
+        {
+            "id": record.id,
+            "parent_id": record.parent_id,
+            "batch_id": record.batch_id,
+            "batch_row": record.batch_row,
+            "owner": owner,
+            "request": _json(record.request),
+            "seed": record.seed,
+            "priority": record.priority,
+            "status": record.status,
+            "created_at": record.created_at,
+            "current_step": 0,
+        }
+        for record in records
+    ]
+    numbered = tasks.insert().returning(tasks.c.number, sort_by_parameter_order=True)
+    numbers = connection.scalars(numbered, rows).all()
+    found = [
+        {
+            "created_at": record.created_at,
+            "number": number,
+            "folded": record.request.prompt.casefold(),
+        }
+        for number, record in zip(numbers, records, strict=True)
+    ]
+    connection.execute(prompts.insert(), found)
 
 
 def read_tasks(
@@ -260,15 +321,11 @@ def _contains(
     return place(column, text.casefold()) > 0
 
 
-def _status(table: sa.Table) -> sa.ColumnElement[str]:
+def _of_task(table: sa.Table, column: sa.Column[str]) -> sa.ColumnElement[str]:
     if table is tasks:
-        return tasks.c.status
+        return column
     # Not a join, which SQLite might begin at the tasks and then search each prompt.
-    return (
-        sa.select(tasks.c.status)
-        .where(tasks.c.number == table.c.number)
-        .scalar_subquery()
-    )
+    return sa.select(column).where(tasks.c.number == table.c.number).scalar_subquery()
 
 
 def _json(value: object) -> str:
@@ -280,6 +337,8 @@ def _record(row: Row, log: Iterable[Decision]) -> TaskRecord:
     return TaskRecord(
         id=values["id"],
         parent_id=values["parent_id"],
+        batch_id=values["batch_id"],
+        batch_row=values["batch_row"],
         request=msgspec.json.decode(values["request"], type=GenerationRequest),
         seed=values["seed"],
         priority=values["priority"],

@@ -1,0 +1,76 @@
+"""Sees to it that one process runs the tasks of a data folder.
+
+Thread-safe, and between processes. The lock is the system's, so it goes when its
+process does, however that ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import threading
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from nbgen.errors import DataFolderInUse, DataFolderUnusable
+
+
+class RunnerLock:
+    """The right to run tasks, of one process at a time.
+
+    Several studios of one process share it: each runs what was submitted to it.
+
+    Args:
+        folder: The data folder; made if it does not exist.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._holder = folder / "runner.txt"
+        self._taking = threading.Lock()
+        # One for all of this process; a lock of its own for each would exclude them.
+        self._lock = FileLock(
+            str((folder / "runner.lock").resolve()),
+            timeout=0,
+            thread_local=False,
+            is_singleton=True,
+        )
+        self.held = False
+
+    def take(self) -> None:
+        """Take the right, unless it is held here already.
+
+        Raises:
+            DataFolderInUse: Another process has it.
+            DataFolderUnusable: The folder cannot be written.
+        """
+        with self._taking:
+            if self.held:
+                return
+            try:
+                self._folder.mkdir(parents=True, exist_ok=True)
+                self._lock.acquire()
+                self._holder.write_text(f"process {os.getpid()} on {platform.node()}")
+            except Timeout:
+                raise DataFolderInUse(str(self._folder), self._told()) from None
+            except OSError as error:
+                self._lock.release()
+                raise DataFolderUnusable(
+                    f"The data folder {str(self._folder)!r} cannot be used: {error}. "
+                    "Choose another with data_dir, --data-dir or NBGEN_DATA_DIR."
+                ) from error
+            self.held = True
+
+    def release(self) -> None:
+        """Let others take it; no-op if it is not held."""
+        with self._taking:
+            if self.held:
+                self.held = False
+                self._lock.release()
+
+    def _told(self) -> str:
+        with contextlib.suppress(OSError, ValueError):
+            return self._holder.read_text() or "another process"
+        return "another process"
