@@ -26,6 +26,8 @@ ROWS = [
     {"batch", "keeping"},
     {"reviewing"},
     {"queueing"},
+    {"frames"},
+    {"framing"},
     {"studio"},
     {"widgets", "server", "cli"},
     {"__main__"},
@@ -62,6 +64,8 @@ HOMES = {
     "traitlets": {"nbgen.widgets"},
     "IPython": {"nbgen.widgets"},
     "msgspec": {"nbgen"},
+    "numpy": {"nbgen.frames"},
+    "pandas": {"nbgen.frames"},
     "PIL": {
         "nbgen.generation",
         "nbgen.jobs.worker",

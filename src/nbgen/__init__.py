@@ -1,7 +1,7 @@
 """Make, watch and approve SDXL images, in JupyterLab and over a WebSocket.
 
 The public names are imported when they are first used, so that ``import nbgen`` loads
-none of torch, diffusers, tornado or ipywidgets.
+none of torch, diffusers, tornado, pandas or ipywidgets.
 """
 
 from __future__ import annotations
@@ -11,7 +11,9 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from nbgen.batch import Batch as Batch
     from nbgen.errors import NbgenError as NbgenError
+    from nbgen.frames import read_frame as read_frame
     from nbgen.generation.recipe import recipe as recipe
     from nbgen.progress import GenerationProgress as GenerationProgress
     from nbgen.progress import ProgressService as ProgressService
@@ -20,11 +22,14 @@ if TYPE_CHECKING:
     from nbgen.schema import GenerationResult as GenerationResult
     from nbgen.studio import Studio as Studio
     from nbgen.task import Task as Task
+    from nbgen.widgets import BatchPanel as BatchPanel
     from nbgen.widgets import GenerationPanel as GenerationPanel
 
 __version__ = "0.1.0"
 
 _MODULE_OF = {
+    "Batch": "nbgen.batch",
+    "BatchPanel": "nbgen.widgets",
     "GenerationPanel": "nbgen.widgets",
     "GenerationProgress": "nbgen.progress",
     "GenerationRequest": "nbgen.schema",
@@ -34,10 +39,13 @@ _MODULE_OF = {
     "Studio": "nbgen.studio",
     "Task": "nbgen.task",
     "get_progress_service": "nbgen.progress",
+    "read_frame": "nbgen.frames",
     "recipe": "nbgen.generation.recipe",
 }
 
 __all__ = [
+    "Batch",
+    "BatchPanel",
     "GenerationPanel",
     "GenerationProgress",
     "GenerationRequest",
@@ -48,6 +56,7 @@ __all__ = [
     "Task",
     "__version__",
     "get_progress_service",
+    "read_frame",
     "recipe",
 ]
 

@@ -174,6 +174,8 @@ class Batch:
         return [row for row in self._standing() if not row.status.ended]
 
     def _standing(self) -> list[BatchRow]:
+        if not self.rows:
+            return []  # nothing of it is stored
         standing = {row.name: row for row in self._studio.batch_rows(self.id)}
         return [standing[name] for name in self.rows]
 

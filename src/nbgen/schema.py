@@ -191,6 +191,15 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
 }
 
 
+def check_field(name: str, value: Any) -> Any:
+    """Return a request's field as ``GenerationRequest`` would hold it.
+
+    Raises:
+        InvalidRequest: The value is not allowed, whatever the other fields are.
+    """
+    return _CHECKS[name](name, value)
+
+
 class ImageRecord(msgspec.Struct, frozen=True, kw_only=True):
     """One finished picture.
 

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 from nbgen.checks import check_choice
 from nbgen.errors import DataFolderInUse, InvalidRequest
+from nbgen.framing import Framing
 from nbgen.generation.checkpoints import find_checkpoint
 from nbgen.generation.process import ProcessEngine, load_sdxl
 from nbgen.jobs import JobQueue, RunHistory, Worker
@@ -27,7 +28,6 @@ from nbgen.progress import ProgressService
 from nbgen.progress.dispatcher import ProgressCallback
 from nbgen.progress.previews import PreviewCallback
 from nbgen.progress.progress import progress_of_record
-from nbgen.queueing import Queueing
 from nbgen.review.decide import read_quorum
 from nbgen.review.publish import Publisher, load_publishers
 from nbgen.review.publishing import PublicationRunner
@@ -58,7 +58,7 @@ _FORMAT_OF_SUFFIX = {
 }
 
 
-class Studio(Queueing):
+class Studio(Framing):
     """Makes, watches and approves pictures.
 
     Opening one is cheap: the model is loaded in the background, and stays loaded until

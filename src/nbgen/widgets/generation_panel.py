@@ -9,11 +9,8 @@ panel's pump, after the panel was made.
 from __future__ import annotations
 
 import getpass
-import logging
-import threading
 import time
 from collections.abc import Callable
-from html import escape
 
 import ipywidgets
 
@@ -29,18 +26,16 @@ from nbgen.schema import (
 )
 from nbgen.studio import Studio
 from nbgen.task import Task
+from nbgen.widgets.panel import ErrorLine, Panel
 from nbgen.widgets.progress_view import ProgressView
 from nbgen.widgets.pump import Pump
 from nbgen.widgets.request_form import RequestForm, request_fields
 from nbgen.widgets.result_view import ResultView
-from nbgen.widgets.style import style_sheet
-
-logger = logging.getLogger(__name__)
 
 _PREVIEW_INTERVAL_S = 0.5
 
 
-class GenerationPanel(ipywidgets.VBox):  # type: ignore[misc]
+class GenerationPanel(Panel):
     """Makes a picture with a studio, shows it forming, and takes the decision on it.
 
     Every button has a method: ``generate``, ``cancel``, ``approve`` and ``reject`` may
@@ -71,7 +66,6 @@ class GenerationPanel(ipywidgets.VBox):  # type: ignore[misc]
     # Also for a panel that could not be made: ipywidgets closes every widget.
     _stop_watching: Callable[[], None] | None = None
     _stop_previews: Callable[[], None] | None = None
-    _pump: Pump | None = None
 
     def __init__(
         self,
@@ -92,12 +86,10 @@ class GenerationPanel(ipywidgets.VBox):  # type: ignore[misc]
         reviewer_id: str | None = None,
     ) -> None:
         self._studio = studio
-        self._lock = threading.Lock()
         self._task: Task | None = None
         self._progress: GenerationProgress | None = None
         self._preview: Preview | None = None
         self._previewed_at_s = 0.0
-        self._error: str | None = None
         self._cancelling = False
 
         if isinstance(task, str):
@@ -127,8 +119,7 @@ class GenerationPanel(ipywidgets.VBox):  # type: ignore[misc]
         self._cancel_button.on_click(lambda _button: self._attempt(self.cancel))
         actions = ipywidgets.HBox([self._generate_button, self._cancel_button])
         actions.add_class("nbgen-actions")
-        self._error_line = ipywidgets.HTML()
-        self._error_line.layout.display = "none"
+        self._error_line = ErrorLine()
         self._progress_view = ProgressView()
         self._result_view = ResultView(
             _user_name() if reviewer_id is None else reviewer_id,
@@ -137,7 +128,6 @@ class GenerationPanel(ipywidgets.VBox):  # type: ignore[misc]
         )
         super().__init__(
             [
-                style_sheet(),
                 self._form,
                 actions,
                 self._error_line,
@@ -145,14 +135,9 @@ class GenerationPanel(ipywidgets.VBox):  # type: ignore[misc]
                 self._result_view,
             ]
         )
-        self.add_class("nbgen-panel")
         self._pump = Pump(self._render)
         if task is not None:
             self._attach(task)
-
-    def __repr__(self) -> str:
-        # A notebook compares this text, so it holds nothing that differs between runs.
-        return "GenerationPanel()"
 
     @property
     def task(self) -> Task | None:
@@ -202,8 +187,6 @@ class GenerationPanel(ipywidgets.VBox):  # type: ignore[misc]
         for stop in (self._stop_watching, self._stop_previews):
             if stop is not None:
                 stop()
-        if self._pump is not None:
-            self._pump.close()
         super().close()
 
     def _decide(self, verdict: Verdict, feedback: str | None) -> Decision:
@@ -220,21 +203,6 @@ class GenerationPanel(ipywidgets.VBox):  # type: ignore[misc]
             self._error = None
         self._wake()
         return decision
-
-    def _attempt(self, action: Callable[[], object]) -> None:
-        """Do what a button asks for; show what is wrong with it."""
-        try:
-            action()
-        except NbgenError as error:
-            message = str(error)
-        except Exception as error:  # a traceback would end in nobody's sight
-            logger.exception("A panel's button failed.")
-            message = f"{type(error).__name__}: {error}"
-        else:
-            return
-        with self._lock:
-            self._error = message
-        self._wake()
 
     def _attach(self, task: Task) -> None:
         stop_watching = task.watch(self._on_progress)
@@ -269,10 +237,6 @@ class GenerationPanel(ipywidgets.VBox):  # type: ignore[misc]
             self._preview, self._previewed_at_s = preview, at_s
         self._wake()
 
-    def _wake(self) -> None:
-        if self._pump is not None:
-            self._pump.wake()
-
     def _render(self) -> None:
         """Bring all widgets to the present state; the pump's thread only."""
         with self._lock:
@@ -286,12 +250,7 @@ class GenerationPanel(ipywidgets.VBox):  # type: ignore[misc]
             error = progress.error if failed else None
         self._generate_button.disabled = busy
         self._cancel_button.disabled = not busy or cancelling
-        self._error_line.value = (
-            f'<div class="nbgen-error" role="alert">{escape(error)}</div>'
-            if error
-            else ""
-        )
-        self._error_line.layout.display = None if error else "none"
+        self._error_line.show(error)
         self._progress_view.show(progress, cancelling=cancelling, preview=preview)
         record: TaskRecord | None = None
         if task and progress and progress.status is Status.COMPLETED:

@@ -70,13 +70,14 @@ def _right(progress: GenerationProgress) -> str:
         return progress.task_id
     parts = [f"step {progress.current_step} of {progress.total_steps}"]
     if progress.elapsed_time:
-        parts.append(_duration(progress.elapsed_time))
+        parts.append(duration(progress.elapsed_time))
     if progress.remaining_known and progress.estimated_remaining >= 1:
-        parts.append(f"about {_duration(progress.estimated_remaining)} left")
+        parts.append(f"about {duration(progress.estimated_remaining)} left")
     return " · ".join([*parts, progress.task_id])
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Return a length of time as a person reads it."""
     if seconds < 60:
         return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)

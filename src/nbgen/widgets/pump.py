@@ -18,10 +18,12 @@ class Pump:
     called from any thread and returns at once.
 
     Args:
-        render: Brings the widgets to the present state; called only from here.
+        render: Brings the widgets to the present state; called only from here. It
+            returns after how many seconds it wants to be called again without being
+            woken, or None.
     """
 
-    def __init__(self, render: Callable[[], None]) -> None:
+    def __init__(self, render: Callable[[], float | None]) -> None:
         self._render = render
         self._changed = threading.Event()
         self._closed = threading.Event()
@@ -44,13 +46,15 @@ class Pump:
 
     def _run(self) -> None:
         closed = False
+        again_s: float | None = None
         while not closed:
-            self._changed.wait()
+            self._changed.wait(again_s)
             # Before the rendering, so that what came before ``close`` is rendered.
             closed = self._closed.is_set()
             self._changed.clear()
+            again_s = None
             try:
-                self._render()
+                again_s = self._render()
             except Exception:  # one bad state must not freeze the panel for good
                 logger.exception("A panel could not be brought up to date.")
             self._closed.wait(_INTERVAL_S)

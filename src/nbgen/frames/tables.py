@@ -1,0 +1,313 @@
+"""Tables of what a studio keeps, with columns and dtypes that never vary.
+
+Texts are ``string``, whole numbers ``Int64``, numbers ``float64``, true and false
+``boolean``, times ``datetime64[us, UTC]``, also in a table without rows. What there is
+not is missing (``pandas.NA``, ``NaN`` or ``NaT``); no text is empty, so that a CSV file
+keeps the difference.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from nbgen.checks import check_whole
+from nbgen.decision import Decision
+from nbgen.errors import InvalidRequest
+from nbgen.schema import GenerationResult, TaskRecord
+
+if TYPE_CHECKING:
+    from nbgen.studio import Studio
+
+_TEXT, _WHOLE, _NUMBER, _FLAG = "string", "Int64", "float64", "boolean"
+_TIME = "datetime64[us, UTC]"
+_PAGE = 1_000
+
+_REQUEST_COLUMNS = {
+    "prompt": _TEXT,
+    "negative_prompt": _TEXT,
+    "width": _WHOLE,
+    "height": _WHOLE,
+    "num_inference_steps": _WHOLE,
+    "guidance_scale": _NUMBER,
+    "use_refinement": _FLAG,
+    "num_images": _WHOLE,
+    "scheduler": _TEXT,
+    "denoising_end": _NUMBER,
+    "guidance_cutoff": _NUMBER,
+    "image": _TEXT,
+    "mask": _TEXT,
+    "strength": _NUMBER,
+    "output_format": _TEXT,
+    "metadata": _TEXT,
+}
+
+_TASK_COLUMNS = {
+    "task_id": _TEXT,
+    "batch_id": _TEXT,
+    "parent_id": _TEXT,
+    "status": _TEXT,
+    "outcome": _TEXT,
+    "error": _TEXT,
+    "approval_status": _TEXT,
+    "reviewer_id": _TEXT,
+    "feedback": _TEXT,
+    "image_name": _TEXT,
+    "image_path": _TEXT,
+    "seed": _WHOLE,
+    **_REQUEST_COLUMNS,
+    "priority": _WHOLE,
+    "created_at": _TIME,
+    "started_at": _TIME,
+    "ended_at": _TIME,
+    "took_s": _NUMBER,
+    "checkpoint": _TEXT,
+    "device": _TEXT,
+}
+
+_DECISION_COLUMNS = {
+    "sequence": _WHOLE,
+    "task_id": _TEXT,
+    "version": _WHOLE,
+    "verdict": _TEXT,
+    "reviewer_id": _TEXT,
+    "feedback": _TEXT,
+    "tags": _TEXT,
+    "image_name": _TEXT,
+    "featured_image_url": _TEXT,
+    "decided_at": _TIME,
+    "supersedes": _WHOLE,
+}
+
+_IMAGE_COLUMNS = {
+    "image_name": _TEXT,
+    "image_path": _TEXT,
+    "image_url": _TEXT,
+    "task_id": _TEXT,
+    "batch_id": _TEXT,
+    "number": _WHOLE,
+    "prompt": _TEXT,
+    "seed": _WHOLE,
+    "width": _WHOLE,
+    "height": _WHOLE,
+    "approval_status": _TEXT,
+    "reviewer_id": _TEXT,
+    "feedback": _TEXT,
+    "made_at": _TIME,
+}
+
+# What a batch adds to the rows that it was made of.
+MADE_COLUMNS = (
+    "task_id",
+    "seed",
+    "image_path",
+    "status",
+    "error",
+    "approval_status",
+    "reviewer_id",
+    "feedback",
+)
+
+_KINDS = (_TASK_COLUMNS, _DECISION_COLUMNS, _IMAGE_COLUMNS)
+
+
+def tasks_frame(
+    studio: Studio, *, limit: int | None = None, **filters: Any
+) -> pd.DataFrame:
+    """Return a table of tasks; see ``Studio.tasks_frame``."""
+    records = _records(studio, limit, filters)
+    return records_frame(studio, records)
+
+
+def images_frame(
+    studio: Studio, *, limit: int | None = None, **filters: Any
+) -> pd.DataFrame:
+    """Return a table of pictures; see ``Studio.images_frame``."""
+    rows: list[dict[str, Any]] = []
+    limit = _check_limit(limit)
+    for record in _records(studio, None, filters):
+        images = () if record.result is None else record.result.images
+        for number, image in enumerate(images):
+            row = {
+                **_review_row(record),
+                "image_name": image.name,
+                "image_path": _path(studio, image.name),
+                "image_url": image.url,
+                "task_id": record.id,
+                "batch_id": record.batch_id,
+                "number": number,
+                "prompt": record.request.prompt,
+                "seed": image.seed,
+                "width": image.width,
+                "height": image.height,
+                "made_at": record.ended_at,
+            }
+            rows.append(row)
+        if limit is not None and len(rows) >= limit:
+            break
+    return _table(rows[:limit], _IMAGE_COLUMNS)
+
+
+def decisions_frame(studio: Studio, task_id: str | None = None) -> pd.DataFrame:
+    """Return the log of decisions; see ``Studio.decisions_frame``."""
+    rows = [_decision_row(decision) for decision in studio.decisions(task_id)]
+    return _table(rows, _DECISION_COLUMNS)
+
+
+def records_frame(studio: Studio, records: Iterable[TaskRecord]) -> pd.DataFrame:
+    """Return a table of the tasks, in their order."""
+    rows = [_task_row(studio, record) for record in records]
+    return _table(rows, _TASK_COLUMNS)
+
+
+def read_frame(path: str | Path) -> pd.DataFrame:
+    """Read a table that was written as Parquet or CSV, with its dtypes.
+
+    For what ``to_parquet`` and ``to_csv(index=False)`` wrote of the studio's tables.
+    Other columns, or fewer, are as pandas reads them; those of the studio's names have
+    their dtypes.
+
+    Args:
+        path: A file that ends in ``.parquet`` or ``.csv``.
+
+    Raises:
+        InvalidRequest: It ends otherwise.
+    """
+    suffix = Path(path).suffix.lower()
+    if suffix == ".parquet":
+        frame = pd.read_parquet(path)
+    elif suffix == ".csv":
+        frame = pd.read_csv(
+            path,
+            dtype=_known_columns(pd.read_csv(path, nrows=0).columns, but=_TIME),
+            # A prompt may well be "None" or "nan".
+            keep_default_na=False,
+            na_values=[""],
+            float_precision="round_trip",
+        )
+    else:
+        raise InvalidRequest("path", str(path), "a file that ends in .parquet or .csv")
+    for name, dtype in _known_columns(frame.columns).items():
+        if dtype == _TIME:
+            frame[name] = pd.to_datetime(frame[name], utc=True, format="ISO8601")
+        frame[name] = frame[name].astype(dtype)
+    return frame
+
+
+def _known_columns(names: Iterable[str], but: str = "") -> dict[str, Any]:
+    """Return the dtypes of those columns that are the studio's."""
+    # A name means the same in every table that has it.
+    dtypes = {name: dtype for kind in _KINDS for name, dtype in kind.items()}
+    return {name: dtypes[name] for name in names if dtypes.get(name, but) != but}
+
+
+def _records(
+    studio: Studio, limit: int | None, filters: Mapping[str, Any]
+) -> Iterable[TaskRecord]:
+    cursor, left = None, _check_limit(limit)
+    while left is None or left > 0:
+        some = _PAGE if left is None else min(left, _PAGE)
+        page = studio.tasks(limit=some, cursor=cursor, **filters)
+        yield from page
+        cursor = page.next_cursor
+        if cursor is None:
+            return
+        left = None if left is None else left - len(page)
+
+
+def _check_limit(limit: int | None) -> int | None:
+    return None if limit is None else check_whole("limit", limit, 0, 2**31)
+
+
+def _task_row(studio: Studio, record: TaskRecord) -> dict[str, Any]:
+    took_s = None
+    if record.started_at and record.ended_at:
+        took_s = (record.ended_at - record.started_at).total_seconds()
+    image = _shown_image(record)
+    return {
+        **{name: getattr(record.request, name) for name in _REQUEST_COLUMNS},
+        **_review_row(record),
+        "task_id": record.id,
+        "batch_id": record.batch_id,
+        "parent_id": record.parent_id,
+        "status": record.status,
+        "outcome": record.outcome,
+        "error": record.error,
+        "image_name": image,
+        "image_path": image and _path(studio, image),
+        "seed": record.seed,
+        "priority": record.priority,
+        "created_at": record.created_at,
+        "started_at": record.started_at,
+        "ended_at": record.ended_at,
+        "took_s": took_s,
+        "checkpoint": record.made_with.get("checkpoint"),
+        "device": record.made_with.get("device"),
+    }
+
+
+def _review_row(record: TaskRecord) -> dict[str, Any]:
+    decision = record.decision
+    return {
+        "approval_status": record.approval_status,
+        "reviewer_id": decision and decision.reviewer_id,
+        "feedback": decision and decision.feedback,
+    }
+
+
+def _decision_row(decision: Decision) -> dict[str, Any]:
+    row = {name: getattr(decision, name, None) for name in _DECISION_COLUMNS}
+    return {**row, "tags": "; ".join(decision.tags), "image_name": decision.image}
+
+
+def _shown_image(record: TaskRecord) -> str | None:
+    """Return the picture that a decision names, or the first."""
+    if record.decision is not None and record.decision.image is not None:
+        return record.decision.image
+    result: GenerationResult | None = record.result
+    return result.images[0].name if result else None
+
+
+def _path(studio: Studio, name: str) -> str | None:
+    path = studio.image_path(name)
+    return None if path is None else str(path)
+
+
+def _table(
+    rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]
+) -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            name: pd.Series(
+                [_CELLS[dtype](row[name]) for row in rows],
+                dtype=dtype,
+            )
+            for name, dtype in columns.items()
+        }
+    )
+
+
+def _text(value: str | None) -> str | None:
+    # Also of a closed set, whose members would print as themselves.
+    return str(value) if value else None
+
+
+def _same(value: Any) -> Any:
+    return value
+
+
+def _moment(value: dt.datetime | None) -> dt.datetime | None:
+    return value and value.astimezone(dt.UTC)
+
+
+_CELLS: dict[str, Callable[[Any], Any]] = {
+    _TEXT: _text,
+    _WHOLE: _same,
+    _NUMBER: _same,
+    _FLAG: _same,
+    _TIME: _moment,
+}
