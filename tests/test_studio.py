@@ -460,10 +460,12 @@ def test_a_store_that_fails_leaves_no_watcher_waiting(
     def fail(*_args: object) -> bool:
         raise OSError("disk full")
 
-    monkeypatch.setattr("nbgen.store.Store.add_tasks", fail)
-    with pytest.raises(OSError, match="disk full"):
-        studio.generate("a cat", task_id="a")
+    with monkeypatch.context() as patched:
+        patched.setattr("nbgen.store.Store.add_tasks", fail)
+        with pytest.raises(OSError, match="disk full"):
+            studio.generate("a cat", task_id="a")
     assert until_end(studio, "a")[-1].error == "disk full"
+    studio.generate("a cat", task_id="a").result(10)  # the disk has room again
 
 
 def test_what_a_notebook_shows_is_the_same_each_time(studio: Studio) -> None:

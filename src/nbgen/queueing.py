@@ -12,7 +12,7 @@ import secrets
 import threading
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, NoReturn, cast
+from typing import TYPE_CHECKING, cast
 
 import msgspec
 
@@ -329,14 +329,18 @@ class Queueing(Reviewing):
         """Commit new tasks, all or none, and queue them; under the submitters' lock."""
         self._run_here()
         self._queue.check_room(len(records))
+        taken = self._store.find_taken(records)
+        if taken is not None:
+            raise TaskConflict(taken)
         announced: list[str] = []
         try:
             for record in records:
                 steps = record.request.num_inference_steps
+                # One of that id that is not in the store could not be stored before.
+                self._progress.forget(record.id)
                 self._progress.create_progress(record.id, steps)
                 announced.append(record.id)
-            if not self._store.add_tasks(records):
-                self._raise_conflict(records)
+            self._store.add_tasks(records)
         except Exception as error:
             for task_id in announced:
                 self._progress.mark_failed(task_id, str(error))
@@ -345,10 +349,6 @@ class Queueing(Reviewing):
         for job in jobs:
             self._queue.submit(job)
         return jobs
-
-    def _raise_conflict(self, records: Sequence[TaskRecord]) -> NoReturn:
-        taken = self._store.get_tasks([record.id for record in records])
-        raise TaskConflict(next(iter(taken), records[0].id))
 
     def _handle(self, record: TaskRecord, job: Job | None) -> Task:
         return Task(cast("Studio", self), record, job)

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from nbgen.errors import DataFolderUnusable, InvalidRequest
+from nbgen.errors import DataFolderUnusable, InvalidRequest, TaskConflict
 from nbgen.schema import (
     GenerationRequest,
     GenerationResult,
@@ -56,7 +56,7 @@ def store(tmp_path: Path, database: str | None) -> Iterator[Store]:
 def test_a_task_comes_back_as_it_was(
     store: Store, tmp_path: Path, database: str | None
 ) -> None:
-    assert store.add_tasks([record()])
+    store.add_tasks([record()])
     assert store.get_task("a") == record()
     store.start_task("a")
     store.end_task(
@@ -81,8 +81,10 @@ def test_a_task_comes_back_as_it_was(
 
 
 def test_an_id_is_taken_once(store: Store) -> None:
-    assert store.add_tasks([record()])
-    assert not store.add_tasks([record()])
+    store.add_tasks([record()])
+    with pytest.raises(TaskConflict, match="'a' exists"):
+        store.add_tasks([record("b"), record()])
+    assert store.get_task("b") is None
     assert store.get_task("b") is None
 
 

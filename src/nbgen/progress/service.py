@@ -234,6 +234,12 @@ class ProgressService:
                 task, outcome=outcome, error=error, message=error, result=result
             )
 
+    def forget(self, task_id: str) -> None:
+        """Drop an ended task, so that its id can be used again."""
+        with self._lock:
+            if self._ended.pop(task_id, self) is None:
+                del self._tasks[task_id]
+
     def get_progress(self, task_id: str) -> GenerationProgress | None:
         """Return the present state of a task, or None if it is not known (any more)."""
         with self._lock:

@@ -15,7 +15,7 @@ import msgspec
 import sqlalchemy as sa
 
 from nbgen.decision import Decision
-from nbgen.errors import InvalidRequest
+from nbgen.errors import InvalidRequest, TaskConflict
 from nbgen.schema import (
     BatchRow,
     GenerationRequest,
@@ -44,18 +44,23 @@ class TaskStore:
 
     _database: Database
 
-    def add_tasks(self, records: Sequence[TaskRecord]) -> bool:
+    def add_tasks(self, records: Sequence[TaskRecord]) -> None:
         """Commit new tasks, all or none.
 
-        Returns:
-            False, and nothing is changed, if there is one of such an id already.
+        Raises:
+            TaskConflict: There is one of such an id already.
         """
         try:
             with self._database.writing() as connection:
                 insert_tasks(connection, records, self._database.owner)
-        except sa.exc.IntegrityError:
-            return False
-        return True
+        except sa.exc.IntegrityError as error:
+            raise TaskConflict(self.find_taken(records) or records[0].id) from error
+
+    def find_taken(self, records: Sequence[TaskRecord]) -> str | None:
+        """Return the first of the records' ids that there is already, or None."""
+        ids = [record.id for record in records]
+        taken = self.get_tasks(ids)
+        return next((task_id for task_id in ids if task_id in taken), None)
 
     def start_task(self, task_id: str) -> None:
         """Commit that the work on a task has begun."""

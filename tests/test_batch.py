@@ -1,0 +1,247 @@
+"""Many tasks as one: queued at once, watched, cancelled and tried again together."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from nbgen.batch import BatchProgress
+from nbgen.errors import (
+    InvalidRequest,
+    NbgenError,
+    QueueFull,
+    TaskCancelled,
+    TaskConflict,
+    TaskUnfinished,
+    UnknownBatch,
+)
+from nbgen.schema import GenerationRequest, GenerationResult, Outcome
+from nbgen.studio import Studio
+from nbgen.testing import PatternEngine
+
+MakeStudio = Callable[..., Studio]
+
+
+def request(prompt: str, **fields: object) -> GenerationRequest:
+    return GenerationRequest(prompt=prompt, num_inference_steps=5, **fields)  # type: ignore[arg-type]
+
+
+def requests(*prompts: str) -> dict[str, GenerationRequest]:
+    return {prompt.replace(" ", "-"): request(prompt) for prompt in prompts}
+
+
+class Gate:
+    """Holds the third step of every task."""
+
+    def __init__(self) -> None:
+        self.reached = threading.Semaphore(0)
+        self.opened = threading.Semaphore(0)
+
+    def __call__(self, step: int) -> None:
+        if step == 3:
+            self.reached.release()
+            assert self.opened.acquire(timeout=20)
+
+
+def counts(progress: BatchProgress) -> tuple[int, ...]:
+    """Return pending, generating, succeeded, failed, cancelled and lost."""
+    return (
+        progress.pending,
+        progress.generating,
+        progress.succeeded,
+        progress.failed,
+        progress.cancelled,
+        progress.lost,
+    )
+
+
+def test_a_batch_tells_how_far_it_is(make_studio: MakeStudio) -> None:
+    gate = Gate()
+    studio = make_studio(gate)
+    batch = studio.submit_batch(requests("a cat", "a dog"), batch_id="pets")
+    assert gate.reached.acquire(timeout=10)
+    assert counts(batch.progress) == (1, 1, 0, 0, 0, 0)
+    assert 0 < batch.progress.percentage < 50
+    assert not batch.progress.remaining_known
+    gate.opened.release()
+    assert gate.reached.acquire(timeout=10)
+    studio.task("pets:a-cat").result(10)  # it is saved while the next one samples
+    half = batch.progress
+    assert counts(half) == (0, 1, 1, 0, 0, 0)
+    assert 50 < half.percentage < 100
+    assert half.remaining_known
+    assert half.estimated_remaining > 0
+    assert not half.ended
+    gate.opened.release()
+    first, second = batch.result(10)
+    assert isinstance(first, GenerationResult)
+    assert isinstance(second, GenerationResult)
+    assert counts(batch.progress) == (0, 0, 2, 0, 0, 0)
+    assert (batch.progress.percentage, batch.progress.total) == (100.0, 2)
+    assert batch.progress.ended
+    assert batch.task_ids == ["pets:a-cat", "pets:a-dog"]
+    assert [record.id for record in studio.tasks(batch_id="pets")] == [
+        "pets:a-dog",
+        "pets:a-cat",
+    ]
+    assert studio.tasks(batch_id="pets", text="DOG")[0].batch_row == "a-dog"
+    assert studio.tasks(batch_id="others") == []
+
+
+def test_what_is_there_or_under_way_is_not_made_again(studio: Studio) -> None:
+    batch = studio.submit_batch(requests("a cat", "a dog"), batch_id="pets")
+    batch.result(10)
+    again = studio.submit_batch(requests("a dog", "a bird"), batch_id="pets")
+    again.result(10)
+    assert again.task_ids == ["pets:a-dog", "pets:a-bird"]
+    assert len(studio.tasks()) == 3
+    assert studio.batch("pets").rows == ("a-cat", "a-dog", "a-bird")
+    assert repr(again) == "Batch(2 rows)"
+
+
+def test_cancel_ends_all_of_a_batch_and_nothing_else(make_studio: MakeStudio) -> None:
+    gate = Gate()
+    studio = make_studio(gate)
+    batch = studio.submit_batch(requests("a", "b", "c"), batch_id="pets")
+    other = studio.generate("d", num_inference_steps=5)
+    assert gate.reached.acquire(timeout=10)
+    batch.cancel()
+    gate.opened.release(2)
+    results = batch.result(10)
+    assert all(isinstance(result, TaskCancelled) for result in results)
+    assert counts(batch.progress) == (0, 0, 0, 0, 3, 0)
+    assert batch.progress.percentage == 100.0
+    other.result(10)
+    started = [record.started_at for record in studio.tasks(batch_id="pets")]
+    assert [at is None for at in started] == [True, True, False]
+    batch.cancel()  # of what has ended changes nothing
+    assert counts(batch.progress) == (0, 0, 0, 0, 3, 0)
+
+
+def test_retry_queues_what_is_missing(make_studio: MakeStudio) -> None:
+    broken = {"b"}
+
+    def before_step(step: int) -> None:
+        if step == 3 and studio.task("pets:b").status == "generating" and broken:
+            raise ValueError("no")
+
+    studio = make_studio(before_step)
+    batch = studio.submit_batch(requests("a", "b"), batch_id="pets")
+    result, error = batch.result(10)
+    assert isinstance(result, GenerationResult)
+    assert isinstance(error, NbgenError)
+    assert "ValueError: no" in str(error)
+    assert counts(batch.progress) == (0, 0, 1, 1, 0, 0)
+    broken.clear()
+    batch.retry()
+    assert all(isinstance(made, GenerationResult) for made in batch.result(10))
+    assert counts(batch.progress) == (0, 0, 2, 0, 0, 0)
+    failed, retried = studio.get_record("pets:b"), batch.task_ids[1]
+    assert failed.outcome is Outcome.FAILED
+    assert studio.get_record(retried).parent_id == "pets:b"
+    assert len(studio.tasks()) == 3
+    batch.retry()  # nothing is missing
+    assert len(studio.tasks()) == 3
+    studio.submit_batch(requests("a", "b"), batch_id="pets")
+    assert len(studio.tasks()) == 3
+
+
+def test_what_was_changed_by_request_takes_the_place_of_its_row(
+    studio: Studio,
+) -> None:
+    batch = studio.submit_batch(requests("a cat"), batch_id="pets")
+    batch.result(10)
+    child = studio.request_changes(
+        "pets:a-cat", reviewer_id="ada", feedback="Bigger", prompt="a big cat"
+    )
+    assert child is not None
+    assert batch.task_ids == [child.id]
+    child.result(10)
+    assert counts(batch.progress) == (0, 0, 1, 0, 0, 0)
+
+
+def test_a_batch_outlives_its_studio(make_studio: MakeStudio) -> None:
+    studio = make_studio()
+    studio.pause()
+    studio.submit_batch(requests("a", "b"), batch_id="pets")
+    studio.close()
+    again = make_studio()
+    batch = again.batch("pets")
+    assert len(batch.result(10)) == 2
+    with pytest.raises(UnknownBatch, match=r"no batch 'birds'.*data folder"):
+        again.batch("birds")
+
+
+def test_a_batch_is_queued_whole_or_not_at_all(tmp_path: Path) -> None:
+    with Studio(tmp_path, engine=PatternEngine(), queue_limit=3) as studio:
+        studio.generate("x", task_id="pets:b")
+        with pytest.raises(TaskConflict, match="pets:b"):
+            studio.submit_batch(requests("a", "b", "c"), batch_id="pets")
+        studio.pause()
+        with pytest.raises(QueueFull):
+            studio.submit_batch(requests("a", "c", "d", "e"), batch_id="pets")
+        with pytest.raises(InvalidRequest, match="batch_id must be 1 to 60 letters"):
+            studio.submit_batch(requests("a"), batch_id="all pets")
+        with pytest.raises(InvalidRequest, match="row must be 1 to 60 letters"):
+            studio.submit_batch({"a/b": request("a")}, batch_id="pets")
+        missing = f"{'0' * 32}.png"
+        with pytest.raises(InvalidRequest, match="image must be"):
+            studio.submit_batch(
+                {"a": request("a"), "b": request("b", image=missing)}, batch_id="pets"
+            )
+        assert [record.id for record in studio.tasks()] == ["pets:b"]
+        # A refused one leaves nothing behind that would refuse the next.
+        assert len(studio.submit_batch(requests("a", "c"), batch_id="pets")) == 2
+
+
+def test_waiting_in_vain_says_so_and_stops_nothing(make_studio: MakeStudio) -> None:
+    gate = Gate()
+    studio = make_studio(gate)
+    batch = studio.submit_batch(requests("a"), batch_id="pets")
+    with pytest.raises(TaskUnfinished, match="It goes on"):
+        batch.result(0)
+    gate.opened.release()
+    assert batch.result(10)
+
+
+def test_an_interrupt_while_waiting_cancels_the_batch(
+    make_studio: MakeStudio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = Gate()
+    studio = make_studio(gate)
+    batch = studio.submit_batch(requests("a", "b"), batch_id="pets")
+    assert gate.reached.acquire(timeout=10)
+    job = studio._queue.find("pets:a")
+    assert job is not None
+
+    def interrupt(_timeout: float | None) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(job.done, "result", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            batch.result()
+    gate.opened.release()
+    batch.result(10)
+    assert counts(batch.progress) == (0, 0, 0, 0, 2, 0)
+
+
+def test_a_batch_can_be_awaited(make_studio: MakeStudio) -> None:
+    async def wait(studio: Studio) -> list[object]:
+        batch = studio.submit_batch(requests("a", "b"), batch_id="pets")
+        batch.cancel()
+        studio.resume()
+        batch.retry()
+        studio.cancel(batch.task_ids[0])
+        return list(await batch)
+
+    studio = make_studio()
+    studio.pause()
+    first, second = asyncio.run(wait(studio))
+    # The first may have been made before it was cancelled.
+    assert isinstance(first, (GenerationResult, TaskCancelled))
+    assert isinstance(second, GenerationResult)
