@@ -118,9 +118,11 @@ class _Reading:
             except ValueError as error:
                 self._note(field, None, f"{field}: {error}")
                 continue
-            # An empty cell is the field's default, and the prompt has none.
-            if value is not None or field == "prompt":
+            if value is not None:
                 values[field] = value
+            elif field == "prompt":
+                self._note(field, None, "prompt is empty, and every row needs one.")
+            # Otherwise an empty cell is the field's default.
         return values
 
     def overrides(self, name: str, value: Any) -> dict[str, Any]:

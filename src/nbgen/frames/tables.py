@@ -187,7 +187,6 @@ def read_frame(path: str | Path) -> pd.DataFrame:
             # A prompt may well be "None" or "nan".
             keep_default_na=False,
             na_values=[""],
-            float_precision="round_trip",
         )
     else:
         raise InvalidRequest("path", str(path), "a file that ends in .parquet or .csv")
