@@ -26,6 +26,7 @@ ROWS = [
     {"batch", "keeping"},
     {"reviewing"},
     {"queueing"},
+    {"batching"},
     {"frames"},
     {"framing"},
     {"studio"},

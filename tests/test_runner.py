@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from nbgen.errors import DataFolderInUse, DataFolderUnusable, TaskError
+from nbgen.errors import DataFolderInUse, DataFolderUnusable, TaskConflict, TaskError
 from nbgen.schema import Outcome, Status
 from nbgen.studio import Studio
 from nbgen.testing import PatternEngine
@@ -37,8 +38,7 @@ print("ready", flush=True)
 sys.stdin.readline()
 go_on.set()
 studio.task("waits").result()
-studio.close()
-print("closed", flush=True)
+print("idle", flush=True)
 sys.stdin.read()
 """
 
@@ -63,11 +63,10 @@ def open_studio(folder: Path, *, rerun_lost: bool = False) -> Studio:
 
 def test_a_second_process_reads_and_decides_but_runs_nothing(tmp_path: Path) -> None:
     with other_process(tmp_path) as process, open_studio(tmp_path) as reader:
-        assert reader.is_reader
         assert [record.id for record in reader.tasks()] == ["waits", "runs"]
         assert reader.task("runs").status is Status.GENERATING
         with pytest.raises(
-            DataFolderInUse, match=f"run by process {process.pid} on .*close the studio"
+            DataFolderInUse, match=f"process {process.pid} on .* runs tasks. Try again"
         ):
             reader.generate("a cat")
         with pytest.raises(DataFolderInUse):
@@ -78,9 +77,8 @@ def test_a_second_process_reads_and_decides_but_runs_nothing(tmp_path: Path) -> 
         assert process.stdin is not None
         assert process.stdout is not None
         print(file=process.stdin, flush=True)
-        assert process.stdout.readline() == "closed\n"
+        assert process.stdout.readline() == "idle\n"
         reader.approve("waits", reviewer_id="ada")
-        assert not reader.is_reader
         assert reader.generate("a cat").result(10).images
 
 
@@ -88,7 +86,7 @@ def test_a_reader_takes_the_place_of_one_that_died(tmp_path: Path) -> None:
     with other_process(tmp_path) as process:
         reader = open_studio(tmp_path)
         with pytest.raises(DataFolderInUse):
-            reader.retry_tasks([])
+            reader.generate("a cat")
         process.kill()
         process.wait()
         with reader:
@@ -120,12 +118,42 @@ def test_several_studios_of_one_process_run_their_own(tmp_path: Path) -> None:
     """So that a cell that opens one may be run again."""
     with open_studio(tmp_path) as first:
         with open_studio(tmp_path) as second:
-            assert not second.is_reader
             second.generate("a cat").result(10)
-        assert not first.is_reader
         first.generate("a dog").result(10)
     with other_process(tmp_path):
         pass
+
+
+def test_one_that_has_nothing_to_run_makes_room_for_one_that_has(
+    tmp_path: Path,
+) -> None:
+    class Resting(PatternEngine):
+        rested = threading.Event()
+
+        def close(self) -> None:
+            self.rested.set()
+
+    with Studio(tmp_path, engine=Resting()) as studio:
+        studio.generate("a cat").result(10)
+        assert not Resting.rested.wait(1.5)  # it looks once a second
+        with other_process(tmp_path):
+            assert Resting.rested.wait(10)
+
+
+def test_a_submission_that_fails_keeps_nobody_out(tmp_path: Path) -> None:
+    with open_studio(tmp_path) as studio:
+        task = studio.generate("a cat", task_id="a")
+        task.result(10)
+        with pytest.raises(TaskConflict):
+            studio.generate("a dog", task_id="a")
+        with pytest.raises(TaskConflict):
+            studio.submit_batch({"b": task.request, "c": task.request}, batch_id="a")
+            studio.generate("a dog", task_id="a:d")
+            studio.submit_batch({"d": task.request}, batch_id="a")
+        studio.batch("a").result(10)
+        studio.task("a:d").result(10)
+        with other_process(tmp_path):
+            pass
 
 
 def test_a_folder_that_cannot_be_written_is_said(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from nbgen.batch import Batch as Batch
     from nbgen.errors import NbgenError as NbgenError
+    from nbgen.errors import RowErrors as RowErrors
     from nbgen.frames import read_frame as read_frame
     from nbgen.generation.recipe import recipe as recipe
     from nbgen.progress import GenerationProgress as GenerationProgress
@@ -36,6 +37,7 @@ _MODULE_OF = {
     "GenerationResult": "nbgen.schema",
     "NbgenError": "nbgen.errors",
     "ProgressService": "nbgen.progress",
+    "RowErrors": "nbgen.errors",
     "Studio": "nbgen.studio",
     "Task": "nbgen.task",
     "get_progress_service": "nbgen.progress",
@@ -52,6 +54,7 @@ __all__ = [
     "GenerationResult",
     "NbgenError",
     "ProgressService",
+    "RowErrors",
     "Studio",
     "Task",
     "__version__",

@@ -180,10 +180,9 @@ class DataFolderInUse(NbgenError):
 
     def __init__(self, folder: str, holder: str) -> None:
         super().__init__(
-            f"The tasks of the data folder {folder!r} are run by {holder}. Submit "
-            "there, or close the studio there and try again, or open another folder "
-            "with data_dir, --data-dir or NBGEN_DATA_DIR. Looking and deciding work "
-            "here, too."
+            f"The data folder {folder!r} is in use: {holder} runs tasks. Try again "
+            "when they have ended, submit there, or open another folder with data_dir, "
+            "--data-dir or NBGEN_DATA_DIR. To look and to decide works here, too."
         )
 
 

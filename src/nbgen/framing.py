@@ -9,7 +9,7 @@ from __future__ import annotations
 import datetime as dt
 from typing import TYPE_CHECKING, Any, cast
 
-from nbgen.queueing import Queueing
+from nbgen.batching import Batching
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from nbgen.studio import Studio
 
 
-class Framing(Queueing):
+class Framing(Batching):
     """Turns tables into tasks and back; ``Studio`` is one."""
 
     def generate_frame(

@@ -11,20 +11,14 @@ import datetime as dt
 import secrets
 import threading
 import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, cast
 
 import msgspec
 
-from nbgen.batch import Batch, is_missing
-from nbgen.checks import MAX_SEED, check_batch_name, check_task_id, check_whole
-from nbgen.errors import (
-    DataFolderInUse,
-    StudioClosed,
-    TaskConflict,
-    TaskError,
-    UnknownTask,
-)
+from nbgen.checks import MAX_SEED, check_task_id, check_whole
+from nbgen.errors import StudioClosed, TaskConflict, TaskError, UnknownTask
 from nbgen.jobs import Job, JobQueue, Worker
 from nbgen.progress import GenerationProgress, ProgressService
 from nbgen.progress.progress import progress_of_record
@@ -36,7 +30,7 @@ from nbgen.task import Task
 if TYPE_CHECKING:
     from nbgen.studio import Studio
 
-_HIGHEST_PRIORITY = 1_000
+HIGHEST_PRIORITY = 1_000
 
 
 class Queueing(Reviewing):
@@ -60,79 +54,24 @@ class Queueing(Reviewing):
     ) -> Task:
         """Queue a request that was made before; see ``Studio.generate``."""
         if task_id is None:
-            task_id = _new_id()
+            task_id = new_id()
         check_task_id(task_id)
-        check_whole("priority", priority, -_HIGHEST_PRIORITY, _HIGHEST_PRIORITY)
+        check_whole("priority", priority, -HIGHEST_PRIORITY, HIGHEST_PRIORITY)
         self._check_pictures(request)
         with self._submitting:
             if self._closed:
                 raise StudioClosed
-            standing = self._store.get_task(task_id)
+            standing = self._find_same(task_id, request)
+        if standing is not None:
+            return standing
+        with self._submission():
+            # Again: somebody may have been faster.
+            standing = self._find_same(task_id, request)
             if standing is not None:
-                if standing.request != request:
-                    raise TaskConflict(task_id)
-                return self._handle(standing, self._queue.find(task_id))
-            record = _new_record(task_id, request, priority=priority)
+                return standing
+            record = new_record(task_id, request, priority=priority)
             [job] = self._add([record])
             return self._handle(record, job)
-
-    def submit_batch(
-        self,
-        requests: Mapping[str, GenerationRequest],
-        *,
-        batch_id: str,
-        priority: int = 0,
-    ) -> Batch:
-        """Queue what is missing of a batch, all of it or, if that fails, nothing.
-
-        Rows that wait, run or have their pictures are left alone; for rows that
-        failed, were cancelled or lost, a retry is queued.
-
-        Args:
-            requests: The rows: what to make, under names that stay the same when the
-                same is submitted again; each 1 to 60 letters, digits, dots,
-                underscores, colons or hyphens.
-            batch_id: The name of the batch, likewise. The tasks of a new one have the
-                ids ``batch_id:row``.
-            priority: See ``Studio.generate``.
-
-        Raises:
-            InvalidRequest: A value is not allowed.
-            TaskConflict: Such a task id stands for something else.
-            DataFolderInUse: Another process runs the tasks of the data folder.
-            QueueFull: There is not room for all.
-            StudioClosed: The studio is closed.
-        """
-        check_batch_name("batch_id", batch_id)
-        check_whole("priority", priority, -_HIGHEST_PRIORITY, _HIGHEST_PRIORITY)
-        for name, request in requests.items():
-            check_batch_name("row", name)
-            self._check_pictures(request)
-        with self._submitting:
-            standing = {row.name: row for row in self._store.list_rows(batch_id)}
-            records = []
-            for name, request in requests.items():
-                known = standing.get(name)
-                if known is not None and not is_missing(known):
-                    continue
-                record = _new_record(
-                    f"{batch_id}:{name}" if known is None else _new_id(),
-                    request,
-                    known and known.task_id,
-                    priority=priority,
-                )
-                records.append(_in_batch(record, batch_id, name))
-            self._add(records)
-        return Batch(cast("Studio", self), batch_id, tuple(requests))
-
-    def batch(self, batch_id: str) -> Batch:
-        """Return a handle on all rows of a batch.
-
-        Raises:
-            UnknownBatch: There is no such batch.
-        """
-        rows = [row.name for row in self.batch_rows(batch_id)]
-        return Batch(cast("Studio", self), batch_id, rows)
 
     def retry(self, task_id: str) -> Task:
         """Queue the request of an ended task again, as a task of its own.
@@ -156,9 +95,9 @@ class Queueing(Reviewing):
                 raise TaskError(
                     old.id, f"Task {old.id!r} has not ended. Wait for it, or cancel it."
                 )
-            record = _new_record(_new_id(), old.request, old.id, priority=old.priority)
-            records.append(_in_batch(record, old.batch_id, old.batch_row))
-        with self._submitting:
+            record = new_record(new_id(), old.request, old.id, priority=old.priority)
+            records.append(in_batch(record, old.batch_id, old.batch_row))
+        with self._submission():
             jobs = self._add(records)
         return [self._handle(*made) for made in zip(records, jobs, strict=True)]
 
@@ -190,7 +129,7 @@ class Queueing(Reviewing):
             TaskError: It does not wait here.
             InvalidRequest: The priority is not allowed.
         """
-        check_whole("priority", priority, -_HIGHEST_PRIORITY, _HIGHEST_PRIORITY)
+        check_whole("priority", priority, -HIGHEST_PRIORITY, HIGHEST_PRIORITY)
         self.get_record(task_id)
         if not self._queue.prioritise(task_id, priority):
             raise TaskError(
@@ -224,6 +163,7 @@ class Queueing(Reviewing):
                 not_here.append(task_id)
         for job in never_ran:
             self._worker.cancel(job)
+        self._rest()
         for record in self.get_records(not_here):
             if not record.status.ended:
                 raise TaskError(
@@ -257,45 +197,48 @@ class Queueing(Reviewing):
             raise UnknownTask(task_id)
         return self._handle(self.get_record(task_id), job)
 
-    @property
-    def is_reader(self) -> bool:
-        """Whether tasks cannot be run here, since another process runs them.
+    @contextmanager
+    def _submission(self) -> Iterator[None]:
+        """Submit as the one process that runs the data folder's tasks.
 
-        A reader finds tasks and decides on them. When something is submitted and that
-        process has gone, the studio takes its place.
-        """
-        try:
-            with self._submitting:
-                self._run_here()
-        except DataFolderInUse:
-            return True
-        return False
-
-    def _run_here(self) -> None:
-        """Be the one that runs the data folder's tasks; under the submitters' lock.
+        From then on it is until nothing is left to run.
 
         Raises:
-            DataFolderInUse: Another process does.
+            DataFolderInUse: Another process runs tasks.
+            StudioClosed: The studio is closed.
         """
-        if self._closed:
-            raise StudioClosed
+        with self._submitting:
+            if self._closed:
+                raise StudioClosed
+            self._run_here()
+            try:
+                yield
+            finally:
+                if self._queue.is_empty:
+                    self._runner.release()
+
+    def _run_here(self) -> None:
         if self._runner.held:
             return
         self._runner.take()
-        if self._takes_over:
-            try:
-                self._take_over()
-            except BaseException:
-                self._runner.release()
-                raise
-
-    def _take_over(self) -> None:
-        """Queue the tasks that waited in processes that are gone."""
-        for record in self._store.adopt_tasks(rerun_lost=self._rerun_lost):
+        if not self._takes_over:
+            return
+        try:
+            adopted = self._store.adopt_tasks(rerun_lost=self._rerun_lost)
+        except BaseException:
+            self._runner.release()
+            raise
+        for record in adopted:
             self._progress.create_progress(
                 record.id, record.request.num_inference_steps
             )
             self._queue.submit(_job(record))
+
+    def _rest(self) -> None:
+        """Let another process run tasks if there is nothing left to run here."""
+        with self._submitting:
+            if self._queue.is_empty and not self._closed:
+                self._runner.release()
 
     def _check_pictures(self, request: GenerationRequest) -> None:
         keep_picture(self._images, "image", request.image)
@@ -308,13 +251,12 @@ class Queueing(Reviewing):
         commit: Callable[[TaskRecord], object],
     ) -> Task | None:
         parent = self.get_record(parent_id)
-        child = _in_batch(
-            _new_record(_new_id(), request, parent_id),
+        child = in_batch(
+            new_record(new_id(), request, parent_id),
             parent.batch_id,
             parent.batch_row,
         )
-        with self._submitting:
-            self._run_here()
+        with self._submission():
             commit(child)
             if self._store.get_task(child.id) is not None:
                 self._progress.create_progress(child.id, request.num_inference_steps)
@@ -325,9 +267,17 @@ class Queueing(Reviewing):
         standing = self._store.find_child(parent_id)
         return None if standing is None else self.task(standing)
 
+    def _find_same(self, task_id: str, request: GenerationRequest) -> Task | None:
+        """Return the task of that id, if there is one; under the submitters' lock."""
+        standing = self._store.get_task(task_id)
+        if standing is None:
+            return None
+        if standing.request != request:
+            raise TaskConflict(task_id)
+        return self._handle(standing, self._queue.find(task_id))
+
     def _add(self, records: Sequence[TaskRecord]) -> list[Job]:
         """Commit new tasks, all or none, and queue them; under the submitters' lock."""
-        self._run_here()
         self._queue.check_room(len(records))
         taken = self._store.find_taken(records)
         if taken is not None:
@@ -354,17 +304,19 @@ class Queueing(Reviewing):
         return Task(cast("Studio", self), record, job)
 
 
-def _new_id() -> str:
+def new_id() -> str:
+    """Return an id that no task has."""
     return uuid.uuid4().hex[:12]
 
 
-def _new_record(
+def new_record(
     task_id: str,
     request: GenerationRequest,
     parent_id: str | None = None,
     *,
     priority: int = 0,
 ) -> TaskRecord:
+    """Return a task that waits, with a seed of its own if the request names none."""
     seed = request.seed
     return TaskRecord(
         id=task_id,
@@ -377,9 +329,10 @@ def _new_record(
     )
 
 
-def _in_batch(
+def in_batch(
     record: TaskRecord, batch_id: str | None, batch_row: str | None
 ) -> TaskRecord:
+    """Return the task as one for that row of a batch; None for no batch."""
     return msgspec.structs.replace(record, batch_id=batch_id, batch_row=batch_row)
 
 

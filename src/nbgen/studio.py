@@ -65,9 +65,9 @@ class Studio(Framing):
     ``close()``. Use it as a context manager, or close it; a process that exits closes
     it too.
 
-    One process at a time runs the tasks of a data folder. A studio that another process
-    opens on it meanwhile is a reader: it finds tasks and decides on them, and
-    ``DataFolderInUse`` answers what would run one.
+    One process at a time runs the tasks of a data folder. While it does, the studios of
+    others on that folder find tasks and decide on them, and ``DataFolderInUse`` answers
+    what would run one. When nothing is left to run, whoever submits first is the next.
 
     Args:
         data_dir: Where tasks, decisions and pictures are kept; by default
@@ -152,14 +152,10 @@ class Studio(Framing):
         self._takes_over = take_over
         self._rerun_lost = rerun_lost
         try:
-            if take_over:
-                with suppress(DataFolderInUse):
-                    self._runner.take()
             self._images = open_images(images or default_images() or folder / "images")
             self._publishing = PublicationRunner(self._store, self._images, publishers)
         except BaseException:
             self._store.close()
-            self._runner.release()
             raise
         self._owns_progress = progress is None
         self._progress = progress or ProgressService()
@@ -170,23 +166,27 @@ class Studio(Framing):
             self._progress,
             RunHistory(folder / "timings.json", str(checkpoint)),
         )
-        if worker == "process" and (self._runner.held or not take_over):
+        if worker == "process":
             # Ahead of need; a thread would load while the caller goes on in Python.
             self._worker.prepare()
         self._queue = JobQueue(
             self._worker.run,
+            on_empty=self._rest,
             on_idle=self._worker.release,
             idle_s=release_after,
+            # The model of one that has something to run may need the memory.
+            is_asked_to_rest=lambda: self._runner.is_another_s,
             limit=queue_limit,
         )
         self._submitting = threading.Lock()
         self._closed = False
-        try:
-            if self._runner.held:
-                self._take_over()
-        except BaseException:
-            self.close()
-            raise
+        if take_over:
+            try:
+                with suppress(DataFolderInUse), self._submission():
+                    pass  # what waited is queued
+            except BaseException:
+                self.close()
+                raise
         atexit.register(self.close)
 
     def __repr__(self) -> str:

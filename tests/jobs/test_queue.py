@@ -24,6 +24,7 @@ class Runs:
         self.started: SimpleQueue[str] = SimpleQueue()
         self.gate = threading.Semaphore(0)
         self.idle = threading.Event()
+        self.empty = threading.Event()
 
     def run(self, job: Job) -> None:
         self.started.put(job.task_id)
@@ -41,7 +42,14 @@ def make_queue(runs: Runs) -> Iterator[Callable[..., JobQueue]]:
     made = []
 
     def make(limit: int = 100, idle_s: float | None = None) -> JobQueue:
-        queue = JobQueue(runs.run, on_idle=runs.idle.set, idle_s=idle_s, limit=limit)
+        queue = JobQueue(
+            runs.run,
+            on_empty=runs.empty.set,
+            on_idle=runs.idle.set,
+            idle_s=idle_s,
+            is_asked_to_rest=lambda: False,
+            limit=limit,
+        )
         made.append(queue)
         return queue
 
@@ -74,7 +82,14 @@ def test_higher_priorities_run_first(
 def test_the_order_is_that_of_priority_and_number(
     jobs: list[tuple[int, int]],
 ) -> None:
-    queue = JobQueue(lambda _: None, on_idle=lambda: None, idle_s=None, limit=1000)
+    queue = JobQueue(
+        lambda _: None,
+        on_empty=lambda: None,
+        on_idle=lambda: None,
+        idle_s=None,
+        is_asked_to_rest=lambda: False,
+        limit=1000,
+    )
     queue.pause()
     for priority, number in jobs:
         queue.submit(job(f"{priority}:{number}", priority, number))

@@ -6,7 +6,9 @@ and the unfinished jobs belong to its lock; the thread ``nbgen-worker`` alone ru
 
 from __future__ import annotations
 
+import math
 import threading
+import time
 from bisect import insort
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -15,6 +17,8 @@ from functools import partial
 from nbgen.errors import QueueFull
 from nbgen.generation.engine import CancelToken
 from nbgen.schema import GenerationRequest
+
+_LOOK_EVERY_S = 1.0
 
 
 class Job:
@@ -62,9 +66,12 @@ class JobQueue:
     Args:
         run: Called with each job on the worker thread; must not raise. The job may
             end after it has returned, while the next one runs.
+        on_empty: Called when the last job has ended, on whatever thread ended it.
         on_idle: Called on the worker thread when there has been nothing to do for
-            ``idle_s``.
-        idle_s: Seconds; None never calls it.
+            ``idle_s``, or nothing while ``is_asked_to_rest``.
+        idle_s: Seconds; None for as long as it takes.
+        is_asked_to_rest: Asked on the worker thread now and then while there is
+            nothing to do.
         limit: How many jobs may wait.
     """
 
@@ -72,12 +79,16 @@ class JobQueue:
         self,
         run: Callable[[Job], None],
         *,
+        on_empty: Callable[[], None],
         on_idle: Callable[[], None],
         idle_s: float | None,
+        is_asked_to_rest: Callable[[], bool],
         limit: int,
     ) -> None:
         self._run = run
+        self._on_empty = on_empty
         self._on_idle = on_idle
+        self._is_asked_to_rest = is_asked_to_rest
         self._idle_s = idle_s
         self._changed = threading.Condition()
         self._limit = limit
@@ -114,6 +125,12 @@ class JobQueue:
             job.priority = priority
             insort(self._waiting, job, key=_order)
             return True
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing waits and all that was started has ended."""
+        with self._changed:
+            return not self._waiting and not self._started
 
     def pause(self) -> None:
         """Start no further job; one that runs goes on to its end."""
@@ -178,26 +195,31 @@ class JobQueue:
         return never_ran
 
     def _work(self) -> None:
-        idle_s = self._idle_s
+        while (job := self._next()) is not None:
+            # Outside the lock, since it calls at once for a job that has ended.
+            job.done.add_done_callback(partial(self._forget, job))
+            self._run(job)
+
+    def _next(self) -> Job | None:
+        """Wait for a job and count it as started; None when the queue is closed."""
+        idle_s = math.inf if self._idle_s is None else self._idle_s
+        idle_since_s = time.monotonic()
+        look_s: float | None = min(idle_s, _LOOK_EVERY_S)
         while True:
             with self._changed:
-                asked = self._changed.wait_for(
+                if self._changed.wait_for(
                     lambda: self._closed or (self._waiting and not self._paused),
-                    idle_s,
-                )
-                if self._closed:
-                    return
-                job = self._waiting.pop(0) if asked else None
-                if job is not None:
+                    look_s,
+                ):
+                    if self._closed:
+                        return None
+                    job = self._waiting.pop(0)
                     self._started[job.task_id] = job
-            if job is None:
+                    return job
+            idle = time.monotonic() - idle_since_s >= idle_s
+            if idle or self._is_asked_to_rest():
                 self._on_idle()
-                idle_s = None
-            else:
-                # Outside the lock, since it calls at once for a job that has ended.
-                job.done.add_done_callback(partial(self._forget, job))
-                self._run(job)
-                idle_s = self._idle_s
+                look_s = None
 
     def _find_waiting(self, task_id: str) -> Job | None:
         return next((j for j in self._waiting if j.task_id == task_id), None)
@@ -205,3 +227,6 @@ class JobQueue:
     def _forget(self, job: Job, _done: Future[None]) -> None:
         with self._changed:
             self._started.pop(job.task_id, None)
+            empty = not self._started and not self._waiting
+        if empty:
+            self._on_empty()

@@ -1,4 +1,4 @@
-"""Sees to it that one process runs the tasks of a data folder.
+"""Sees to it that one process at a time runs the tasks of a data folder.
 
 Thread-safe, and between processes. The lock is the system's, so it goes when its
 process does, however that ends.
@@ -52,7 +52,7 @@ class RunnerLock:
             try:
                 self._folder.mkdir(parents=True, exist_ok=True)
                 self._lock.acquire()
-                self._holder.write_text(f"process {os.getpid()} on {platform.node()}")
+                self._holder.write_text(_name())
             except Timeout:
                 raise DataFolderInUse(str(self._folder), self._told()) from None
             except OSError as error:
@@ -62,6 +62,13 @@ class RunnerLock:
                     "Choose another with data_dir, --data-dir or NBGEN_DATA_DIR."
                 ) from error
             self.held = True
+
+    @property
+    def is_another_s(self) -> bool:
+        """Whether another process was the last to take it, as far as one can tell."""
+        with contextlib.suppress(OSError, ValueError):
+            return not self.held and self._holder.read_text() != _name()
+        return False
 
     def release(self) -> None:
         """Let others take it; no-op if it is not held."""
@@ -74,3 +81,7 @@ class RunnerLock:
         with contextlib.suppress(OSError, ValueError):
             return self._holder.read_text() or "another process"
         return "another process"
+
+
+def _name() -> str:
+    return f"process {os.getpid()} on {platform.node()}"

@@ -1,0 +1,79 @@
+"""The part of the studio that runs many tasks as one batch.
+
+Thread-safety: every method may be called from any thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, cast
+
+from nbgen.batch import Batch, is_missing
+from nbgen.checks import check_batch_name, check_whole
+from nbgen.queueing import HIGHEST_PRIORITY, Queueing, in_batch, new_id, new_record
+from nbgen.schema import GenerationRequest
+
+if TYPE_CHECKING:
+    from nbgen.studio import Studio
+
+
+class Batching(Queueing):
+    """Submits batches and finds them; ``Studio`` is one."""
+
+    def submit_batch(
+        self,
+        requests: Mapping[str, GenerationRequest],
+        *,
+        batch_id: str,
+        priority: int = 0,
+    ) -> Batch:
+        """Queue what is missing of a batch, all of it or, if that fails, nothing.
+
+        Rows that wait, run or have their pictures are left alone; for rows that
+        failed, were cancelled or lost, a retry is queued.
+
+        Args:
+            requests: The rows: what to make, under names that stay the same when the
+                same is submitted again; each 1 to 60 letters, digits, dots,
+                underscores, colons or hyphens.
+            batch_id: The name of the batch, likewise. The tasks of a new one have the
+                ids ``batch_id:row``.
+            priority: See ``Studio.generate``.
+
+        Raises:
+            InvalidRequest: A value is not allowed.
+            TaskConflict: Such a task id stands for something else.
+            DataFolderInUse: Another process runs the tasks of the data folder.
+            QueueFull: There is not room for all.
+            StudioClosed: The studio is closed.
+        """
+        check_batch_name("batch_id", batch_id)
+        check_whole("priority", priority, -HIGHEST_PRIORITY, HIGHEST_PRIORITY)
+        for name, request in requests.items():
+            check_batch_name("row", name)
+            self._check_pictures(request)
+        with self._submission():
+            standing = {row.name: row for row in self._store.list_rows(batch_id)}
+            records = []
+            for name, request in requests.items():
+                known = standing.get(name)
+                if known is not None and not is_missing(known):
+                    continue
+                record = new_record(
+                    f"{batch_id}:{name}" if known is None else new_id(),
+                    request,
+                    known and known.task_id,
+                    priority=priority,
+                )
+                records.append(in_batch(record, batch_id, name))
+            self._add(records)
+        return Batch(cast("Studio", self), batch_id, tuple(requests))
+
+    def batch(self, batch_id: str) -> Batch:
+        """Return a handle on all rows of a batch.
+
+        Raises:
+            UnknownBatch: There is no such batch.
+        """
+        rows = [row.name for row in self.batch_rows(batch_id)]
+        return Batch(cast("Studio", self), batch_id, rows)
