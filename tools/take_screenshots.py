@@ -5,6 +5,7 @@ Run: ``.venv/bin/python tools/take_screenshots.py``; needs Chromium.
 
 from __future__ import annotations
 
+import re
 import sys
 import tempfile
 from pathlib import Path
@@ -31,6 +32,27 @@ GenerationPanel(studio, prompt="a red circle on a blue background", seed=7,
                 num_inference_steps=150, guidance_scale=4.5, reviewer_id="ada",
                 task_id="hero-1")
 """
+BATCH = """
+import pandas as pd
+from nbgen import BatchPanel
+
+headlines = [f"a {colour} {shape}" for colour in ("red", "blue", "green", "black")
+             for shape in ("circle", "square", "triangle")]
+df = pd.DataFrame({"headline": headlines})
+batch = studio.generate_frame(df, "{headline} on a white background", name="autumn",
+                              num_inference_steps=100, guidance_scale=4.5)
+BatchPanel(batch)
+"""
+
+
+def take_batch(page: Page, theme: str) -> None:
+    """Take the panel of a batch under way, and of one that was stopped."""
+    panel = page.locator(".nbgen-panel", has_text="autumn")
+    panel.get_by_text(re.compile("[4-8] of 12 made")).wait_for()
+    panel.screenshot(path=IMAGES / f"batch-busy-{theme}.png")
+    panel.get_by_role("button", name="Cancel").click()
+    panel.get_by_role("button", name="Retry").wait_for()
+    panel.screenshot(path=IMAGES / f"batch-cancelled-{theme}.png")
 
 
 def take(page: Page, theme: str) -> None:
@@ -68,6 +90,8 @@ def main() -> None:
             running_lab(Path(folder), theme=f"JupyterLab {name}") as address,
         ):
             write_notebook(Path(folder) / "panel.ipynb", [CELL.strip()])
+            cells = [CELL.strip(), BATCH.strip()]
+            write_notebook(Path(folder) / "batch.ipynb", cells)
             browser = playwright.chromium.launch(
                 executable_path=CHROMIUM, args=CHROMIUM_FLAGS
             )
@@ -77,6 +101,9 @@ def main() -> None:
             open_notebook(page, address, "panel.ipynb")
             run_all(page)
             take(page, name.lower())
+            open_notebook(page, address, "batch.ipynb")
+            run_all(page)
+            take_batch(page, name.lower())
             browser.close()
 
 

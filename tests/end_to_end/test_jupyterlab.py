@@ -124,3 +124,29 @@ def test_a_reload_attaches_again(panel_page: Page) -> None:
     wait_for_kernel(page)
     expect(page.get_by_text("step 60 of 60")).to_be_visible(timeout=60_000)
     expect(button(page, "Approve")).to_be_enabled()
+
+
+BATCH_CELL = """
+import pandas as pd
+from nbgen import BatchPanel, Studio
+studio = Studio()
+df = pd.DataFrame({"headline": ["a red circle", "a blue square", "a green star"]})
+batch = studio.generate_frame(df, "headline", num_inference_steps=20)
+BatchPanel(batch)
+"""
+
+
+def test_a_batch_is_watched_to_its_end(lab: tuple[str, Path], page: Page) -> None:
+    address, folder = lab
+    write_notebook(folder / "batch.ipynb", [BATCH_CELL.strip(), "len(batch)"])
+    open_notebook(page, address, "batch.ipynb")
+    page.evaluate(WATCH_BAR)
+    run_all(page)
+    expect(page.locator(".nbgen-panel")).to_contain_text("3 of 3 made", timeout=90_000)
+    between = [
+        width
+        for width in page.evaluate("[...widths]")
+        if 0 < float(width.removesuffix("%")) < 100
+    ]
+    assert between
+    expect(page.locator(".nbgen-panel").get_by_role("button")).to_have_count(0)

@@ -43,7 +43,7 @@ def test_a_batch_is_shown_stopped_and_tried_again(make_studio: MakeStudio) -> No
     shown.labelled("Cancel").click()
     opened.set()
     shown.until(lambda: "0 of 2 made · 2 cancelled" in shown.text())
-    assert (bar.bar_style, bar.value) == ("warning", 100.0)
+    assert (bar.bar_style, bar.value) == ("warning", 0.0)
     assert not shown.all_labelled("Cancel")
     shown.labelled("Retry 2").click()
     shown.until(lambda: "2 of 2 made" in shown.text())

@@ -88,7 +88,7 @@ class BatchPanel(Panel):
         with self._lock:
             error, cancelling = self._error, self._cancelling
         missing = progress.failed + progress.cancelled + progress.lost
-        self._bar.value = progress.percentage
+        self._bar.value = _share(progress)
         self._bar.bar_style = _bar_style(progress)
         self._line.value = (
             '<div class="nbgen-line">'
@@ -107,6 +107,12 @@ class BatchPanel(Panel):
         self._actions.layout.display = None if shown else "none"
         self._error_line.show(error)
         return None if progress.ended else _LOOK_EVERY_S
+
+
+def _share(progress: BatchProgress) -> float:
+    if progress.ended and progress.total:
+        return 100 * progress.succeeded / progress.total  # a full bar is a full success
+    return progress.percentage
 
 
 def _bar_style(progress: BatchProgress) -> str:
