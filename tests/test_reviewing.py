@@ -89,6 +89,11 @@ def test_changes_are_made_in_a_child(studio: Studio) -> None:
     assert again is not None
     assert again.id == child.id
     assert len(studio.tasks()) == 2
+    studio.retry("a").result(30)
+    asked = studio.request_changes("a", reviewer_id="bob", feedback="At night")
+    assert asked is not None
+    assert asked.id == child.id
+    assert [decision.child_id for decision in studio.decisions("a")] == [child.id]
     with pytest.raises(DecisionConflict):
         studio.approve("a", reviewer_id="bob")
     with pytest.raises(InvalidRequest, match="feedback must be"):
@@ -253,7 +258,7 @@ from nbgen.testing import PatternEngine
 
 folder, database, process = sys.argv[1:]
 studio = Studio(folder, engine=PatternEngine(), database=database or None)
-won = []
+won, lost = [], []
 
 def work(number):
     name = f"p{process}-{number}"
@@ -262,16 +267,16 @@ def work(number):
         try:
             decision = verdict(f"t{task}", reviewer_id=name, expect_version=0)
         except DecisionConflict as error:
-            assert " by p" in str(error), error
+            lost.append([f"t{task}", name, str(error)])
         else:
             won.append([decision.task_id, name])
 
 print("ready", flush=True)
 sys.stdin.readline()
-threads = [threading.Thread(target=work, args=[n]) for n in range(4)]
+threads = [threading.Thread(target=work, args=[n]) for n in range(8)]
 for thread in threads: thread.start()
 for thread in threads: thread.join()
-print(json.dumps(won), flush=True)
+print(json.dumps([won, lost]), flush=True)
 studio.close()
 """
 
@@ -279,8 +284,8 @@ studio.close()
 def test_of_decisions_that_race_one_stands(
     tmp_path: Path, database: str | None
 ) -> None:
-    """Eight threads in two processes: each task has one winner, the rest hear of it."""
-    count = 12
+    """Two processes of eight threads: a task has one winner, and the rest hear of it."""
+    count = 100
     store = Store(tmp_path, database)
     for number in range(count):
         task: TaskRecord = record(f"t{number}")
@@ -301,12 +306,19 @@ def test_of_decisions_that_race_one_stands(
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
     outputs = [process.communicate("go\n", timeout=100)[0] for process in processes]
-    won = [tuple(entry) for output in outputs for entry in json.loads(output)]
+    answers = [json.loads(output) for output in outputs]
+    won = [tuple(entry) for wins, _ in answers for entry in wins]
+    lost = [tuple(entry) for _, losses in answers for entry in losses]
     log = store.list_decisions(None)
     store.close()
     assert sorted(won) == sorted((d.task_id, d.reviewer_id) for d in log)
     assert sorted(d.task_id for d in log) == sorted(f"t{n}" for n in range(count))
     assert {d.version for d in log} == {1}
+    winners = dict(won)
+    assert len(set(lost)) == len(lost) == 15 * count
+    for task_id, loser, told in lost:
+        assert loser != winners[task_id]
+        assert f"ed by {winners[task_id]} at " in told
 
 
 def test_threads_that_agree_make_one_decision(studio: Studio) -> None:

@@ -61,6 +61,7 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
         featured_image_url: The picture that an approval stands for, or None.
         decided_at: When, in UTC.
         supersedes: The sequence of the entry that no longer counts, or None.
+        child_id: The task that a request for changes was queued as, or None.
     """
 
     sequence: int = 0
@@ -74,6 +75,7 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
     featured_image_url: str | None = None
     decided_at: dt.datetime
     supersedes: int | None = None
+    child_id: str | None = None
 
 
 class DecisionRequest(msgspec.Struct, frozen=True, kw_only=True):

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, cast
 import msgspec
 
 from nbgen.checks import MAX_SEED, check_task_id, check_whole
+from nbgen.decision import Decision
 from nbgen.errors import StudioClosed, TaskConflict, TaskError, UnknownTask
 from nbgen.jobs import Job, JobQueue, Worker
 from nbgen.progress import GenerationProgress, ProgressService
@@ -248,23 +249,23 @@ class Queueing(Reviewing):
         self,
         parent_id: str,
         request: GenerationRequest,
-        commit: Callable[[TaskRecord], object],
+        commit: Callable[[TaskRecord], Decision],
     ) -> Task | None:
         parent = self.get_record(parent_id)
         child = in_batch(
-            new_record(new_id(), request, parent_id),
+            new_record(new_id(), request, parent_id, priority=parent.priority),
             parent.batch_id,
             parent.batch_row,
         )
         with self._submission():
-            commit(child)
-            if self._store.get_task(child.id) is not None:
+            self._queue.check_room()
+            standing = commit(child).child_id
+            if standing == child.id:
                 self._progress.create_progress(child.id, request.num_inference_steps)
                 job = _job(child)
                 self._queue.submit(job)
                 return self._handle(child, job)
         # The same was asked for before, so there is a child already.
-        standing = self._store.find_child(parent_id)
         return None if standing is None else self.task(standing)
 
     def _find_same(self, task_id: str, request: GenerationRequest) -> Task | None:

@@ -141,6 +141,8 @@ class Reviewing(Keeping):
             UnknownTask: There is no such task.
             InvalidRequest: A value is not allowed.
             DecisionConflict: See ``approve``.
+            DataFolderInUse: Another process runs the tasks of the data folder.
+            QueueFull: Too many tasks wait; nothing was decided.
             StudioClosed: The studio is closed.
         """
         request = DecisionRequest(
@@ -299,7 +301,7 @@ class Reviewing(Keeping):
         self,
         parent_id: str,
         request: GenerationRequest,
-        commit: Callable[[TaskRecord], object],
+        commit: Callable[[TaskRecord], Decision],
     ) -> Task | None:
         """Queue the child that ``commit`` commits, or return the one there is."""
         raise NotImplementedError

@@ -81,6 +81,7 @@ _DECISION_COLUMNS = {
     "featured_image_url": _TEXT,
     "decided_at": _TIME,
     "supersedes": _WHOLE,
+    "child_id": _TEXT,
 }
 
 _IMAGE_COLUMNS = {

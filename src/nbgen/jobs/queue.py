@@ -29,7 +29,6 @@ class Job:
         request: What to make.
         seed: The seed of the first picture.
         priority: Jobs of a higher one run first.
-        number: Its place among those of the same priority.
         cancel: Set to stop the work.
         done: Resolves once the end of the task is committed.
         error: The exception that ended it, for whoever asks for the result.
@@ -42,13 +41,12 @@ class Job:
         seed: int,
         *,
         priority: int = 0,
-        number: int = 0,
     ) -> None:
         self.task_id = task_id
         self.request = request
         self.seed = seed
         self.priority = priority
-        self.number = number
+        self.number = 0  # the queue's, which counts what is submitted
         self.cancel = CancelToken()
         self.done: Future[None] = Future()
         # From here on nobody who waits for the future can cancel it.
@@ -62,6 +60,8 @@ def _order(job: Job) -> tuple[int, int]:
 
 class JobQueue:
     """Runs jobs one at a time, by priority, then first come first served.
+
+    A job that is given its old priority again has its old place again.
 
     Args:
         run: Called with each job on the worker thread; must not raise. The job may
@@ -92,6 +92,7 @@ class JobQueue:
         self._idle_s = idle_s
         self._changed = threading.Condition()
         self._limit = limit
+        self._submitted = 0
         self._waiting: list[Job] = []  # in the order in which they will run
         self._paused = False
         self._started: dict[str, Job] = {}
@@ -112,6 +113,8 @@ class JobQueue:
     def submit(self, job: Job) -> None:
         """Put a job behind those of its priority."""
         with self._changed:
+            self._submitted += 1
+            job.number = self._submitted
             insort(self._waiting, job, key=_order)
             self._changed.notify()
 

@@ -17,7 +17,7 @@ from nbgen.errors import DataFolderUnusable, InvalidRequest
 from nbgen.store.owners import FileOwners, Owners, SessionOwners
 
 _BUSY_TIMEOUT_S = 10
-_NEWEST_MIGRATION = "0001"
+_NEWEST_MIGRATION = "0002"
 _MIGRATION_LOCK = 0x6E6267656E
 """Any number will do, as long as all processes take the same."""
 

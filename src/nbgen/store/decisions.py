@@ -159,7 +159,10 @@ class DecisionStore:
         ruling: Ruling,
         publishers: Sequence[str],
     ) -> Decision:
-        decision = log.append(connection, ruling.decision)
+        decision = ruling.decision
+        if change.child is not None:
+            decision = msgspec.structs.replace(decision, child_id=change.child.id)
+        decision = log.append(connection, decision)
         if change.child is not None:
             insert_tasks(connection, [change.child], self._database.owner)
         if ruling.withdraws:

@@ -102,6 +102,7 @@ decisions = sa.Table(
     sa.Column("featured_image_url", sa.Text),
     sa.Column("decided_at", Moment, nullable=False),
     sa.Column("supersedes", sa.ForeignKey("decisions.sequence")),
+    sa.Column("child_id", sa.String(128)),
     # Should a lock ever fail to keep two writers apart, the second one fails here.
     sa.UniqueConstraint("task_id", "version", name="uq_decisions_task_id"),
 )

@@ -207,18 +207,6 @@ class TaskStore:
             for name, row in newest.items()
         ]
 
-    def find_child(self, task_id: str) -> str | None:
-        """Return the id of the newest task that was made of this one, or None."""
-        query = (
-            sa.select(tasks.c.id)
-            .where(tasks.c.parent_id == task_id)
-            .order_by(tasks.c.number.desc())
-            .limit(1)
-        )
-        with self._database.reading() as connection:
-            found: str | None = connection.scalar(query)
-            return found
-
     def set_priority(self, task_id: str, priority: int) -> None:
         """Commit the priority of a task."""
         with self._database.writing() as connection:

@@ -38,8 +38,6 @@ def _make_tables() -> None:
         sa.Column("number", sa.Integer, primary_key=True),
         sa.Column("id", sa.String(128), nullable=False, unique=True),
         sa.Column("parent_id", sa.String(128), sa.ForeignKey("tasks.id")),
-        sa.Column("batch_id", sa.String(60)),
-        sa.Column("batch_row", sa.String(60)),
         sa.Column("owner", sa.String(32), nullable=False),
         sa.Column("request", sa.Text, nullable=False),
         sa.Column("seed", sa.BigInteger, nullable=False),
@@ -56,7 +54,6 @@ def _make_tables() -> None:
         sa.Column("result", sa.Text),
     )
     op.create_index("ix_tasks_parent_id", "tasks", ["parent_id"])
-    op.create_index("ix_tasks_batch_id", "tasks", ["batch_id", "number"])
     op.create_index("ix_tasks_created_at", "tasks", ["created_at", "number"])
     op.create_index("ix_tasks_status", "tasks", ["status", "created_at", "number"])
     op.create_table(

@@ -1,0 +1,281 @@
+"""Kills a process at work again and again, and checks what it had promised.
+
+The process writes a line when it begins something and, once that has returned, another:
+what it has acknowledged. After each SIGKILL a studio is opened on the same folder, and
+all that was acknowledged must be there.
+"""
+
+from __future__ import annotations
+
+import io
+import itertools
+import json
+import os
+import random
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any
+
+from PIL import Image
+
+from nbgen.errors import TaskError
+from nbgen.generation.engine import Engine
+from nbgen.schema import GenerationRequest, Outcome, Status, TaskRecord
+from nbgen.studio import Studio
+from nbgen.task import Task
+from nbgen.testing import PatternEngine
+
+_BACKLOG = 12
+_STEP_S = 0.002
+_OLD_S = 7_200
+
+
+def _tell(**what: object) -> None:
+    # One write, shorter than a pipe takes whole, so that lines of threads do not mix.
+    os.write(1, f"{json.dumps(what)}\n".encode())
+
+
+class _TellingEngine(PatternEngine):
+    """Says when it samples and when it has left the rest to be saved."""
+
+    def __init__(self) -> None:
+        super().__init__(self._work)
+
+    def _work(self, _step: int) -> None:
+        _tell(begins="running")
+        time.sleep(_STEP_S)  # what a step takes, with which it is as likely hit
+
+    def generate(self, *args: Any, **kwargs: Any) -> Iterator[Image.Image]:
+        yield from super().generate(*args, **kwargs)
+        _tell(begins="saving")
+
+
+def work(folder: Path, run: str) -> None:
+    """Submit, cancel, wait and decide until killed."""
+    draw = random.Random(run)
+    engine: Engine = _TellingEngine()
+    studio = Studio(folder, engine=engine)
+    submitted: SimpleQueue[Task] = SimpleQueue()
+    room = threading.Semaphore(_BACKLOG)
+    threading.Thread(target=_decide_all, args=(studio, submitted, room, run)).start()
+    _tell(began=run)
+    for number in itertools.count():
+        # Few enough that a picture one was killed at is soon made again by another.
+        request = GenerationRequest(
+            prompt=draw.choice("abc"),
+            num_inference_steps=draw.randint(1, 8),
+            num_images=draw.randint(1, 3),
+            seed=draw.randint(0, 400),
+        )
+        _tell(begins="queueing")
+        if draw.random() < 0.2:
+            rows = {f"{number}-{row}": request for row in range(3)}
+            batch = studio.submit_batch(rows, batch_id=run)
+            tasks = [studio.task(task_id) for task_id in batch.task_ids]
+        else:
+            tasks = [studio.submit(request, task_id=f"{run}-{number}")]
+        _tell(did="queueing", ids=[task.id for task in tasks])
+        if draw.random() < 0.15:
+            tasks[0].cancel()
+        for task in tasks:
+            room.acquire()
+            submitted.put(task)
+
+
+def _decide_all(
+    studio: Studio, submitted: SimpleQueue[Task], room: threading.Semaphore, run: str
+) -> None:
+    draw = random.Random(f"{run} decides")
+    while True:
+        task = submitted.get()
+        try:
+            result = task.result()
+        except TaskError:
+            _tell(did="ending", id=task.id, outcome=task.record.outcome)
+            continue
+        finally:
+            room.release()
+        _tell(did="saving", id=task.id, names=[image.name for image in result.images])
+        _tell(begins="deciding")
+        decide = studio.approve if draw.random() < 0.5 else studio.reject
+        decisions = [decide(task.id, reviewer_id="ada")]
+        _tell(did="deciding", id=task.id, sequence=decisions[0].sequence)
+        if draw.random() < 0.3:
+            _tell(begins="deciding")
+            undone = studio.undo(task.id, reviewer_id="ada")
+            _tell(did="deciding", id=task.id, sequence=undone.sequence)
+
+
+class Crashes:
+    """Kills, checks and counts.
+
+    Args:
+        folder: The data folder, which all the processes share.
+        seed: Determines when each is killed, as far as that can be.
+
+    Attributes:
+        counts: What was found, by name.
+        reopened_s: Seconds until each studio was open again.
+    """
+
+    def __init__(self, folder: Path, seed: int) -> None:
+        self.counts: Counter[str] = Counter()
+        self.reopened_s: list[float] = []
+        self._folder = folder
+        self._seed = seed
+        self._draw = random.Random(seed)
+        self._promised: list[dict[str, Any]] = []
+
+    def kill_one(self) -> None:
+        """Have a process work, kill it, and check what it leaves."""
+        run = f"r{self._seed}-{self.counts['kills']}"
+        lines = self._run_and_kill(run)
+        self.counts["kills"] += 1
+        last = {}
+        for line in lines:
+            if "begins" in line:
+                kind = line["begins"]
+                last["engine" if kind in ("running", "saving") else kind] = kind
+            elif line.get("did") in last:
+                del last[line["did"]]
+        self.counts.update(f"killed while {kind}" for kind in last.values())
+        promised = [line for line in lines if "did" in line]
+        self._promised += promised
+        with Studio(self._folder, engine=PatternEngine(), take_over=False) as looking:
+            self._check(looking, promised)
+            left = [
+                record.id
+                for status in ("pending", "generating")
+                for record in looking.tasks(status=status, limit=1_000)
+            ]
+        self._reopen(left)
+
+    def check_all(self) -> None:
+        """Check all promises of all processes once more, and the files."""
+        with Studio(self._folder, engine=PatternEngine(), take_over=False) as studio:
+            before = dict(self.counts)
+            self._check(studio, self._promised)
+            for name in ("tasks acknowledged", "decisions acknowledged"):
+                self.counts[name] = before.get(name, 0)
+            self._check_files(studio)
+
+    def _run_and_kill(self, run: str) -> list[dict[str, Any]]:
+        program = [sys.executable, str(Path(__file__)), str(self._folder), run]
+        after_lines = self._draw.randint(1, 150)
+        # The very moment is what is tried: between two lines, too.
+        delay_s = self._draw.uniform(0, 0.02)
+        lines = []
+        with subprocess.Popen(program, stdout=subprocess.PIPE) as process:
+            assert process.stdout is not None
+            for line in process.stdout:
+                lines.append(json.loads(line))
+                if len(lines) == after_lines:
+                    time.sleep(delay_s)
+                    process.kill()
+        assert process.returncode == -9, "it ended by itself"
+        return lines
+
+    def _reopen(self, left: list[str]) -> None:
+        started_s = time.perf_counter()
+        with Studio(self._folder, engine=PatternEngine()) as studio:
+            self.reopened_s.append(time.perf_counter() - started_s)
+            for task_id in left:
+                record = studio.get_record(task_id)
+                if record.outcome is Outcome.LOST:
+                    self.counts["tasks lost"] += 1
+                else:
+                    self.counts["tasks that waited"] += 1
+                    studio.task(task_id).result(30)
+                    self._check_pictures(studio, studio.get_record(task_id))
+
+    def _check(self, studio: Studio, promised: list[dict[str, Any]]) -> None:
+        ids = [task_id for line in promised for task_id in line.get("ids", ())]
+        found = {record.id: record for record in _records(studio, set(ids))}
+        self.counts["tasks acknowledged"] += len(ids)
+        self.counts["tasks missing"] += len(set(ids) - set(found))
+        for record in found.values():
+            if record.status is Status.COMPLETED:
+                self._check_pictures(studio, record)
+        for line in promised:
+            known = found.get(line.get("id", ""))
+            if line["did"] == "saving":
+                result = known and known.result
+                names = [image.name for image in result.images] if result else []
+                self.counts["results missing"] += names != line["names"]
+            elif line["did"] == "ending":
+                outcome = known and known.outcome
+                self.counts["ends missing"] += outcome != line["outcome"]
+            elif line["did"] == "deciding":
+                log = known.decisions if known else ()
+                kept = line["sequence"] in [entry.sequence for entry in log]
+                self.counts["decisions acknowledged"] += 1
+                self.counts["decisions missing"] += not kept
+
+    def _check_pictures(self, studio: Studio, record: TaskRecord) -> None:
+        assert record.result is not None
+        self.counts["finished tasks checked"] += 1
+        for image in record.result.images:
+            try:
+                with Image.open(io.BytesIO(studio.read_image(image.name))) as picture:
+                    picture.load()
+            except Exception:  # noqa: BLE001 - whatever is wrong with it is wrong
+                self.counts["pictures missing or broken"] += 1
+
+    def _check_files(self, studio: Studio) -> None:
+        files = [
+            path for path in (self._folder / "images").rglob("*") if path.is_file()
+        ]
+        for path in files:
+            os.utime(path, (time.time() - _OLD_S,) * 2)
+        garbage = set(studio.collect_garbage(dry_run=False))
+        self.counts["files"] = len(files)
+        self.counts["files that gc removed"] = len(garbage)
+        wanted = {
+            image.name
+            for record in _records(studio)
+            for image in (record.result.images if record.result else ())
+        }
+        left = {path.name for path in files if path.exists()}
+        self.counts["files that gc left and nobody wants"] = len(left - wanted)
+        self.counts["files that gc removed and somebody wants"] = len(wanted - left)
+
+
+def _records(studio: Studio, ids: set[str] | None = None) -> Iterator[TaskRecord]:
+    cursor = None
+    while True:
+        page = studio.tasks(limit=1_000, cursor=cursor)
+        yield from (record for record in page if ids is None or record.id in ids)
+        cursor = page.next_cursor
+        if cursor is None:
+            return
+
+
+WRONG = (
+    "tasks missing",
+    "results missing",
+    "ends missing",
+    "decisions missing",
+    "pictures missing or broken",
+    "files that gc left and nobody wants",
+    "files that gc removed and somebody wants",
+)
+"""The counts that must be 0."""
+
+
+def _end(failure: threading.ExceptHookArgs) -> None:
+    # Whichever thread fails: nothing more would be written, and nobody would kill it.
+    threading.__excepthook__(failure)
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    threading.excepthook = _end
+    worker = threading.Thread(target=work, args=(Path(sys.argv[1]), sys.argv[2]))
+    worker.start()
+    worker.join()
