@@ -284,7 +284,7 @@ studio.close()
 def test_of_decisions_that_race_one_stands(
     tmp_path: Path, database: str | None
 ) -> None:
-    """Two processes of eight threads: a task has one winner, and the rest hear of it."""
+    """Two processes of eight threads: one wins each task, and the rest hear of it."""
     count = 100
     store = Store(tmp_path, database)
     for number in range(count):

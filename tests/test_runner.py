@@ -95,6 +95,20 @@ def test_a_reader_takes_the_place_of_one_that_died(tmp_path: Path) -> None:
             assert reader.get_record("runs").outcome is Outcome.LOST
 
 
+def test_an_id_submitted_again_is_followed_while_it_runs_and_run_once_orphaned(
+    tmp_path: Path,
+) -> None:
+    with other_process(tmp_path) as process, open_studio(tmp_path) as studio:
+        same = studio.get_record("waits").request
+        standing = studio.submit(same, task_id="waits")
+        assert standing.status is Status.PENDING
+        process.kill()
+        process.wait()
+        assert studio.submit(same, task_id="waits").result(10).images
+        assert studio.get_record("runs").outcome is Outcome.LOST
+        assert len(studio.tasks()) == 2
+
+
 def test_what_ran_in_one_that_died_runs_again_if_that_is_wanted(tmp_path: Path) -> None:
     with other_process(tmp_path):
         pass

@@ -19,7 +19,13 @@ import msgspec
 
 from nbgen.checks import MAX_SEED, check_task_id, check_whole
 from nbgen.decision import Decision
-from nbgen.errors import StudioClosed, TaskConflict, TaskError, UnknownTask
+from nbgen.errors import (
+    DataFolderInUse,
+    StudioClosed,
+    TaskConflict,
+    TaskError,
+    UnknownTask,
+)
 from nbgen.jobs import Job, JobQueue, Worker
 from nbgen.progress import GenerationProgress, ProgressService
 from nbgen.progress.progress import progress_of_record
@@ -63,16 +69,21 @@ class Queueing(Reviewing):
             if self._closed:
                 raise StudioClosed
             standing = self._find_same(task_id, request)
-        if standing is not None:
+        if standing is not None and self._is_settled(task_id):
             return standing
-        with self._submission():
-            # Again: somebody may have been faster.
-            standing = self._find_same(task_id, request)
-            if standing is not None:
-                return standing
-            record = new_record(task_id, request, priority=priority)
-            [job] = self._add([record])
-            return self._handle(record, job)
+        try:
+            with self._submission():
+                # Again: somebody may have been faster, or it may have been taken over.
+                standing = self._find_same(task_id, request)
+                if standing is not None:
+                    return standing
+                record = new_record(task_id, request, priority=priority)
+                [job] = self._add([record])
+                return self._handle(record, job)
+        except DataFolderInUse:
+            if standing is None:
+                raise
+            return standing  # it is there who runs it
 
     def retry(self, task_id: str) -> Task:
         """Queue the request of an ended task again, as a task of its own.
@@ -153,18 +164,15 @@ class Queueing(Reviewing):
 
     def cancel_tasks(self, task_ids: Iterable[str]) -> None:
         """Ask many tasks to end, none of which begins meanwhile; see ``cancel``."""
-        not_here = []
-        never_ran = []
-        # The last first: the next one in the queue would start in place of another.
-        for task_id in reversed(list(task_ids)):
-            job = self._queue.cancel(task_id)
-            if job is not None:
-                never_ran.append(job)
-            elif self._progress.get_progress(task_id) is None:
-                not_here.append(task_id)
-        for job in never_ran:
-            self._worker.cancel(job)
+        task_ids = list(task_ids)
+        for never_ran in self._queue.cancel(task_ids):
+            self._worker.cancel(never_ran)
         self._rest()
+        not_here = [
+            task_id
+            for task_id in task_ids
+            if self._progress.get_progress(task_id) is None
+        ]
         for record in self.get_records(not_here):
             if not record.status.ended:
                 raise TaskError(
@@ -267,6 +275,13 @@ class Queueing(Reviewing):
                 return self._handle(child, job)
         # The same was asked for before, so there is a child already.
         return None if standing is None else self.task(standing)
+
+    def _is_settled(self, task_id: str) -> bool:
+        """Say whether a task has ended, or will here."""
+        return (
+            self._queue.find(task_id) is not None
+            or self.get_record(task_id).status.ended
+        )
 
     def _find_same(self, task_id: str, request: GenerationRequest) -> Task | None:
         """Return the task of that id, if there is one; under the submitters' lock."""

@@ -10,7 +10,7 @@ import math
 import threading
 import time
 from bisect import insort
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from functools import partial
 
@@ -164,21 +164,21 @@ class JobQueue:
                 return self._started[task_id]
             return self._find_waiting(task_id)
 
-    def cancel(self, task_id: str) -> Job | None:
-        """Stop a job: ask a started one to end, or take a waiting one out.
+    def cancel(self, task_ids: Iterable[str]) -> list[Job]:
+        """Stop jobs, none of which starts meanwhile; those not here are ignored.
+
+        Those that have started are asked to end.
 
         Returns:
-            The job that was taken out, which is now the caller's to end; None if it
-            has started or is not here.
+            Those that waited, which are now the caller's to end.
         """
+        asked = set(task_ids)
         with self._changed:
-            if task_id in self._started:
+            taken_out = [job for job in self._waiting if job.task_id in asked]
+            self._waiting = [job for job in self._waiting if job.task_id not in asked]
+            for task_id in asked & self._started.keys():
                 self._started[task_id].cancel.cancel()
-                return None
-            job = self._find_waiting(task_id)
-            if job is not None:
-                self._waiting.remove(job)
-            return job
+        return taken_out
 
     def close(self, *, finish: bool) -> list[Job]:
         """End the thread; return the jobs that never ran.

@@ -1,0 +1,476 @@
+"""Whatever is done to a studio, in whatever order, it is where a simple model is.
+
+``NBGEN_EXAMPLES`` says how many sequences of operations are tried.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+from PIL import Image
+
+from nbgen.decision import ApprovalStatus, Verdict
+from nbgen.errors import (
+    DecisionConflict,
+    GenerationFailed,
+    NbgenError,
+    QueueFull,
+    TaskCancelled,
+    TaskConflict,
+    TaskError,
+    TaskLost,
+)
+from nbgen.generation.engine import CancelToken
+from nbgen.queueing import new_record
+from nbgen.schema import GenerationRequest, Outcome, Status, TaskRecord
+from nbgen.store import Store
+from nbgen.studio import Studio
+from nbgen.testing import PatternEngine
+
+_EXAMPLES = int(os.environ.get("NBGEN_EXAMPLES", "60"))
+_QUEUE_LIMIT = 4
+_WAIT_S = 30
+
+_ERRORS: dict[Outcome, type[TaskError]] = {
+    Outcome.FAILED: GenerationFailed,
+    Outcome.CANCELLED: TaskCancelled,
+    Outcome.LOST: TaskLost,
+}
+
+
+class _HeldEngine(PatternEngine):
+    """Stops before the first step until it is told how to go on, or cancelled."""
+
+    def __init__(self) -> None:
+        super().__init__(self._wait)
+        self.started: SimpleQueue[int] = SimpleQueue()
+        self.orders: SimpleQueue[str] = SimpleQueue()
+
+    def generate(
+        self,
+        request: GenerationRequest,
+        *,
+        seed: int,
+        cancel: CancelToken,
+        **rest: Any,
+    ) -> Iterator[Image.Image]:
+        self.orders = SimpleQueue()
+        cancel.on_cancel(partial(self.orders.put, "stop"))
+        self.started.put(seed)
+        yield from super().generate(request, seed=seed, cancel=cancel, **rest)
+
+    def _wait(self, _step: int) -> None:
+        if self.orders.get() == "fail":
+            raise NbgenError("No.")
+
+
+@dataclass
+class _Vote:
+    reviewer: str
+    verdict: Verdict
+    version: int
+    child: str | None = None
+
+
+@dataclass
+class _Known:
+    """What the model knows of a task."""
+
+    prompt: str
+    priority: int
+    parent: str | None = None
+    outcome: Outcome | None = None
+    votes: list[_Vote] = field(default_factory=list)
+    version: int = 0
+    quorum: int = 1
+
+    @property
+    def standing(self) -> _Vote | None:
+        """The vote that decides: the last against it, or the last of enough for it."""
+        against = [v for v in self.votes if v.verdict is not Verdict.APPROVED]
+        if against:
+            return against[-1]
+        return self.votes[-1] if len(self.votes) >= self.quorum else None
+
+    def beaten_by(self, reviewer: str) -> _Vote | None:
+        """The vote that a contradiction of the reviewer's takes the place of."""
+        own = [vote for vote in self.votes if vote.reviewer == reviewer]
+        return self.standing or (own[-1] if own else None)
+
+    def answer(
+        self, reviewer: str, verdict: Verdict, expected: int | None
+    ) -> _Vote | None:
+        """Return the vote that a request to decide comes to; None for a conflict."""
+        if self.outcome is not Outcome.SUCCEEDED:
+            return None
+        standing = self.beaten_by(reviewer)
+        if standing is not None and standing.verdict is verdict:
+            is_answer_lost = (
+                standing.reviewer == reviewer
+                and standing.version == self.version
+                and expected == self.version - 1
+            )
+            if expected in (None, self.version) or is_answer_lost:
+                return standing
+        knows_all = expected == self.version
+        if knows_all or (standing is None and expected is None):
+            return _Vote(reviewer, verdict, self.version + 1)
+        return None
+
+    def take(self, vote: _Vote) -> None:
+        """Count a vote, in the place of the reviewer's last and of the one it beats."""
+        if vote.version <= self.version:
+            return
+        beaten = self.beaten_by(vote.reviewer)
+        self.votes = [
+            v for v in self.votes if v is not beaten and v.reviewer != vote.reviewer
+        ]
+        self.votes.append(vote)
+        self.version = vote.version
+
+
+_ids = st.sampled_from(["a", "b", "c", "d"])
+_prompts = st.sampled_from(["red", "blue"])
+_priorities = st.integers(-1, 1)
+_reviewers = st.sampled_from(["ada", "bob"])
+_places = st.integers(0, 1_000)  # of a task, among those that there are
+# Mostly the same task: it takes several decisions on one for anything to go wrong.
+_few = st.sampled_from([0, 0, 0, 0, 1, 2, 3])
+
+
+class StudioMachine(RuleBasedStateMachine):
+    """A studio with one task at a time held before its only step, and the model."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._folder = tempfile.TemporaryDirectory()
+        self._known: dict[str, _Known] = {}  # in the order of their submission
+        self._quorum = 1
+        self._running: str | None = None
+        self._paused = False
+
+    @initialize(quorum=st.sampled_from([1, 2]))
+    def open(self, quorum: int) -> None:
+        """Begin with a task that is done, for every decision to be about one."""
+        self._quorum = quorum
+        self._open()
+        self.submit("done", "red", 0)
+        self.end("finish")
+
+    def teardown(self) -> None:
+        self._studio.close()
+        self._folder.cleanup()
+
+    # What is done.
+
+    @rule(task_id=_ids | st.none(), prompt=_prompts, priority=_priorities)
+    def submit(self, task_id: str | None, prompt: str, priority: int) -> None:
+        known = self._known.get(task_id or "")
+        if known is not None and known.prompt != prompt:
+            with pytest.raises(TaskConflict):
+                self._submit(prompt, task_id, priority)
+            return
+        if known is None and self._is_full():
+            with pytest.raises(QueueFull):
+                self._submit(prompt, task_id, priority)
+            return
+        found = self._submit(prompt, task_id, priority)
+        assert task_id in (None, found)
+        if known is None:
+            self._add(found, prompt, priority)
+            self._start_next()
+
+    @rule(first=_places, seconds=st.lists(_places, max_size=3))
+    @precondition(lambda self: self._known)
+    def cancel(self, first: int, seconds: list[int]) -> None:
+        chosen = [self._pick(place) for place in (first, *seconds)]
+        self._studio.cancel_tasks(chosen)
+        for task_id in chosen:
+            if self._known[task_id].outcome is None:
+                self._end(task_id, Outcome.CANCELLED)
+        self._start_next()
+
+    @rule(order=st.sampled_from(["finish", "finish", "fail"]))
+    @precondition(lambda self: self._running)
+    def end(self, order: str) -> None:
+        assert self._running is not None
+        self._engine.orders.put(order)
+        self._end(
+            self._running, Outcome.SUCCEEDED if order == "finish" else Outcome.FAILED
+        )
+        self._start_next()
+
+    @rule(place=_places)
+    @precondition(lambda self: self._known)
+    def retry(self, place: int) -> None:
+        task_id = self._pick(place)
+        known = self._known[task_id]
+        if known.outcome is None:
+            with pytest.raises(TaskError):
+                self._studio.retry(task_id)
+        elif self._is_full():
+            with pytest.raises(QueueFull):
+                self._studio.retry(task_id)
+        else:
+            found = self._studio.retry(task_id).id
+            self._add(found, known.prompt, known.priority, task_id)
+            self._start_next()
+
+    @rule(place=_places, priority=_priorities)
+    @precondition(lambda self: self._known)
+    def prioritise(self, place: int, priority: int) -> None:
+        task_id = self._pick(place)
+        if task_id in self._waiting():
+            self._studio.prioritise(task_id, priority)
+            self._known[task_id].priority = priority
+        else:
+            with pytest.raises(TaskError):
+                self._studio.prioritise(task_id, priority)
+
+    @rule()
+    def pause(self) -> None:
+        self._studio.pause()
+        self._paused = True
+
+    @rule()
+    def resume(self) -> None:
+        self._studio.resume()
+        self._paused = False
+        self._start_next()
+
+    @rule(
+        place=_few,
+        reviewer=_reviewers,
+        verdict=st.sampled_from(
+            [Verdict.APPROVED, Verdict.APPROVED, Verdict.APPROVED, Verdict.REJECTED]
+        ),
+        behind=st.sampled_from([None, None, 0, 0, 0, 1, 2]),
+    )
+    @precondition(lambda self: self._known)
+    def decide(
+        self, place: int, reviewer: str, verdict: Verdict, behind: int | None
+    ) -> None:
+        task_id = self._pick_to_decide(place)
+        known = self._known[task_id]
+        expected = None if behind is None else max(0, known.version - behind)
+        answer = known.answer(reviewer, verdict, expected)
+        if answer is None:
+            with pytest.raises(DecisionConflict):
+                self._decide(task_id, verdict, reviewer, expected)
+            return
+        assert self._decide(task_id, verdict, reviewer, expected) == answer.version
+        known.take(answer)
+
+    @rule(place=_few, reviewer=_reviewers, prompt=_prompts)
+    @precondition(lambda self: self._known)
+    def request_changes(self, place: int, reviewer: str, prompt: str) -> None:
+        task_id = self._pick_to_decide(place)
+        known = self._known[task_id]
+
+        def ask() -> str:
+            child = self._studio.request_changes(
+                task_id, reviewer_id=reviewer, feedback="Bluer", prompt=prompt
+            )
+            assert child is not None
+            return child.id
+
+        answer = known.answer(reviewer, Verdict.CHANGES_REQUESTED, None)
+        if self._is_full():
+            with pytest.raises(QueueFull):
+                ask()
+        elif answer is None:
+            with pytest.raises(DecisionConflict):
+                ask()
+        elif answer.child is not None:
+            assert ask() == answer.child
+        else:
+            answer.child = ask()
+            known.take(answer)
+            self._add(answer.child, prompt, known.priority, task_id)
+            self._start_next()
+
+    @rule(place=_few, reviewer=_reviewers)
+    @precondition(lambda self: self._known)
+    def undo(self, place: int, reviewer: str) -> None:
+        task_id = self._pick_to_decide(place)
+        known = self._known[task_id]
+        if not known.votes:
+            with pytest.raises(DecisionConflict):
+                self._studio.undo(task_id, reviewer_id=reviewer)
+            return
+        own = [vote for vote in known.votes if vote.reviewer == reviewer]
+        undone = (own or known.votes)[-1]
+        known.votes.remove(undone)
+        known.version += 1
+        entry = self._studio.undo(task_id, reviewer_id=reviewer)
+        assert entry.version == known.version
+        [taken_back] = [
+            logged
+            for logged in self._studio.decisions()
+            if logged.sequence == entry.supersedes
+        ]
+        assert (taken_back.task_id, taken_back.version) == (task_id, undone.version)
+
+    @rule(ran=st.lists(st.booleans(), max_size=2), reruns=st.booleans())
+    def restart(self, ran: list[bool], reruns: bool) -> None:
+        """Close it, have a process die that had tasks, and open another.
+
+        What ran here is cancelled, what waited goes on. Of the process that died, what
+        waited goes on too, and what ran is lost, or runs again.
+        """
+        self._studio.close()
+        if self._running is not None:
+            self._known[self._running].outcome = Outcome.CANCELLED
+            self._running = None
+        # Without a studio, which would end what runs when it is closed.
+        died = Store(Path(self._folder.name))
+        for has_begun in ran:
+            task_id = f"died-{len(self._known)}"
+            request = _request("red")
+            died.add_tasks([new_record(task_id, request)])
+            self._add(task_id, "red", 0)
+            if has_begun:
+                died.start_task(task_id)
+                if not reruns:
+                    self._known[task_id].outcome = Outcome.LOST
+        died.close()
+        self._open(rerun_lost=reruns)
+        self._paused = False
+        self._start_next()
+
+    # What must hold after each.
+
+    @invariant()
+    def the_queue_is_that_of_the_model(self) -> None:
+        assert self._studio.waiting() == self._waiting()
+
+    @invariant()
+    def the_tasks_are_those_of_the_model(self) -> None:
+        records = self._studio.tasks(limit=1_000)
+        assert [record.id for record in records] == list(reversed(self._known))
+        for record in records:
+            self._check(record, self._known[record.id])
+        log = self._studio.decisions()
+        assert len(log) == sum(known.version for known in self._known.values())
+
+    def _check(self, record: TaskRecord, known: _Known) -> None:
+        assert record.request.prompt == known.prompt
+        assert record.outcome is known.outcome
+        assert record.priority == known.priority
+        assert record.parent_id == known.parent
+        assert record.version == known.version
+        runs = record.id == self._running
+        assert (record.status is Status.GENERATING) == runs
+        assert record.status.ended == (known.outcome is not None)
+        standing = known.standing
+        approval = ApprovalStatus(standing.verdict if standing else "pending")
+        assert record.approval_status is approval
+        progress = self._studio.get_progress(record.id)
+        assert progress.outcome is known.outcome
+        if known.outcome is Outcome.SUCCEEDED:
+            assert record.result is not None
+            [image] = record.result.images
+            assert self._studio.read_image(image.name)
+        else:
+            assert record.result is None
+
+    # How.
+
+    def _open(self, *, rerun_lost: bool = False) -> None:
+        self._engine = _HeldEngine()
+        self._studio = Studio(
+            self._folder.name,
+            engine=self._engine,
+            queue_limit=_QUEUE_LIMIT,
+            rerun_lost=rerun_lost,
+            quorum=str(self._quorum),
+        )
+
+    def _submit(self, prompt: str, task_id: str | None, priority: int) -> str:
+        task = self._studio.submit(_request(prompt), task_id=task_id, priority=priority)
+        return task.id
+
+    def _decide(
+        self, task_id: str, verdict: Verdict, reviewer: str, expected: int | None
+    ) -> int:
+        return self._studio.decide(
+            task_id, verdict, reviewer_id=reviewer, expect_version=expected
+        ).version
+
+    def _add(
+        self, task_id: str, prompt: str, priority: int, parent: str | None = None
+    ) -> None:
+        assert task_id not in self._known
+        self._known[task_id] = _Known(prompt, priority, parent, quorum=self._quorum)
+
+    def _pick(self, place: int) -> str:
+        task_ids = list(self._known)
+        return task_ids[place % len(task_ids)]
+
+    def _pick_to_decide(self, place: int) -> str:
+        completed_first = sorted(
+            self._known,
+            key=lambda task_id: self._known[task_id].outcome is not Outcome.SUCCEEDED,
+        )
+        return completed_first[place % len(completed_first)]
+
+    def _waiting(self) -> list[str]:
+        waiting = [
+            task_id
+            for task_id, known in self._known.items()
+            if known.outcome is None and task_id != self._running
+        ]
+        return sorted(waiting, key=lambda task_id: -self._known[task_id].priority)
+
+    def _is_full(self) -> bool:
+        # What a process that died left may be more than may wait.
+        return len(self._waiting()) >= _QUEUE_LIMIT
+
+    def _start_next(self) -> None:
+        """Wait for the task that is next, if one is, to be held before its step."""
+        waiting = self._waiting()
+        if self._running is None and not self._paused and waiting:
+            self._running = waiting[0]
+            seed = self._engine.started.get(timeout=_WAIT_S)
+            assert self._studio.get_record(self._running).seed == seed
+
+    def _end(self, task_id: str, outcome: Outcome) -> None:
+        self._known[task_id].outcome = outcome
+        if task_id == self._running:
+            self._running = None
+        task = self._studio.task(task_id)
+        if outcome is Outcome.SUCCEEDED:
+            task.result(_WAIT_S)
+        else:
+            with pytest.raises(_ERRORS[outcome]):
+                task.result(_WAIT_S)
+
+
+def _request(prompt: str) -> GenerationRequest:
+    return GenerationRequest(prompt=prompt, num_inference_steps=1)
+
+
+@pytest.mark.timeout(3_600)
+def test_a_studio_does_what_the_model_does() -> None:
+    run_state_machine_as_test(
+        StudioMachine,
+        settings=settings(max_examples=_EXAMPLES, stateful_step_count=40),
+    )
