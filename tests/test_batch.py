@@ -103,6 +103,37 @@ def test_what_is_there_or_under_way_is_not_made_again(studio: Studio) -> None:
     assert repr(again) == "Batch(2 rows)"
 
 
+def test_a_row_stays_what_it_is(studio: Studio) -> None:
+    studio.submit_batch(requests("a cat", "a dog"), batch_id="pets").result(10)
+    with pytest.raises(TaskConflict, match=r"Task 'pets:a-dog' exists with another"):
+        studio.submit_batch(
+            {"a-bird": request("a bird"), "a-dog": request("a dogfish")},
+            batch_id="pets",
+        )
+    assert len(studio.tasks()) == 2
+
+
+def test_what_a_reviewer_asked_for_is_tried_again(make_studio: MakeStudio) -> None:
+    broken = [True]
+
+    def before_step(_step: int) -> None:
+        if studio.tasks(limit=1)[0].request.prompt == "a blue dog" and broken:
+            broken.pop()
+            raise ValueError("no")
+
+    studio = make_studio(before_step)
+    batch = studio.submit_batch(requests("a dog"), batch_id="pets")
+    batch.result(10)
+    studio.request_changes(
+        "pets:a-dog", reviewer_id="ada", feedback="Blue", prompt="a blue dog"
+    )
+    [error] = batch.result(10)
+    assert isinstance(error, NbgenError)
+    again = studio.submit_batch(requests("a dog"), batch_id="pets")
+    assert isinstance(again.result(10)[0], GenerationResult)
+    assert studio.get_record(again.task_ids[0]).request.prompt == "a blue dog"
+
+
 def test_cancel_ends_all_of_a_batch_and_nothing_else(make_studio: MakeStudio) -> None:
     gate = Gate()
     studio = make_studio(gate)
@@ -178,7 +209,7 @@ def test_a_batch_outlives_its_studio(make_studio: MakeStudio) -> None:
 
 def test_a_batch_is_queued_whole_or_not_at_all(tmp_path: Path) -> None:
     with Studio(tmp_path, engine=PatternEngine(), queue_limit=3) as studio:
-        studio.generate("x", task_id="pets:b")
+        studio.generate("x", task_id="pets:b").result(10)
         with pytest.raises(TaskConflict, match="pets:b"):
             studio.submit_batch(requests("a", "b", "c"), batch_id="pets")
         studio.pause()

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, cast
 
 from nbgen.batch import Batch, is_missing
 from nbgen.checks import check_batch_name, check_whole
+from nbgen.errors import TaskConflict
 from nbgen.queueing import HIGHEST_PRIORITY, Queueing, in_batch, new_id, new_record
 from nbgen.schema import GenerationRequest
 
@@ -30,7 +31,8 @@ class Batching(Queueing):
         """Queue what is missing of a batch, all of it or, if that fails, nothing.
 
         Rows that wait, run or have their pictures are left alone; for rows that
-        failed, were cancelled or lost, a retry is queued.
+        failed, were cancelled or lost, a retry is queued: of what a reviewer last asked
+        for, if one requested changes.
 
         Args:
             requests: The rows: what to make, under names that stay the same when the
@@ -42,7 +44,7 @@ class Batching(Queueing):
 
         Raises:
             InvalidRequest: A value is not allowed.
-            TaskConflict: Such a task id stands for something else.
+            TaskConflict: A row, or such a task id, stands for something else.
             DataFolderInUse: Another process runs the tasks of the data folder.
             QueueFull: There is not room for all.
             StudioClosed: The studio is closed.
@@ -53,18 +55,25 @@ class Batching(Queueing):
             check_batch_name("row", name)
             self._check_pictures(request)
         with self._submission():
-            standing = {row.name: row for row in self._store.list_rows(batch_id)}
+            rows = {row.name: row for row in self._store.list_rows(batch_id)}
+            again = rows.keys() & requests.keys()
+            last_ids = [rows[name].task_id for name in again]
+            first_ids = [f"{batch_id}:{name}" for name in again]
+            known = self._store.get_tasks([*first_ids, *last_ids])
             records = []
             for name, request in requests.items():
-                known = standing.get(name)
-                if known is not None and not is_missing(known):
+                row, first_id = rows.get(name), f"{batch_id}:{name}"
+                if row is None:
+                    record = new_record(first_id, request, priority=priority)
+                elif known[first_id].request != request:
+                    raise TaskConflict(first_id)
+                elif is_missing(row):
+                    last = known[row.task_id]
+                    record = new_record(
+                        new_id(), last.request, last.id, priority=priority
+                    )
+                else:
                     continue
-                record = new_record(
-                    f"{batch_id}:{name}" if known is None else new_id(),
-                    request,
-                    known and known.task_id,
-                    priority=priority,
-                )
                 records.append(in_batch(record, batch_id, name))
             self._add(records)
         return Batch(cast("Studio", self), batch_id, tuple(requests))

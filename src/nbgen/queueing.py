@@ -163,11 +163,11 @@ class Queueing(Reviewing):
         self.cancel_tasks([task_id])
 
     def cancel_tasks(self, task_ids: Iterable[str]) -> None:
-        """Ask many tasks to end, none of which begins meanwhile; see ``cancel``."""
+        """Ask many tasks to end, none of which begins meanwhile; see ``cancel``.
+
+        If one cannot be, none is.
+        """
         task_ids = list(task_ids)
-        for never_ran in self._queue.cancel(task_ids):
-            self._worker.cancel(never_ran)
-        self._rest()
         not_here = [
             task_id
             for task_id in task_ids
@@ -179,6 +179,9 @@ class Queueing(Reviewing):
                     record.id,
                     f"Task {record.id!r} runs in another process. Cancel it there.",
                 )
+        for never_ran in self._queue.cancel(task_ids):
+            self._worker.cancel(never_ran)
+        self._rest()
 
     def get_progress(self, task_id: str) -> GenerationProgress:
         """Return the present state of a task, however long ago it ended.
