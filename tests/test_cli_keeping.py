@@ -49,6 +49,15 @@ def test_tasks_are_listed_and_none_is_started(folder: Path) -> None:
     assert [task["id"] for task in again] == ["waits"]
 
 
+def test_the_tasks_of_a_batch_are_listed(folder: Path) -> None:
+    with Studio(folder, engine=PatternEngine()) as studio:
+        request = studio.get_record("done").request
+        studio.submit_batch({"cat": request}, batch_id="pets").result(10)
+    listed = read_json("tasks", "--batch", "pets", folder=folder)
+    assert [task["id"] for task in listed] == ["pets:cat"]
+    assert "no such tasks" in nbgen("tasks", "--batch", "cows", folder=folder).stdout
+
+
 def test_a_decision_and_its_undo(folder: Path) -> None:
     approved = nbgen("approve", "done", "--reviewer", "ada", folder=folder)
     assert approved.exit_code == 0

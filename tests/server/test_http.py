@@ -17,6 +17,7 @@ from PIL import Image
 
 from nbgen.errors import InvalidRequest, NbgenError
 from nbgen.generation.checkpoints import TINY_FOLDER
+from nbgen.schema import GenerationRequest
 from nbgen.server import Server
 from nbgen.studio import Studio
 from nbgen.testing import PatternEngine
@@ -234,6 +235,24 @@ def test_a_client_that_hangs_up_does_not_stop_the_task(
     gate.set()
     assert studio.task("a").result(10)
     assert ask(server, "/health").status == 200
+
+
+def test_a_batch_is_followed(studio: Studio, server: Server) -> None:
+    request = GenerationRequest(prompt="a cat", num_inference_steps=5)
+    studio.submit_batch({"a": request, "b": request}, batch_id="pets").result(10)
+    studio.generate("a dog", num_inference_steps=5).result(10)
+    progress = ask(server, "/api/batches/pets")
+    assert progress.status == 200
+    assert (progress.body["total"], progress.body["succeeded"]) == (2, 2)
+    assert progress.body["percentage"] == 100.0
+    tasks = ask(server, "/api/tasks?batch_id=pets").body["tasks"]
+    assert [(task["task_id"], task["batch_row"]) for task in tasks] == [
+        ("pets:b", "b"),
+        ("pets:a", "a"),
+    ]
+    unknown = ask(server, "/api/batches/cows")
+    assert unknown.status == 404
+    assert unknown.body["error"]["code"] == "unknown_batch"
 
 
 def test_tasks_are_listed(studio: Studio, server: Server) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from websockets.sync.client import connect
 
+from nbgen.schema import GenerationRequest
 from nbgen.server import Server
 from nbgen.server.base import _HTTP_ERRORS, _HTTP_STATUS
 from nbgen.studio import Studio
@@ -37,6 +38,8 @@ def examples() -> list[Any]:
 def test_the_examples_are_what_is_sent(
     studio: Studio, server: Server, examples: list[Any]
 ) -> None:
+    request = GenerationRequest(prompt="a dog")
+    studio.submit_batch({"dog": request}, batch_id="pets").result(20)
     with connect(socket_url(server, "hero-1")) as client:
         body = {"prompt": "a cat", "task_id": "hero-1"}
         sent = [json.loads(client.recv())]
@@ -48,6 +51,7 @@ def test_the_examples_are_what_is_sent(
         ask(server, "/api/media/generate", {"prompt": "a cat", "width": 1001}).body,
         generated.body,
         ask(server, "/api/media/generate", {**body, "wait": False}).body,
+        ask(server, "/api/batches/pets").body,
         ask(
             server,
             "/api/content/tasks/hero-1/approve",

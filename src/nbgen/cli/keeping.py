@@ -48,13 +48,14 @@ def tasks(
         str | None, typer.Option(help="pending, generating, completed or failed.")
     ] = None,
     text: Annotated[str | None, typer.Option(help="A part of the prompt.")] = None,
+    batch: Annotated[str | None, typer.Option(help="The id of a batch.")] = None,
     limit: Annotated[int, typer.Option(help="How many, 1 to 1,000.")] = 20,
     as_json: AsJson = False,
     data_dir: DataDir = None,
 ) -> None:
     """List the newest tasks."""
     with _studio(data_dir) as studio:
-        page = studio.tasks(status=status, text=text, limit=limit)
+        page = studio.tasks(status=status, text=text, batch_id=batch, limit=limit)
     if as_json:
         _print_json([_plain(record) for record in page])
         return

@@ -21,6 +21,7 @@ from nbgen.errors import NbgenError
 from nbgen.server.access import Access
 from nbgen.server.base import NotFoundHandler, TooLargeHandler
 from nbgen.server.handlers import (
+    BatchHandler,
     CancelHandler,
     GenerateHandler,
     HealthHandler,
@@ -44,6 +45,7 @@ _ROUTES = [
     (r"/api/tasks", TasksHandler),
     (r"/api/tasks/([^/]+)", TaskHandler),
     (r"/api/tasks/([^/]+)/cancel", CancelHandler),
+    (r"/api/batches/([^/]+)", BatchHandler),
     (r"/api/content/tasks/bulk-decide", BulkDecideHandler),
     (r"/api/content/tasks/([^/]+)", ContentHandler),
     (r"/api/content/tasks/([^/]+)/approve", ApproveHandler),

@@ -9,6 +9,7 @@ import datetime as dt
 from contextlib import suppress
 from typing import Any
 
+import msgspec
 from tornado.web import HTTPError
 
 from nbgen.checks import check_task_id
@@ -81,6 +82,7 @@ class TasksHandler(BaseHandler):
             status=self.get_query_argument("status", None),
             text=self.get_query_argument("text", None),
             since=_time("since", self.get_query_argument("since", None)),
+            batch_id=self.get_query_argument("batch_id", None),
             limit=int(asked),
             cursor=self.get_query_argument("cursor", None),
         )
@@ -97,6 +99,15 @@ class TaskHandler(BaseHandler):
         self.write_json(
             task_body(await asyncio.to_thread(self.studio.get_record, task_id))
         )
+
+
+class BatchHandler(BaseHandler):
+    """``GET /api/batches/{id}``: how far a batch is."""
+
+    async def get(self, batch_id: str) -> None:
+        """Answer with the progress of all of its rows together."""
+        progress = await asyncio.to_thread(lambda: self.studio.batch(batch_id).progress)
+        self.write_json(msgspec.to_builtins(progress))
 
 
 class CancelHandler(BaseHandler):
