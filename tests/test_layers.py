@@ -176,6 +176,22 @@ def test_making_a_picture_loads_no_torch(tmp_path: Path) -> None:
     assert done.stderr.strip() == ""
 
 
+@pytest.mark.parametrize(
+    ("package", "name"), [("pandas", "read_frame"), ("ipywidgets", "BatchPanel")]
+)
+def test_a_package_that_is_not_installed_is_named(package: str, name: str) -> None:
+    program = (
+        f"import sys; sys.modules[{package!r}] = None; import nbgen\n"
+        f"try: nbgen.{name}\n"
+        "except nbgen.NbgenError as error: sys.exit(str(error))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True
+    )
+    assert f"the package {package}, which is not installed" in done.stderr
+    assert "pip install 'nbgen[notebook]'" in done.stderr
+
+
 def test_public_names_exist() -> None:
     import nbgen
 

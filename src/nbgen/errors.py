@@ -167,6 +167,18 @@ class UnknownBatch(NbgenError, LookupError):
         )
 
 
+class PackageMissing(NbgenError, ImportError):
+    """A package that this needs is not installed."""
+
+    code = "package_missing"
+
+    def __init__(self, package: str | None, extra: str) -> None:
+        super().__init__(
+            f"This needs the package {package}, which is not installed. Install what "
+            f"belongs to it with: pip install 'nbgen[{extra}]'"
+        )
+
+
 class DataFolderUnusable(NbgenError):
     """The folder or the database for tasks and pictures cannot be read or written."""
 
