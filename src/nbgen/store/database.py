@@ -117,6 +117,7 @@ def _open(url: sa.URL, folder: Path) -> tuple[sa.Engine, Owners]:
         try:
             # A connection that the server or a firewall has dropped is noticed.
             engine = sa.create_engine(url, pool_pre_ping=True)
+            sa.event.listen(engine, "connect", _without_jit)
         except ImportError as error:
             raise OSError(f"{error}; pip install 'nbgen[postgresql]'") from error
     try:
@@ -143,6 +144,13 @@ def _on_connect(connection: Any, _record: Any) -> None:
 def _on_begin(connection: sa.Connection) -> None:
     reading = connection.get_execution_options().get("reading")
     connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")
+
+
+def _without_jit(connection: Any, _record: Any) -> None:
+    # Compiling a query takes longer than any of ours does.
+    with connection.cursor() as cursor:
+        cursor.execute("SET jit = off")
+    connection.commit()
 
 
 def _migrate(engine: sa.Engine) -> None:
