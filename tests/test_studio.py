@@ -445,6 +445,23 @@ def test_a_studio_may_share_a_progress_service(tmp_path: Path) -> None:
     service.close()
 
 
+def test_who_follows_what_waits_goes_on_in_the_next_studio(tmp_path: Path) -> None:
+    service = ProgressService()
+    seen: SimpleQueue[GenerationProgress] = SimpleQueue()
+    with Studio(tmp_path, engine=PatternEngine(), progress=service) as first:
+        first.pause()
+        first.generate("a cat", task_id="a", num_inference_steps=3)
+        first.watch("a", seen.put)
+    with Studio(tmp_path, engine=PatternEngine(), progress=service) as second:
+        second.task("a").result(10)
+    states = [seen.get(timeout=10)]
+    while not states[-1].status.ended:
+        states.append(seen.get(timeout=10))
+    assert states[0].status is Status.PENDING
+    assert states[-1].outcome is Outcome.SUCCEEDED
+    service.close()
+
+
 def test_an_id_that_a_shared_service_knows_queues_nothing(tmp_path: Path) -> None:
     service = ProgressService()
     service.create_progress("a", 1)

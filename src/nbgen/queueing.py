@@ -241,9 +241,11 @@ class Queueing(Reviewing):
             self._runner.release()
             raise
         for record in adopted:
-            self._progress.create_progress(
-                record.id, record.request.num_inference_steps
-            )
+            # With a service that several share, whoever followed it goes on doing so.
+            self._progress.forget(record.id)
+            if self._progress.get_progress(record.id) is None:
+                steps = record.request.num_inference_steps
+                self._progress.create_progress(record.id, steps)
             self._queue.submit(_job(record))
 
     def _rest(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import sqlite3
 import threading
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -15,10 +16,14 @@ from alembic.script import ScriptDirectory
 
 from nbgen.errors import DataFolderUnusable
 from nbgen.schema import Verdict
+from nbgen.server import Server
 from nbgen.store import Store
 from nbgen.store import database as module
 from nbgen.store.database import Database
 from nbgen.store.tables import metadata
+from nbgen.studio import Studio
+from nbgen.testing import PatternEngine
+from tests.server.client import ask
 
 # What was kept before there were migrations.
 OLD_TABLES = """
@@ -113,3 +118,23 @@ def test_sqlite_keeps_what_it_was_told(tmp_path: Path) -> None:
         for name, expected in pragmas.items():
             assert connection.exec_driver_sql(f"PRAGMA {name}").scalar() == expected
     opened.close()
+
+
+def test_a_database_that_fails_says_so_and_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_BUSY_TIMEOUT_S", 0)
+    with (
+        Studio(tmp_path, engine=PatternEngine()) as studio,
+        Server(studio) as server,
+        closing(sqlite3.connect(tmp_path / "nbgen.sqlite")) as other,
+    ):
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(DataFolderUnusable, match=r"locked\. Nothing .* try again"):
+            studio.generate("a cat", task_id="a")
+        answer = ask(server, "/api/content/tasks/b", {}, method="PUT")
+        assert answer.status == 503
+        assert answer.body["error"]["code"] == "data_folder_unusable"
+        other.rollback()
+        assert studio.tasks() == []
+        assert studio.generate("a cat", task_id="a").result(10).images

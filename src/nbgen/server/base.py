@@ -16,6 +16,7 @@ from tornado.web import Finish, HTTPError, RequestHandler, stream_request_body
 from nbgen.errors import (
     AccessDenied,
     DataFolderInUse,
+    DataFolderUnusable,
     DecisionConflict,
     FeaturedImageMissing,
     InvalidRequest,
@@ -46,6 +47,7 @@ _HTTP_STATUS: dict[type[NbgenError], int] = {
     FeaturedImageMissing: 422,
     QueueFull: 429,
     DataFolderInUse: 409,
+    DataFolderUnusable: 503,
     StudioClosed: 503,
 }
 

@@ -63,13 +63,23 @@ class Database:
 
     @contextmanager
     def writing(self) -> Iterator[sa.Connection]:
-        """Begin a transaction that is committed at the end, or rolled back."""
-        with self._writer, self._engine.begin() as connection:
+        """Begin a transaction that is committed at the end, or rolled back.
+
+        Raises:
+            DataFolderUnusable: The database fails: a full disk, a lost connection.
+        """
+        with _clear_errors(), self._writer, self._engine.begin() as connection:
             yield connection
 
-    def reading(self) -> AbstractContextManager[sa.Connection]:
-        """Begin a transaction that changes nothing and keeps no writer waiting."""
-        return self._reading_engine.connect()
+    @contextmanager
+    def reading(self) -> Iterator[sa.Connection]:
+        """Begin a transaction that changes nothing and keeps no writer waiting.
+
+        Raises:
+            DataFolderUnusable: The database fails.
+        """
+        with _clear_errors(), self._reading_engine.connect() as connection:
+            yield connection
 
     @property
     def owner(self) -> str:
@@ -84,6 +94,19 @@ class Database:
         """Close the database; tasks left unfinished count as lost."""
         self._owners.close()
         self._engine.dispose()
+
+
+@contextmanager
+def _clear_errors() -> Iterator[None]:
+    """Tell the database's own failures from mistakes in what it is asked."""
+    try:
+        yield
+    except sa.exc.OperationalError as error:
+        raise DataFolderUnusable(
+            f"The database failed: {' '.join(str(error.orig).split()).rstrip('.')}. "
+            "Nothing was changed. Check that it runs and that its disk has room, and "
+            "try again."
+        ) from error
 
 
 def _check_url(url: str) -> sa.URL:
