@@ -9,6 +9,7 @@ from collections.abc import Callable
 logger = logging.getLogger(__name__)
 
 _INTERVAL_S = 0.1
+_AFTER_FAILURE_S = 5.0
 
 
 class Pump:
@@ -52,9 +53,9 @@ class Pump:
             # Before the rendering, so that what came before ``close`` is rendered.
             closed = self._closed.is_set()
             self._changed.clear()
-            again_s = None
             try:
                 again_s = self._render()
             except Exception:  # one bad state must not freeze the panel for good
                 logger.exception("A panel could not be brought up to date.")
+                again_s = _AFTER_FAILURE_S
             self._closed.wait(_INTERVAL_S)
