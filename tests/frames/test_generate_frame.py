@@ -114,6 +114,8 @@ def test_run_again_it_makes_what_is_missing(studio: Studio) -> None:
     assert [changed[0], changed[2]] == [first[0], first[2]]
     assert changed[1] != first[1]
     assert len(studio.tasks()) == 5
+    with pytest.raises(InvalidRequest, match="name must be 1 to 60 letters"):
+        studio.generate_frame(df, "headline", name="a new one")
     renamed = studio.generate_frame(df, "headline", num_inference_steps=5, name="new")
     renamed.result(20)
     assert renamed.task_ids[0].startswith("new:")

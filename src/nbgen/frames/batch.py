@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from nbgen.batch import Batch
+from nbgen.checks import check_batch_name
 from nbgen.frames.rows import read_rows
 from nbgen.frames.tables import MADE_COLUMNS, records_frame
 
@@ -59,6 +60,8 @@ def generate_frame(
     def check_picture(field: str, value: Any) -> str | None:
         return None if value is None else studio.keep_picture(field, value)
 
+    if name is not None:
+        check_batch_name("name", name)
     rows = read_rows(
         df,
         prompt,
