@@ -52,7 +52,7 @@ def _own_data_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def postgresql_server() -> Iterator[postgresql.Server]:
-    """Return a running PostgreSQL; skip where there is none."""
+    """Return a running PostgreSQL."""
     with postgresql.running_server() as server:
         yield server
 

