@@ -365,6 +365,41 @@ def test_a_task_outlives_its_studio(make_studio: MakeStudio) -> None:
         again.task("b")
 
 
+@pytest.mark.parametrize("interrupted", [False, True])
+def test_closing_may_finish_what_runs_first(
+    tmp_path: Path, interrupted: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = Gate(at_step=2)
+    studio = Studio(tmp_path, engine=PatternEngine(gate))
+    running = studio.generate("a cat", task_id="runs", num_inference_steps=5)
+    waiting = studio.generate("a dog", task_id="waits", num_inference_steps=5)
+    assert gate.reached.wait(10)
+    if interrupted:
+        worker = studio._queue._thread
+        join = worker.join
+
+        def interrupt() -> None:
+            monkeypatch.setattr(worker, "join", join)
+            gate.opened.set()
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(worker, "join", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            studio.close(finish=True)
+    else:
+        closing = threading.Thread(target=studio.close, kwargs={"finish": True})
+        closing.start()
+        with pytest.raises(TaskUnfinished):
+            waiting.result(10)  # so it is closing
+        gate.opened.set()
+        closing.join()
+    outcome = Outcome.CANCELLED if interrupted else Outcome.SUCCEEDED
+    assert running.record.outcome is outcome
+    assert waiting.record.status is Status.PENDING
+    with Studio(tmp_path, engine=PatternEngine()) as following:
+        assert following.task("waits").result(10).images
+
+
 def test_close_cancels_what_runs_and_leaves_no_thread(make_studio: MakeStudio) -> None:
     gate = Gate(at_step=2)
     studio = make_studio(gate)

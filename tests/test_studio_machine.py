@@ -329,16 +329,24 @@ class StudioMachine(RuleBasedStateMachine):
         ]
         assert (taken_back.task_id, taken_back.version) == (task_id, undone.version)
 
-    @rule(ran=st.lists(st.booleans(), max_size=2), reruns=st.booleans())
-    def restart(self, ran: list[bool], reruns: bool) -> None:
+    @rule(
+        finish=st.booleans(),
+        ran=st.lists(st.booleans(), max_size=2),
+        reruns=st.booleans(),
+    )
+    def restart(self, finish: bool, ran: list[bool], reruns: bool) -> None:
         """Close it, have a process die that had tasks, and open another.
 
-        What ran here is cancelled, what waited goes on. Of the process that died, what
-        waited goes on too, and what ran is lost, or runs again.
+        What ran here is finished or cancelled, what waited goes on. Of the process that
+        died, what waited goes on too, and what ran is lost, or runs again.
         """
-        self._studio.close()
+        if finish:
+            self._studio.pause()  # or the next one might begin before it closes
+            self._engine.orders.put("finish")
+        self._studio.close(finish=finish)
         if self._running is not None:
-            self._known[self._running].outcome = Outcome.CANCELLED
+            outcome = Outcome.SUCCEEDED if finish else Outcome.CANCELLED
+            self._known[self._running].outcome = outcome
             self._running = None
         # Without a studio, which would end what runs when it is closed.
         died = Store(Path(self._folder.name))

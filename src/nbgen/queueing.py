@@ -116,7 +116,7 @@ class Queueing(Reviewing):
     def pause(self) -> None:
         """Start no further task until ``resume``; the one that runs goes on.
 
-        To finish the running one and stop: ``pause()``, wait for it, ``close()``.
+        To finish the running one and stop: ``close(finish=True)``.
         """
         self._queue.pause()
 

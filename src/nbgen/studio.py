@@ -13,7 +13,7 @@ import asyncio
 import atexit
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -341,24 +341,29 @@ class Studio(Framing):
         assert name is not None
         return name
 
-    def close(self) -> None:
+    def close(self, *, finish: bool = False) -> None:
         """Cancel what runs, end the threads and give the model's memory back.
 
         What waits goes on waiting, for the next studio that is opened on the same data.
         Waits for the running step, and for a publication under way. Calling it again
         does nothing.
+
+        Args:
+            finish: Whether the task that runs goes on to its end first; a
+                ``KeyboardInterrupt`` cancels it.
         """
         with self._submitting:
             if self._closed:
                 return
             self._closed = True
         atexit.unregister(self.close)
-        for waits in self._queue.close(finish=False):
-            waits.done.set_result(None)
-        self._worker.close()
-        self._publishing.close()
-        if self._owns_progress:
-            self._progress.close()
-        self._store.close()
-        # The last, so that whoever takes it finds our tasks to be taken over.
-        self._runner.release()
+        with ExitStack() as closing:
+            # The first of these is the last to happen, so that whoever becomes the
+            # runner finds our tasks to be taken over.
+            closing.callback(self._runner.release)
+            closing.callback(self._store.close)
+            if self._owns_progress:
+                closing.callback(self._progress.close)
+            closing.callback(self._publishing.close)
+            closing.callback(self._worker.close)
+            self._queue.close(finish=finish)

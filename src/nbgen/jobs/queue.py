@@ -180,22 +180,32 @@ class JobQueue:
                 self._started[task_id].cancel.cancel()
         return taken_out
 
-    def close(self, *, finish: bool) -> list[Job]:
-        """End the thread; return the jobs that never ran.
+    def close(self, *, finish: bool) -> None:
+        """Let go of the jobs that wait, unended, and end the thread; again is a no-op.
 
         Args:
-            finish: Whether started jobs go on to their end; otherwise they are
-                cancelled.
+            finish: Whether started jobs go on to their end, unless a
+                ``KeyboardInterrupt`` comes; otherwise they are cancelled.
         """
         with self._changed:
             self._closed = True
-            never_ran = list(self._waiting)
-            self._waiting.clear()
-            for job in self._started.values() if not finish else ():
-                job.cancel.cancel()
+            never_ran, self._waiting = self._waiting, []
             self._changed.notify()
-        self._thread.join()
-        return never_ran
+        for job in never_ran:
+            job.done.set_result(None)
+        try:
+            if not finish:
+                self._cancel_started()
+            self._thread.join()
+        except KeyboardInterrupt:
+            self._cancel_started()
+            self._thread.join()
+            raise
+
+    def _cancel_started(self) -> None:
+        with self._changed:
+            for job in self._started.values():
+                job.cancel.cancel()
 
     def _work(self) -> None:
         while (job := self._next()) is not None:
