@@ -40,6 +40,9 @@ BATCH = 5_000
 DECISIONS = 400
 THREADS = 4
 PAGES = 200
+STEP_TIMES = msgspec.json.encode(
+    {"base_model": [0.105] * 40, "refiner_model": [0.133] * 10}
+).decode()
 START = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 WORDS = (
     "a lighthouse at dusk over a rough sea, oil on canvas, wide brush, warm light, ",
@@ -99,6 +102,7 @@ def task_row(number: int) -> dict[str, object]:
         "ended_at": created_at,
         "current_step": 50,
         "stages": '{"load":0.1,"base_model":4.2,"refiner_model":1.3,"decode":0.5}',
+        "step_times": STEP_TIMES,
         "made_with": '{"checkpoint":"sdxl","device":"cuda","torch":"2.13.0"}',
         "result": msgspec.json.encode(result).decode(),
     }

@@ -246,6 +246,11 @@ def test_the_history_of_a_task(studio: Studio) -> None:
     assert found.ended_at is not None
     assert found.created_at <= found.started_at <= found.ended_at
     assert {"base_model", "refiner_model", "decode"} <= set(found.stages)
+    steps = {stage: len(times) for stage, times in found.step_times.items()}
+    assert sum(steps.values()) == found.request.num_inference_steps
+    assert set(steps) == {"base_model", "refiner_model"}
+    for stage, times in found.step_times.items():
+        assert 0 < sum(times) <= found.stages[stage] + 0.01
     assert found.made_with == {"checkpoint": "pattern"}
 
 

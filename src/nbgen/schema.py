@@ -264,6 +264,8 @@ class TaskRecord(msgspec.Struct, frozen=True, kw_only=True):
         current_step: Sampling steps done when it ended; 0 before that.
         stages: The seconds that each stage took, of those that were over when the end
             was committed.
+        step_times: The seconds that each sampling step took, to three digits, of each
+            stage that samples. The first of a stage includes what comes before it.
         made_with: The checkpoint, the device and the versions of the libraries.
         result: The pictures of a task that succeeded, or those of a batch that were
             made before it failed; None otherwise.
@@ -287,6 +289,7 @@ class TaskRecord(msgspec.Struct, frozen=True, kw_only=True):
     ended_at: dt.datetime | None = None
     current_step: int = 0
     stages: dict[str, float] = {}
+    step_times: dict[str, tuple[float, ...]] = {}
     made_with: dict[str, str] = {}
     result: GenerationResult | None = None
     decisions: tuple[Decision, ...] = ()

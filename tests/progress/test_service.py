@@ -320,9 +320,29 @@ def test_stage_times_are_those_of_stages_that_came_to_their_end(succeeds: bool) 
     assert service.stage_times("a") == ended
 
 
-def test_an_unknown_task_has_no_stage_times(service: ProgressService) -> None:
+def test_step_times_are_those_of_all_steps() -> None:
+    clock = _Clock()
+    service = ProgressService(clock=clock.monotonic, now=clock.now)
+    service.create_progress("a", 10)
+    service.update_progress("a", current_stage=Stage.BASE_MODEL)
+    for step, at_s in ((1, 4), (2, 5), (4, 8)):
+        clock.seconds = at_s
+        service.update_progress("a", current_step=step)
+    service.update_progress("a", current_stage=Stage.REFINER_MODEL)
+    clock.seconds = 10
+    service.update_progress("a", current_step=5)
+    service.mark_failed("a", "no")
+    assert service.step_times("a") == {
+        Stage.BASE_MODEL: (4, 1, 1.5, 1.5),
+        Stage.REFINER_MODEL: (2,),
+    }
+
+
+def test_an_unknown_task_has_no_times(service: ProgressService) -> None:
     with pytest.raises(UnknownTask):
         service.stage_times("a")
+    with pytest.raises(UnknownTask):
+        service.step_times("a")
 
 
 reports = st.lists(

@@ -66,6 +66,7 @@ def test_a_task_comes_back_as_it_was(
         current_step=50,
         result=RESULT,
         stages={"load": 1.23456, "base_model": 2.0},
+        step_times={"base_model": (0.0012345, 12.345), "refiner_model": ()},
         made_with={"device": "cpu", "torch": Version("2.13.0")},
     )
     store.close()
@@ -76,6 +77,7 @@ def test_a_task_comes_back_as_it_was(
     assert (found.status, found.outcome) == (Status.COMPLETED, Outcome.SUCCEEDED)
     assert (found.result, found.ended_at, found.created_at) == (RESULT, NOW, NOW)
     assert found.stages == {"load": 1.235, "base_model": 2.0}
+    assert found.step_times == {"base_model": (0.00123, 12.3), "refiner_model": ()}
     assert found.made_with == {"device": "cpu", "torch": "2.13.0"}
     assert found.started_at is not None
 

@@ -240,7 +240,7 @@ class Worker:
     ) -> None:
         progress = self._progress.get_progress(job.task_id)
         times = self._progress.stage_times(job.task_id) if progress else {}
-        stages = {stage.value: took_s for stage, took_s in times.items()}
+        steps = self._progress.step_times(job.task_id) if progress else {}
         try:
             ended = self._store.end_task(
                 job.task_id,
@@ -249,7 +249,8 @@ class Worker:
                 current_step=progress.current_step if progress else 0,
                 error=error,
                 result=result,
-                stages=stages,
+                stages={stage.value: took_s for stage, took_s in times.items()},
+                step_times={stage.value: took_s for stage, took_s in steps.items()},
                 made_with=made_with,
             )
             record = None if ended else self._store.get_task(job.task_id)

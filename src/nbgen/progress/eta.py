@@ -48,7 +48,8 @@ class Pace:
         self._stage_started_at_s = 0.0
         self._last_event_at_s = 0.0
         self._stage_times_s: dict[Stage, float] = {}
-        self._step_times_s: dict[Stage, deque[float]] = {}
+        self._step_times_s: dict[Stage, list[float]] = {}
+        self._last_step_times_s: dict[Stage, deque[float]] = {}
         self._expected_s: dict[Stage, float] = {}
         self.replan(plan)
         self.expect(expected_s or {})
@@ -81,11 +82,14 @@ class Pace:
 
     def count_steps(self, steps: int, at_s: float) -> None:
         """Note that ``steps`` more steps of the present stage were done at ``at_s``."""
+        took_s = (at_s - self._last_event_at_s) / steps
+        if self._stage is not None:
+            self._step_times_s.setdefault(self._stage, []).extend([took_s] * steps)
         if self._stage is not None and self._stage_steps:
-            times_s = self._step_times_s.setdefault(
+            last_s = self._last_step_times_s.setdefault(
                 self._stage, deque(maxlen=_STEPS_REMEMBERED)
             )
-            times_s.append((at_s - self._last_event_at_s) / steps)
+            last_s.append(took_s)
         self._stage_steps += steps
         self._last_event_at_s = at_s
 
@@ -93,6 +97,11 @@ class Pace:
     def stage_times_s(self) -> dict[Stage, float]:
         """The seconds that each finished stage took."""
         return dict(self._stage_times_s)
+
+    @property
+    def step_times_s(self) -> dict[Stage, tuple[float, ...]]:
+        """The seconds that each step took, of each stage that has some."""
+        return {stage: tuple(times) for stage, times in self._step_times_s.items()}
 
     @property
     def cost_done(self) -> float:
@@ -159,7 +168,7 @@ class Pace:
             planned_s: Seconds that a step is planned to take.
             before: The slowness of the stage before, or None if it is not known.
         """
-        times_s = self._step_times_s.get(stage, ())
+        times_s = self._last_step_times_s.get(stage, ())
         if len(times_s) < _STEPS_NEEDED or not planned_s:
             return before
         measured = _trimmed_mean(times_s) / planned_s

@@ -255,6 +255,15 @@ class ProgressService:
         with self._lock:
             return self._known(task_id).pace.stage_times_s
 
+    def step_times(self, task_id: str) -> dict[Stage, tuple[float, ...]]:
+        """Return the seconds that each sampling step of a task took, stage by stage.
+
+        Raises:
+            UnknownTask: There is no such task.
+        """
+        with self._lock:
+            return self._known(task_id).pace.step_times_s
+
     def register_callback(
         self, task_id: str, callback: ProgressCallback
     ) -> Callable[[], None]:

@@ -58,6 +58,7 @@ tasks = sa.Table(
     sa.Column("ended_at", Moment),
     sa.Column("current_step", sa.Integer, nullable=False),
     sa.Column("stages", sa.Text),
+    sa.Column("step_times", sa.Text),
     sa.Column("made_with", sa.Text),
     sa.Column("result", sa.Text),
     # A page starts in the middle of either order, so both hold the number too.

@@ -31,6 +31,7 @@ from nbgen.store.tables import Row, prompts, tasks
 
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _MOST_AT_ONCE = 1_000
+_StepTimes = dict[str, tuple[float, ...]]
 _MICROSECOND = dt.timedelta(microseconds=1)
 # No longer than what a time and a number can be.
 _CURSOR = re.compile(r"([0-9a-f]{1,14})-([0-9a-f]{1,8})")
@@ -81,12 +82,18 @@ class TaskStore:
         error: str | None = None,
         result: GenerationResult | None = None,
         stages: Mapping[str, float] | None = None,
+        step_times: Mapping[str, Sequence[float]] | None = None,
         made_with: Mapping[str, str] | None = None,
     ) -> bool:
         """Commit the end of a task; return False if it has ended already."""
         # Torch says its version in a class of its own, which JSON knows nothing of.
         facts = {name: str(value) for name, value in (made_with or {}).items()}
         rounded = {stage: round(took_s, 3) for stage, took_s in (stages or {}).items()}
+        # Three digits tell what there is to tell, in half the room.
+        steps = {
+            stage: [float(f"{took_s:.3g}") for took_s in times]
+            for stage, times in (step_times or {}).items()
+        }
         with self._database.writing() as connection:
             changed = connection.execute(
                 tasks.update()
@@ -99,6 +106,7 @@ class TaskStore:
                     current_step=current_step,
                     result=None if result is None else _json(result),
                     stages=_json(rounded) if rounded else None,
+                    step_times=_json(steps) if steps else None,
                     made_with=_json(facts) if facts else None,
                 )
             )
@@ -343,6 +351,7 @@ def _record(row: Row, log: Iterable[Decision]) -> TaskRecord:
         ended_at=values["ended_at"],
         current_step=values["current_step"],
         stages=msgspec.json.decode(values["stages"] or "{}"),
+        step_times=msgspec.json.decode(values["step_times"] or "{}", type=_StepTimes),
         made_with=msgspec.json.decode(values["made_with"] or "{}"),
         result=values["result"]
         and msgspec.json.decode(values["result"], type=GenerationResult),
