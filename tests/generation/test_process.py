@@ -245,6 +245,35 @@ def test_a_process_that_hangs_is_killed_once_cancelled(
     assert len(run(engine, Recorder(), num_inference_steps=2)) == 1
 
 
+def test_a_process_that_says_nothing_any_more_is_killed(
+    make_process: MakeProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process, "SILENCE_TIMEOUT_S", 1.0)
+    engine = make_process(HungEngine)
+    pid = pid_of(engine)
+    recorder = Recorder()
+    with pytest.raises(WorkerDied, match="said nothing") as raised:
+        run(engine, recorder, num_inference_steps=10)
+    # Not for a lack of memory, so it is not tried again.
+    assert not raised.value.of_memory
+    assert len(recorder.steps) == 2
+    wait_until_gone(pid)
+    assert len(run(engine, Recorder(), num_inference_steps=2)) == 1
+
+
+def test_a_process_that_was_long_idle_is_not_taken_to_hang(
+    make_process: MakeProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process, "SILENCE_TIMEOUT_S", 30.0)
+    engine = make_process(TellingEngine)
+    run(engine, Recorder())
+    pid = pid_of(engine)
+    assert engine._child is not None
+    engine._child.heard_s -= 1_000
+    run(engine, Recorder())
+    assert pid_of(engine) == pid
+
+
 def test_an_error_arrives_as_what_it_is(make_process: MakeProcess) -> None:
     engine = make_process(FailingEngine)
     with pytest.raises(InvalidRequest) as raised:

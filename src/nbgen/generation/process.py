@@ -6,7 +6,7 @@ scripts, notebooks and servers need no precaution. It ends when its pipe does: b
 
 Thread-safety: a ``ProcessEngine`` is for one thread at a time, like any engine; the
 ``CancelToken`` of a generation may be set from any. During a generation the thread
-``nbgen-cancel`` waits for that.
+``nbgen-cancel`` waits for that, and for a process that says nothing any more.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -37,6 +38,11 @@ logger = logging.getLogger(__name__)
 
 CANCEL_TIMEOUT_S = 10.0
 """How long a process may take to answer a cancel before it is killed."""
+SILENCE_TIMEOUT_S = 3_600.0
+"""How long a process may say nothing before it is killed as one that hangs.
+
+Far longer than a step or a load takes, also of SDXL on a CPU.
+"""
 _CLOSE_TIMEOUT_S = 5.0
 _SIGKILL = 9
 # With the module search path of this process, which a notebook may have changed.
@@ -100,7 +106,8 @@ class ProcessEngine:
     ) -> Iterator[Image.Image]:
         """Make the pictures of a request; see ``Engine.generate``.
 
-        A process that has not answered a cancel after ``CANCEL_TIMEOUT_S`` is killed.
+        A process that has not answered a cancel after ``CANCEL_TIMEOUT_S``, or said
+        nothing for ``SILENCE_TIMEOUT_S``, is killed.
 
         Raises:
             Cancelled: ``cancel`` was set.
@@ -136,7 +143,8 @@ class ProcessEngine:
                 status = child.end()
                 if not cancel.cancelled:
                     raise WorkerDied(
-                        _obituary(status), of_memory=status == -_SIGKILL
+                        _HUNG if child.hung else _obituary(status),
+                        of_memory=status == -_SIGKILL and not child.hung,
                     ) from None
             finally:
                 if not ended:  # the caller wants no more, or the reporter raised
@@ -175,6 +183,11 @@ class _Child:
     """A process and the pipes to and from it.
 
     ``send`` and ``kill`` may be called from any thread.
+
+    Attributes:
+        heard_s: When it last said something, or was asked to begin, on the clock of
+            ``time.monotonic``.
+        hung: Whether it was killed because it said nothing any more.
     """
 
     def __init__(self, make_engine: bytes) -> None:
@@ -190,6 +203,8 @@ class _Child:
         assert self._process.stdout is not None
         self._commands, self._events = self._process.stdin, self._process.stdout
         self._sending = threading.Lock()
+        self.heard_s = time.monotonic()
+        self.hung = False
         _lifelines.add(self._commands.fileno())
         self.send(make_engine)
 
@@ -214,6 +229,7 @@ class _Child:
             event: Event = pickle.load(self._events)  # noqa: S301 - from our own child
         except (EOFError, pickle.UnpicklingError):  # at its end, or in the middle
             raise _ChildDied from None
+        self.heard_s = time.monotonic()
         return event
 
     def kill(self) -> None:
@@ -239,8 +255,8 @@ def _started(
 ) -> Iterator[Callable[[], None]]:
     """Start a generation, and pass a cancel on to the child until it is over.
 
-    A child that does not answer is killed. This happens on a thread of its own, so
-    that whoever cancels never waits for the child.
+    A child that does not answer, or says nothing any more, is killed. This happens on
+    a thread of its own, so that whoever cancels never waits for the child.
 
     Yields:
         A function that cancels what the child does and leaves the token alone.
@@ -248,7 +264,12 @@ def _started(
     sent, woken, ended = threading.Event(), threading.Event(), threading.Event()
 
     def watch() -> None:
-        woken.wait()
+        while not woken.wait(child.heard_s + SILENCE_TIMEOUT_S - time.monotonic()):
+            if time.monotonic() >= child.heard_s + SILENCE_TIMEOUT_S:
+                logger.warning("A process that says nothing any more is killed.")
+                child.hung = True
+                child.kill()
+                return
         # A cancel that overtook its start would be for the generation before.
         if sent.wait(CANCEL_TIMEOUT_S) and not ended.is_set():
             child.send(Cancel())
@@ -256,6 +277,7 @@ def _started(
             logger.warning("A process that did not answer a cancel is killed.")
             child.kill()
 
+    child.heard_s = time.monotonic()
     thread = threading.Thread(target=watch, name="nbgen-cancel", daemon=True)
     thread.start()
     cancel.on_cancel(woken.set)
@@ -274,6 +296,13 @@ def _raise_failure(error: Exception | None, details: str | None) -> None:
         logger.error("The engine failed in its process:\n%s", details)
     if error is not None:
         raise error
+
+
+_HUNG = (
+    "The process that makes the pictures said nothing for "
+    f"{SILENCE_TIMEOUT_S / 60:.0f} minutes and was ended. Submit the task again; if "
+    "that happens again, look at the GPU and its driver."
+)
 
 
 def _obituary(status: int) -> str:
