@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -46,8 +47,9 @@ QUICK = Timing(closing_grace_s=0.05)
 def _own_data_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep every test off the user's data folder."""
     monkeypatch.setenv("NBGEN_DATA_DIR", str(tmp_path / "default-data"))
-    monkeypatch.delenv("NBGEN_DATABASE", raising=False)
-    monkeypatch.delenv("NBGEN_IMAGES", raising=False)
+    for name in set(os.environ) - {"NBGEN_DATA_DIR", "NBGEN_EXAMPLES"}:
+        if name.startswith("NBGEN_"):
+            monkeypatch.delenv(name)
 
 
 @pytest.fixture(scope="session")

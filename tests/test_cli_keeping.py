@@ -74,6 +74,34 @@ def test_a_decision_and_its_undo(folder: Path) -> None:
     assert task["approval_status"] == "rejected"
 
 
+def test_an_approval_is_published_before_the_command_ends(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = tmp_path / "approved"
+    monkeypatch.setenv("NBGEN_PUBLISH_FOLDER", str(place))
+    approved = nbgen("approve", "done", "--reviewer", "ada", folder=folder)
+    assert f"Published by folder: {(place / 'done.png').as_uri()}" in approved.stdout
+    assert (place / "done.png").read_bytes().startswith(b"\x89PNG")
+    # Said again, it says so again.
+    again = read_json("approve", "done", "--reviewer", "ada", folder=folder)
+    assert [entry["state"] for entry in again["publications"]] == ["published"]
+
+
+def test_a_publication_that_fails_is_said_and_kept(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = tmp_path / "approved"
+    place.write_text("in the way")
+    monkeypatch.setenv("NBGEN_PUBLISH_FOLDER", str(place))
+    approved = nbgen("approve", "done", "--reviewer", "ada", folder=folder)
+    assert approved.exit_code == 0
+    assert "Not yet published by folder (Task 'done' could not be" in approved.stdout
+    place.unlink()
+    with Studio(folder, engine=PatternEngine(), publishers=()) as studio:
+        [record] = studio.publications("done")
+        assert record.attempts == 1
+
+
 def test_an_unknown_task_is_one_clear_line(folder: Path) -> None:
     done = nbgen("approve", "gone", "--reviewer", "ada", folder=folder)
     assert done.exit_code == 1
@@ -85,7 +113,7 @@ def test_garbage_is_listed_before_it_is_removed(folder: Path) -> None:
     orphan = folder / "images" / ("0" * 32 + ".png")
     orphan.write_bytes(b"old")
     os.utime(orphan, (0, 0))
-    assert "--delete" in nbgen("gc", folder=folder).stdout
+    assert "1 file found; --delete" in nbgen("gc", folder=folder).stdout
     assert orphan.exists()
     removed = read_json("gc", "--delete", folder=folder)
     assert removed == {"deleted": True, "files": [orphan.name]}
@@ -97,7 +125,7 @@ def test_approved_pictures_are_exported(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     assert "0 tasks" in nbgen("export", str(out), folder=folder).stdout
     nbgen("approve", "done", "--reviewer", "ada", folder=folder)
-    assert "1 tasks" in nbgen("export", str(out), folder=folder).stdout
+    assert "1 task exported" in nbgen("export", str(out), folder=folder).stdout
     [task] = json.loads((out / "tasks.json").read_text())
     [image] = task["result"]["images"]
     assert (out / image["name"]).read_bytes().startswith(b"\x89PNG")

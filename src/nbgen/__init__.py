@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from nbgen.batch import Batch as Batch
+    from nbgen.decision import DecisionRequest as DecisionRequest
     from nbgen.errors import NbgenError as NbgenError
     from nbgen.errors import RowErrors as RowErrors
     from nbgen.frames import read_frame as read_frame
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from nbgen.progress import GenerationProgress as GenerationProgress
     from nbgen.progress import ProgressService as ProgressService
     from nbgen.progress import get_progress_service as get_progress_service
+    from nbgen.review.publish import FolderPublisher as FolderPublisher
+    from nbgen.review.webhook import WebhookPublisher as WebhookPublisher
     from nbgen.schema import GenerationRequest as GenerationRequest
     from nbgen.schema import GenerationResult as GenerationResult
     from nbgen.studio import Studio as Studio
@@ -31,6 +34,8 @@ __version__ = "0.1.0"
 _MODULE_OF = {
     "Batch": "nbgen.batch",
     "BatchPanel": "nbgen.widgets",
+    "DecisionRequest": "nbgen.decision",
+    "FolderPublisher": "nbgen.review.publish",
     "GenerationPanel": "nbgen.widgets",
     "GenerationProgress": "nbgen.progress",
     "GenerationRequest": "nbgen.schema",
@@ -40,6 +45,7 @@ _MODULE_OF = {
     "RowErrors": "nbgen.errors",
     "Studio": "nbgen.studio",
     "Task": "nbgen.task",
+    "WebhookPublisher": "nbgen.review.webhook",
     "get_progress_service": "nbgen.progress",
     "read_frame": "nbgen.frames",
     "recipe": "nbgen.generation.recipe",
@@ -48,6 +54,8 @@ _MODULE_OF = {
 __all__ = [
     "Batch",
     "BatchPanel",
+    "DecisionRequest",
+    "FolderPublisher",
     "GenerationPanel",
     "GenerationProgress",
     "GenerationRequest",
@@ -57,6 +65,7 @@ __all__ = [
     "RowErrors",
     "Studio",
     "Task",
+    "WebhookPublisher",
     "__version__",
     "get_progress_service",
     "read_frame",

@@ -1,4 +1,4 @@
-"""Where things are unless the caller says otherwise."""
+"""What holds unless the caller says otherwise: defaults, then ``NBGEN_…`` variables."""
 
 from __future__ import annotations
 
@@ -22,3 +22,19 @@ def default_database() -> str | None:
 def default_images() -> str | None:
     """Return ``NBGEN_IMAGES``, the URL of the pictures, or None if it is unset."""
     return os.environ.get("NBGEN_IMAGES") or None
+
+
+def default_quorum() -> str:
+    """Return ``NBGEN_QUORUM`` or, unset, ``"any"``."""
+    return os.environ.get("NBGEN_QUORUM") or "any"
+
+
+def default_publish_folder() -> str | None:
+    """Return ``NBGEN_PUBLISH_FOLDER``, or None if it is unset."""
+    return os.environ.get("NBGEN_PUBLISH_FOLDER") or None
+
+
+def default_webhook() -> tuple[str, str | None] | None:
+    """Return ``NBGEN_WEBHOOK_URL`` with ``NBGEN_WEBHOOK_SECRET``, if it is set."""
+    url = os.environ.get("NBGEN_WEBHOOK_URL")
+    return (url, os.environ.get("NBGEN_WEBHOOK_SECRET") or None) if url else None

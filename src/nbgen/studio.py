@@ -29,7 +29,8 @@ from nbgen.progress.dispatcher import ProgressCallback
 from nbgen.progress.previews import PreviewCallback
 from nbgen.progress.progress import progress_of_record
 from nbgen.review.decide import read_quorum
-from nbgen.review.publish import Publisher, load_publishers
+from nbgen.review.installed import load_publishers
+from nbgen.review.publish import Publisher
 from nbgen.review.publishing import PublicationRunner
 from nbgen.schema import (
     GenerationRequest,
@@ -37,7 +38,12 @@ from nbgen.schema import (
     OutputFormat,
     SchedulerName,
 )
-from nbgen.settings import default_data_dir, default_database, default_images
+from nbgen.settings import (
+    default_data_dir,
+    default_database,
+    default_images,
+    default_quorum,
+)
 from nbgen.store import RunnerLock, Store, keep_picture, open_images
 from nbgen.task import Task
 
@@ -98,10 +104,10 @@ class Studio(Framing):
         images: Where pictures are kept, if not in the data folder: another folder or
             a URL such as ``s3://bucket/folder``; by default ``NBGEN_IMAGES``.
         quorum: Whose approvals a task needs: ``"any"`` for one of anybody, ``"2"`` for
-            so many of anybody, ``"all:ada,bob"`` for those of all the named. Any
-            rejection rejects.
-        publishers: Who publishes what is approved; by default those that are installed
-            as entry points.
+            so many of anybody, ``"all:ada,bob"`` for those of all the named; by
+            default ``NBGEN_QUORUM``. Any rejection rejects.
+        publishers: Who publishes what is approved here; by default those of the
+            variables and entry points that ``nbgen.review.installed`` names.
 
     Raises:
         CheckpointNotFound: There is no such checkpoint.
@@ -127,7 +133,7 @@ class Studio(Framing):
         progress: ProgressService | None = None,
         database: str | None = None,
         images: str | Path | None = None,
-        quorum: str = "any",
+        quorum: str | None = None,
         publishers: Sequence[Publisher] | None = None,
     ) -> None:
         def make_engine() -> Engine:
@@ -144,7 +150,7 @@ class Studio(Framing):
             raise InvalidRequest("worker", worker, "'process' or 'thread'")
         if engine is None:
             find_checkpoint(checkpoint)
-        self._quorum = read_quorum(quorum)
+        self._quorum = read_quorum(default_quorum() if quorum is None else quorum)
         publishers = load_publishers() if publishers is None else publishers
         folder = default_data_dir() if data_dir is None else Path(data_dir)
         self._store = Store(folder, database or default_database())

@@ -1,4 +1,4 @@
-"""Publishing into a folder, finding publishers, and waiting between attempts."""
+"""Publishing into a folder, and waiting between attempts."""
 
 from __future__ import annotations
 
@@ -19,7 +19,6 @@ from nbgen.review.publish import (
     FolderPublisher,
     Publication,
     Publisher,
-    load_publishers,
     retry_delay_s,
 )
 
@@ -171,71 +170,6 @@ def test_several_threads_may_publish_the_same(
         thread.join()
     assert urls == [(tmp_path / "out" / "a.png").as_uri()] * 8
     assert sorted(contents(tmp_path / "out")) == ["a.json", "a.png"]
-
-
-PLUGIN = """
-class Printer:
-    name = "printer"
-
-    def publish(self, publication):
-        return "https://x.example/" + publication.task_id
-
-class Plotter(Printer):
-    name = "plotter"
-
-def fail():
-    raise KeyError("PRINTER_URL")
-"""
-
-
-def install(folder: Path, **points: str) -> None:
-    """Install a distribution with these entry points into the folder."""
-    (folder / "nbgen_printer.py").write_text(PLUGIN)
-    info = folder / "nbgen_printer-1.0.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text(
-        "Metadata-Version: 2.1\nName: nbgen-printer\nVersion: 1.0\n"
-    )
-    lines = [f"{name} = nbgen_printer:{target}" for name, target in points.items()]
-    (info / "entry_points.txt").write_text("\n".join(["[nbgen.publishers]", *lines]))
-
-
-@pytest.fixture
-def plugins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    folder = tmp_path / "site-packages"
-    folder.mkdir()
-    monkeypatch.syspath_prepend(folder)
-    return folder
-
-
-def test_publishers_are_found_by_entry_point(
-    plugins: Path, publication: Publication
-) -> None:
-    install(plugins, b="Plotter", a="Printer")
-    publishers = load_publishers()
-    assert [publisher.name for publisher in publishers] == ["printer", "plotter"]
-    assert publishers[0].publish(publication) == "https://x.example/a"
-
-
-def test_without_entry_points_there_are_no_publishers() -> None:
-    assert load_publishers() == ()
-
-
-@pytest.mark.parametrize(
-    ("target", "said"),
-    [
-        ("fail", "KeyError: 'PRINTER_URL'"),
-        ("nothing", "AttributeError"),
-        ("Printer.name", "TypeError"),
-        ("Printer.__doc__.__class__", "no name or no publish method"),
-    ],
-)
-def test_a_broken_publisher_is_named(plugins: Path, target: str, said: str) -> None:
-    """An approval must not go unpublished without anybody's knowing."""
-    install(plugins, mine=target)
-    with pytest.raises(PublishFailed, match="'mine'") as failure:
-        load_publishers()
-    assert said in str(failure.value)
 
 
 def test_the_built_in_publishers_are_publishers(tmp_path: Path) -> None:

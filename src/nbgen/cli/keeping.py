@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -17,10 +17,12 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from nbgen.cli.terminal import DataDir, app, clear_errors, console
+from nbgen.cli.terminal import DataDir, app, clear_errors, console, counted
+from nbgen.decision import PublicationRecord, PublicationState
 
 if TYPE_CHECKING:
     from nbgen.decision import Decision
+    from nbgen.review.publish import Publisher
     from nbgen.schema import TaskRecord
     from nbgen.studio import Studio
 
@@ -33,6 +35,8 @@ Version = Annotated[
     int | None,
     typer.Option(help="How many decisions you know of; refused if there are more."),
 ]
+# Longer than a webhook may take.
+_PUBLISHING_PATIENCE_S = 15.0
 _COLOURS = {
     "completed": "green",
     "approved": "green",
@@ -54,7 +58,7 @@ def tasks(
     data_dir: DataDir = None,
 ) -> None:
     """List the newest tasks."""
-    with _studio(data_dir) as studio:
+    with _studio(data_dir, publishers=()) as studio:
         page = studio.tasks(status=status, text=text, batch_id=batch, limit=limit)
     if as_json:
         _print_json([_plain(record) for record in page])
@@ -152,15 +156,17 @@ def gc(
     data_dir: DataDir = None,
 ) -> None:
     """Find picture files that nothing refers to any more, an hour old or more."""
-    with _studio(data_dir) as studio:
+    with _studio(data_dir, publishers=()) as studio:
         names = studio.collect_garbage(dry_run=not delete)
     if as_json:
         _print_json({"deleted": delete, "files": names})
         return
     for name in names:
         console.print(escape(name), highlight=False)
-    done = "removed" if delete else "found; --delete removes them"
-    console.print(f"{len(names)} files {done}." if names else "Nothing to clear up.")
+    done = "removed" if delete else "found; --delete removes what is found"
+    console.print(
+        f"{counted(len(names), 'file')} {done}." if names else "Nothing to clear up."
+    )
 
 
 @app.command()
@@ -176,7 +182,7 @@ def export(
     Files are written whole or not at all; those that are there already are replaced.
     """
     described = []
-    with _studio(data_dir) as studio:
+    with _studio(data_dir, publishers=()) as studio:
         folder.mkdir(parents=True, exist_ok=True)
         for record in _all_tasks(studio):
             if approval not in ("all", record.approval_status.value):
@@ -187,17 +193,26 @@ def export(
         text = json.dumps(described, indent=2, ensure_ascii=False)
         _write_whole(folder / "tasks.json", f"{text}\n".encode())
     where = escape(str(folder))
-    console.print(f"{len(described)} tasks exported to {where}", soft_wrap=True)
+    console.print(
+        f"{counted(len(described), 'task')} exported to {where}", soft_wrap=True
+    )
 
 
 @contextmanager
-def _studio(data_dir: Path | None) -> Iterator[Studio]:
+def _studio(
+    data_dir: Path | None, publishers: Sequence[Publisher] | None = None
+) -> Iterator[Studio]:
     from nbgen.studio import Studio
 
     with (
         clear_errors(),
-        # On a thread, so that no process is started that nobody needs.
-        Studio(data_dir, "tiny", worker="thread", take_over=False) as studio,
+        Studio(
+            data_dir,
+            "tiny",
+            worker="thread",  # no process is started that nobody needs
+            take_over=False,
+            publishers=publishers,
+        ) as studio,
     ):
         yield studio
 
@@ -208,10 +223,31 @@ def _decide(
     with _studio(data_dir) as studio:
         decision = decide(studio)
         said = studio.describe(decision)
+        published = [
+            record
+            for record in studio.publications(
+                decision.task_id, wait_s=_PUBLISHING_PATIENCE_S
+            )
+            if record.decision == decision.sequence
+        ]
     if as_json:
-        _print_json(msgspec.to_builtins(decision))
-    else:
-        console.print(escape(said), highlight=False)
+        plain = msgspec.to_builtins(decision)
+        _print_json({**plain, "publications": msgspec.to_builtins(published)})
+        return
+    console.print(escape(said), highlight=False)
+    for record in published:
+        console.print(escape(_told(record)), highlight=False, soft_wrap=True)
+
+
+def _told(record: PublicationRecord) -> str:
+    if record.state is PublicationState.PUBLISHED:
+        where = f": {record.url}" if record.url else ""
+        return f"Published by {record.publisher}{where}"
+    why = f" ({record.error})" if record.error else ""
+    return (
+        f"Not yet published by {record.publisher}{why}. The next studio or server on "
+        "this data goes on trying."
+    )
 
 
 def _all_tasks(studio: Studio) -> Iterator[TaskRecord]:

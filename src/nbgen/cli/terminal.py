@@ -79,3 +79,8 @@ def clear_errors() -> Iterator[None]:
         said = f"[red]Error:[/red] {escape(str(error))}"
         _errors.print(said, highlight=False, soft_wrap=True)
         sys.exit(1)
+
+
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun: "1 task", "2 tasks"."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"

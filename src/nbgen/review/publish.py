@@ -1,4 +1,4 @@
-"""What happens to a picture once it is approved: publishers, and how they are found.
+"""What happens to a picture once it is approved: publishers.
 
 A publisher is called again after a failure, so publishing the same decision twice must
 leave what publishing it once does. Everything here is thread-safe and keeps no state
@@ -11,7 +11,6 @@ import datetime as dt
 import os
 import re
 import uuid
-from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 from urllib.parse import quote
@@ -20,7 +19,6 @@ import msgspec
 
 from nbgen.errors import PublishFailed
 
-_GROUP = "nbgen.publishers"
 _FIRST_DELAY_S = 5.0
 _LONGEST_DELAY_S = 3_600.0
 _DOUBLINGS = 10
@@ -134,20 +132,6 @@ class FolderPublisher:
         return None if publication.image is None else picture.as_uri()
 
 
-def load_publishers() -> tuple[Publisher, ...]:
-    """Return a publisher for each entry point of the group ``nbgen.publishers``.
-
-    An entry point names a class or function that is called without arguments and
-    returns the publisher. They come in the order of their names.
-
-    Raises:
-        PublishFailed: One cannot be loaded, or is no publisher. Without it, approvals
-            would be published in fewer places than the user believes.
-    """
-    found = sorted(entry_points(group=_GROUP), key=lambda point: point.name)
-    return tuple(_load(point) for point in found)
-
-
 def retry_delay_s(attempt: int) -> float:
     """Return how long to wait after a failed attempt: doubling, up to an hour.
 
@@ -156,22 +140,6 @@ def retry_delay_s(attempt: int) -> float:
     """
     doublings = min(attempt - 1, _DOUBLINGS)
     return min(_FIRST_DELAY_S * 2.0**doublings, _LONGEST_DELAY_S)
-
-
-def _load(point: EntryPoint) -> Publisher:
-    try:
-        publisher = point.load()()
-    except Exception as error:
-        raise PublishFailed(
-            f"The publisher {point.name!r} ({point.value}) cannot be loaded "
-            f"({type(error).__name__}: {error}). Mend or uninstall its package."
-        ) from error
-    if not isinstance(publisher, Publisher):
-        raise PublishFailed(
-            f"The publisher {point.name!r} ({point.value}) has no name or no publish "
-            "method. Mend or uninstall its package."
-        )
-    return publisher
 
 
 def _file_stem(task_id: str) -> str:
