@@ -88,6 +88,8 @@ class _Vote:
     verdict: Verdict
     version: int
     child: str | None = None
+    beats: _Vote | None = None
+    undone: bool = False
 
 
 @dataclass
@@ -98,9 +100,23 @@ class _Known:
     priority: int
     parent: str | None = None
     outcome: Outcome | None = None
-    votes: list[_Vote] = field(default_factory=list)
+    taken: list[_Vote] = field(default_factory=list)
     version: int = 0
     quorum: int = 1
+
+    @property
+    def votes(self) -> list[_Vote]:
+        """What counts: all that was taken and not undone, one after another."""
+        counting: list[_Vote] = []
+        for vote in self.taken:
+            if not vote.undone:
+                counting = [
+                    other
+                    for other in counting
+                    if other is not vote.beats and other.reviewer != vote.reviewer
+                ]
+                counting.append(vote)
+        return counting
 
     @property
     def standing(self) -> _Vote | None:
@@ -139,11 +155,8 @@ class _Known:
         """Count a vote, in the place of the reviewer's last and of the one it beats."""
         if vote.version <= self.version:
             return
-        beaten = self.beaten_by(vote.reviewer)
-        self.votes = [
-            v for v in self.votes if v is not beaten and v.reviewer != vote.reviewer
-        ]
-        self.votes.append(vote)
+        vote.beats = self.beaten_by(vote.reviewer)
+        self.taken.append(vote)
         self.version = vote.version
 
 
@@ -318,7 +331,7 @@ class StudioMachine(RuleBasedStateMachine):
             return
         own = [vote for vote in known.votes if vote.reviewer == reviewer]
         undone = (own or known.votes)[-1]
-        known.votes.remove(undone)
+        undone.undone = True
         known.version += 1
         entry = self._studio.undo(task_id, reviewer_id=reviewer)
         assert entry.version == known.version

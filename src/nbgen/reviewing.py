@@ -170,8 +170,9 @@ class Reviewing(Keeping):
     def undo(self, task_id: str, *, reviewer_id: str) -> Decision:
         """Take a decision back: the reviewer's own, or else the last that counts.
 
-        Publications of an approval that are not out yet are cancelled; those that are
-        stay where they are.
+        It counts as never taken: what it took the place of counts again. Publications
+        of an approval that are not out yet are cancelled; those that are stay where
+        they are.
 
         Returns:
             The entry in the log, which supersedes the decision.
@@ -188,7 +189,9 @@ class Reviewing(Keeping):
                 subject, reviewer_id, self._quorum, now=dt.datetime.now(dt.UTC)
             ),
         )
-        return _unless_error(self._store.decide([undoing], ())[0])
+        answers = self._store.decide([undoing], self._publishing.names)
+        self._publishing.wake()
+        return _unless_error(answers[0])
 
     def decide(
         self,

@@ -65,7 +65,7 @@ def test_one_approval_is_enough_and_repeats_say_the_same() -> None:
     log = Log()
     assert log.status == "pending"
     first = log.approve("ada")
-    assert (first.publishes, log.status) == (True, "approved")
+    assert (first.publishes, log.status) == (first.decision, "approved")
     again = log.approve("bob")
     assert (again.is_new, again.decision.reviewer_id) == (False, "ada")
 
@@ -80,10 +80,23 @@ def test_a_contradiction_needs_an_undo_or_the_right_version() -> None:
     overruled = log.reject("bob", expect_version=1)
     assert (overruled.withdraws, log.status) == (True, "rejected")
     assert overruled.decision.supersedes == 10
+    assert [entry.version for entry in log.entries] == [1, 2]
+
+
+def test_what_was_undone_counts_as_never_decided() -> None:
+    log = Log()
+    approval = log.approve("ada").decision
+    log.reject("bob", expect_version=1)
+    log.approve("eve", expect_version=2)
+    undone = log.undo("eve")
+    assert (undone.withdraws, undone.publishes, log.status) == (True, None, "rejected")
+    undone = log.undo("ada")  # of what overruled her, since her own does not count
+    assert log.status == "approved"
+    assert undone.publishes.version == approval.version
     log.undo("bob")
     assert log.status == "pending"
-    log.approve("ada")
-    assert [entry.version for entry in log.entries] == [1, 2, 3, 4]
+    with pytest.raises(DecisionConflict, match="no decision that could be undone"):
+        log.undo("bob")
 
 
 def test_who_did_not_hear_the_answer_may_ask_again() -> None:
@@ -178,6 +191,6 @@ def test_no_sequence_of_moves_breaks_the_log(moves: list[Any], needed: int) -> N
         except DecisionConflict:
             assert not (knows and verdict is not Verdict.UNDONE)
             continue
-        published += ruling.publishes - ruling.withdraws
+        published += (ruling.publishes is not None) - ruling.withdraws
         assert published == (log.status == ApprovalStatus.APPROVED)
     assert [e.version for e in log.entries] == list(range(1, len(log.entries) + 1))

@@ -112,6 +112,25 @@ def test_a_failure_is_seen_and_undoes_nothing(make_studio: MakeStudio) -> None:
     assert states(studio) == [("cancelled", 1, None)]
 
 
+def test_an_approval_that_counts_again_is_published_once(
+    make_studio: MakeStudio, database: str | None
+) -> None:
+    """What is out stays out; what was cancelled goes on."""
+    out, down = Recorder("out"), Recorder("down", failures=1)
+    studio = make_studio(database=database, publishers=[out, down])
+    studio.generate("a cat", task_id="a").result(30)
+    approval = studio.approve("a", reviewer_id="ada")
+    assert [state for state, *_ in states(studio)] == ["published", "pending"]
+    studio.reject("a", reviewer_id="bob", expect_version=1)
+    assert [state for state, *_ in states(studio)] == ["published", "cancelled"]
+    undone = studio.undo("a", reviewer_id="bob")
+    assert studio.describe(undone) == "Undone by bob. It is approved by ada again."
+    assert studio.get_record("a").decision == approval
+    assert [state for state, *_ in states(studio)] == ["published", "published"]
+    assert (out.seen.qsize(), down.seen.qsize()) == (1, 1)
+    assert down.seen.get().reviewer_id == "ada"
+
+
 def approved_store(folder: Path, database: str | None) -> Store:
     """Return a store with an approved task, as a process that died left it."""
     studio_store = Store(folder, database)

@@ -93,20 +93,22 @@ class Review(NamedTuple):
 def fold(log: Sequence[Decision], quorum: Quorum) -> Review:
     """Return what a log of decisions on one task comes to.
 
-    Of each reviewer, the last decision counts, unless it was superseded or undone.
+    Of each reviewer, the last decision counts, unless another took its place. One that
+    was undone counts as never taken, so what it took the place of counts again.
     Anybody's rejection, or request for changes, is enough.
     """
+    undone = {entry.supersedes for entry in log if entry.verdict is Verdict.UNDONE}
     votes: dict[str, Decision] = {}
     for entry in log:
-        if entry.supersedes is not None:
-            votes = {
-                name: vote
-                for name, vote in votes.items()
-                if vote.sequence != entry.supersedes
-            }
-        if entry.verdict is not Verdict.UNDONE:
-            votes.pop(entry.reviewer_id, None)  # so that it comes to stand last
-            votes[entry.reviewer_id] = entry
+        if entry.verdict is Verdict.UNDONE or entry.sequence in undone:
+            continue
+        votes = {
+            name: vote
+            for name, vote in votes.items()
+            if vote.sequence != entry.supersedes
+        }
+        votes.pop(entry.reviewer_id, None)  # so that it comes to stand last
+        votes[entry.reviewer_id] = entry
     approvals = [vote for vote in votes.values() if vote.verdict is Verdict.APPROVED]
     against = [vote for vote in votes.values() if vote.verdict is not Verdict.APPROVED]
     status, decision, missing = ApprovalStatus.PENDING, None, None
@@ -191,7 +193,8 @@ def rule_undo(
 ) -> Ruling:
     """Say what is to be done about a request to undo.
 
-    A reviewer's own decision is undone if it counts, else the last one that does.
+    A reviewer's own decision is undone if it counts, else the last one that does. What
+    that took the place of counts again.
 
     Raises:
         UnknownTask: There is no such task.
@@ -259,6 +262,9 @@ def describe(decision: Decision, review: Review, *, generated: bool) -> str:
     """Return what came of a decision, in a sentence or two."""
     verb = decision.verdict.value.replace("_", " ").capitalize()
     text = f"{verb} by {decision.reviewer_id}."
+    if decision.verdict is Verdict.UNDONE and review.decision is not None:
+        now_is = review.status.value.replace("_", " ")
+        return f"{text} It is {now_is} by {review.decision.reviewer_id} again."
     if review.missing is not None and decision.verdict is Verdict.APPROVED:
         return f"{text} It still needs {review.missing}."
     if (
@@ -272,11 +278,12 @@ def describe(decision: Decision, review: Review, *, generated: bool) -> str:
 
 def _appended(log: Sequence[Decision], decision: Decision, quorum: Quorum) -> Ruling:
     was = fold(log, quorum).status is ApprovalStatus.APPROVED
-    now_is = fold([*log, decision], quorum).status is ApprovalStatus.APPROVED
+    after = fold([*log, decision], quorum)
+    now_is = after.status is ApprovalStatus.APPROVED
     return Ruling(
         decision,
         is_new=True,
-        publishes=now_is and not was,
+        publishes=after.decision if now_is and not was else None,
         withdraws=was and not now_is,
     )
 

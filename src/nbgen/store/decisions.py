@@ -14,12 +14,13 @@ from typing import Any, NamedTuple
 import msgspec
 import sqlalchemy as sa
 
-from nbgen.decision import ContentTask, Decision, PublicationState
+from nbgen.decision import ContentTask, Decision
 from nbgen.errors import NbgenError
 from nbgen.schema import TaskRecord
 from nbgen.store import log
 from nbgen.store.database import Database
-from nbgen.store.tables import content, publications
+from nbgen.store.publications import cancel_publications, queue_publications
+from nbgen.store.tables import content
 from nbgen.store.tasks import insert_tasks, read_tasks
 
 
@@ -45,13 +46,14 @@ class Ruling(NamedTuple):
     Attributes:
         decision: The decision to append, or the one that stands already.
         is_new: Whether it is to be appended.
-        publishes: Whether the task is approved now, and was not before.
+        publishes: The approval that is in force now, if none was before: the decision
+            itself, or one that counts again since another was undone.
         withdraws: Whether the task was approved before, and is not any more.
     """
 
     decision: Decision
     is_new: bool = False
-    publishes: bool = False
+    publishes: Decision | None = None
     withdraws: bool = False
 
 
@@ -166,24 +168,11 @@ class DecisionStore:
         if change.child is not None:
             insert_tasks(connection, [change.child], self._database.owner)
         if ruling.withdraws:
-            connection.execute(
-                publications.update()
-                .where(
-                    publications.c.task_id == change.task_id,
-                    publications.c.state == PublicationState.PENDING,
-                )
-                .values(state=PublicationState.CANCELLED)
-            )
-        for publisher in publishers if ruling.publishes else ():
-            values = {
-                "decision": decision.sequence,
-                "task_id": change.task_id,
-                "publisher": publisher,
-                "state": PublicationState.PENDING,
-                "attempts": 0,
-                "next_at": decision.decided_at,
-            }
-            connection.execute(publications.insert().values(values))
+            cancel_publications(connection, change.task_id)
+        if ruling.publishes is not None:
+            is_this = ruling.publishes is ruling.decision
+            approval = decision if is_this else ruling.publishes
+            queue_publications(connection, approval, publishers, at=decision.decided_at)
         return decision
 
 

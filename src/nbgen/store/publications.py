@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import sqlalchemy as sa
 
-from nbgen.decision import PublicationRecord, PublicationState
+from nbgen.decision import Decision, PublicationRecord, PublicationState
 from nbgen.store.database import Database
 from nbgen.store.tables import Row, publications
 
@@ -91,6 +91,53 @@ class PublicationStore:
                 .where(publications.c.number == number)
                 .values(values)
             )
+
+
+def queue_publications(
+    connection: sa.Connection,
+    approval: Decision,
+    publishers: Sequence[str],
+    *,
+    at: dt.datetime,
+) -> None:
+    """Have an approval published, within a transaction, where it is not out already."""
+    known = sa.select(publications.c.publisher, publications.c.state).where(
+        publications.c.decision == approval.sequence
+    )
+    states = {row.publisher: row.state for row in connection.execute(known)}
+    for publisher in publishers:
+        values = {
+            "decision": approval.sequence,
+            "task_id": approval.task_id,
+            "publisher": publisher,
+            "state": PublicationState.PENDING,
+            "attempts": 0,
+            "next_at": at,
+            "error": None,
+        }
+        if publisher not in states:
+            connection.execute(publications.insert().values(values))
+        elif states[publisher] == PublicationState.CANCELLED:
+            connection.execute(
+                publications.update()
+                .where(
+                    publications.c.decision == approval.sequence,
+                    publications.c.publisher == publisher,
+                )
+                .values(values)
+            )
+
+
+def cancel_publications(connection: sa.Connection, task_id: str) -> None:
+    """Cancel, within a transaction, what is not out yet of a task."""
+    connection.execute(
+        publications.update()
+        .where(
+            publications.c.task_id == task_id,
+            publications.c.state == PublicationState.PENDING,
+        )
+        .values(state=PublicationState.CANCELLED)
+    )
 
 
 def _pending(publishers: Sequence[str]) -> tuple[sa.ColumnElement[bool], ...]:
