@@ -21,7 +21,7 @@ from nbgen.store import log
 from nbgen.store.database import Database
 from nbgen.store.publications import cancel_publications, queue_publications
 from nbgen.store.tables import content
-from nbgen.store.tasks import insert_tasks, read_tasks
+from nbgen.store.tasks import in_statements, insert_tasks, read_tasks
 
 
 class Subject(NamedTuple):
@@ -190,18 +190,19 @@ def _lock(connection: sa.Connection, task_ids: Sequence[str]) -> None:
 def _read_subjects(
     connection: sa.Connection, task_ids: Sequence[str]
 ) -> dict[str, Subject]:
-    logs = log.logs_of(connection, task_ids)
-    found = read_tasks(connection, task_ids, logs)
-    contents = _read_content(connection, task_ids, logs)
-    return {
-        task_id: Subject(
-            task_id,
-            found.get(task_id),
-            contents.get(task_id),
-            tuple(logs.get(task_id, ())),
-        )
-        for task_id in task_ids
-    }
+    subjects = {}
+    for some in in_statements(task_ids):
+        logs = log.logs_of(connection, some)
+        found = read_tasks(connection, some, logs)
+        contents = _read_content(connection, some, logs)
+        for task_id in some:
+            subjects[task_id] = Subject(
+                task_id,
+                found.get(task_id),
+                contents.get(task_id),
+                tuple(logs.get(task_id, ())),
+            )
+    return subjects
 
 
 def _read_content(

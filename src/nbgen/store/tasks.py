@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import datetime as dt
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -122,9 +122,7 @@ class TaskStore:
         """Return the tasks of those ids that there are."""
         found: dict[str, TaskRecord] = {}
         with self._database.reading() as connection:
-            # A database takes so many values in one statement, and no more.
-            for start in range(0, len(task_ids), _MOST_AT_ONCE):
-                some = task_ids[start : start + _MOST_AT_ONCE]
+            for some in in_statements(task_ids):
                 found |= read_tasks(connection, some, logs_of(connection, some))
         return found
 
@@ -259,6 +257,12 @@ class TaskStore:
                 tasks.update().where(waiting, theirs).values(owner=self._database.owner)
             )
         return [_record(row, ()) for row in rows]
+
+
+def in_statements(task_ids: Sequence[str]) -> Iterator[Sequence[str]]:
+    """Yield the ids in parts, since a statement takes so many values and no more."""
+    for start in range(0, len(task_ids), _MOST_AT_ONCE):
+        yield task_ids[start : start + _MOST_AT_ONCE]
 
 
 def insert_tasks(
