@@ -27,7 +27,7 @@ from hypothesis.stateful import (
 )
 from PIL import Image
 
-from nbgen.decision import ApprovalStatus, Verdict
+from nbgen.decision import ApprovalStatus, Decision, Verdict
 from nbgen.errors import (
     DecisionConflict,
     GenerationFailed,
@@ -88,8 +88,12 @@ class _Vote:
     verdict: Verdict
     version: int
     child: str | None = None
-    beats: _Vote | None = None
+    overrules: _Vote | None = None
     undone: bool = False
+
+    def contradicts(self, other: _Vote) -> bool:
+        both_want_changes = self.verdict is other.verdict is Verdict.CHANGES_REQUESTED
+        return self.verdict is not other.verdict or both_want_changes
 
 
 @dataclass
@@ -109,27 +113,25 @@ class _Known:
         """What counts: all that was taken and not undone, one after another."""
         counting: list[_Vote] = []
         for vote in self.taken:
-            if not vote.undone:
-                counting = [
-                    other
-                    for other in counting
-                    if other is not vote.beats and other.reviewer != vote.reviewer
-                ]
-                counting.append(vote)
+            if vote.undone:
+                continue
+            counting = [v for v in counting if v.reviewer != vote.reviewer]
+            if vote.overrules in counting:
+                counting = [v for v in counting if not v.contradicts(vote)]
+            counting.append(vote)
         return counting
 
     @property
     def standing(self) -> _Vote | None:
-        """The vote that decides: the last against it, or the last of enough for it."""
-        against = [v for v in self.votes if v.verdict is not Verdict.APPROVED]
+        """The vote that decides: the first against it, or the one that was enough."""
+        votes = self.votes
+        against = [v for v in votes if v.verdict is not Verdict.APPROVED]
         if against:
-            return against[-1]
-        return self.votes[-1] if len(self.votes) >= self.quorum else None
+            return against[0]
+        return votes[self.quorum - 1] if len(votes) >= self.quorum else None
 
-    def beaten_by(self, reviewer: str) -> _Vote | None:
-        """The vote that a contradiction of the reviewer's takes the place of."""
-        own = [vote for vote in self.votes if vote.reviewer == reviewer]
-        return self.standing or (own[-1] if own else None)
+    def own(self, reviewer: str) -> _Vote | None:
+        return next((v for v in self.votes if v.reviewer == reviewer), None)
 
     def answer(
         self, reviewer: str, verdict: Verdict, expected: int | None
@@ -137,27 +139,28 @@ class _Known:
         """Return the vote that a request to decide comes to; None for a conflict."""
         if self.outcome is not Outcome.SUCCEEDED:
             return None
-        standing = self.beaten_by(reviewer)
-        if standing is not None and standing.verdict is verdict:
-            is_answer_lost = (
-                standing.reviewer == reviewer
-                and standing.version == self.version
-                and expected == self.version - 1
+        own, standing = self.own(reviewer), self.standing
+        if own is not None and own.verdict is verdict:
+            is_answer_lost = own.version == self.version and (
+                expected == self.version - 1
             )
-            if expected in (None, self.version) or is_answer_lost:
-                return standing
-        knows_all = expected == self.version
-        if knows_all or (standing is None and expected is None):
-            return _Vote(reviewer, verdict, self.version + 1)
-        return None
+            holds = standing in (None, own) or not standing.contradicts(own)
+            if is_answer_lost or (holds and expected in (None, self.version)):
+                return own
+        if expected not in (None, self.version):
+            return None
+        vote = _Vote(reviewer, verdict, self.version + 1)
+        for beaten in (standing, own):
+            if beaten is not None and beaten.contradicts(vote):
+                vote.overrules = beaten
+                return None if expected is None else vote
+        return vote
 
     def take(self, vote: _Vote) -> None:
-        """Count a vote, in the place of the reviewer's last and of the one it beats."""
-        if vote.version <= self.version:
-            return
-        vote.beats = self.beaten_by(vote.reviewer)
-        self.taken.append(vote)
-        self.version = vote.version
+        """Count a vote, unless it counts already."""
+        if vote.version > self.version:
+            self.taken.append(vote)
+            self.version = vote.version
 
 
 _ids = st.sampled_from(["a", "b", "c", "d"])
@@ -313,27 +316,33 @@ class StudioMachine(RuleBasedStateMachine):
             with pytest.raises(DecisionConflict):
                 ask()
         elif answer.child is not None:
-            assert ask() == answer.child
+            if self._known[answer.child].prompt == prompt:
+                assert ask() == answer.child
+            else:
+                with pytest.raises(DecisionConflict):
+                    ask()
         else:
             answer.child = ask()
             known.take(answer)
             self._add(answer.child, prompt, known.priority, task_id)
             self._start_next()
 
-    @rule(place=_few, reviewer=_reviewers)
+    @rule(place=_few, reviewer=_reviewers, knows=st.booleans())
     @precondition(lambda self: self._known)
-    def undo(self, place: int, reviewer: str) -> None:
+    def undo(self, place: int, reviewer: str, knows: bool) -> None:
         task_id = self._pick_to_decide(place)
         known = self._known[task_id]
-        if not known.votes:
+        expected = known.version if knows else None
+        undone = known.own(reviewer)
+        if undone is None and knows and known.votes:
+            undone = known.votes[-1]
+        if undone is None:
             with pytest.raises(DecisionConflict):
-                self._studio.undo(task_id, reviewer_id=reviewer)
+                self._undo(task_id, reviewer, expected)
             return
-        own = [vote for vote in known.votes if vote.reviewer == reviewer]
-        undone = (own or known.votes)[-1]
         undone.undone = True
         known.version += 1
-        entry = self._studio.undo(task_id, reviewer_id=reviewer)
+        entry = self._undo(task_id, reviewer, expected)
         assert entry.version == known.version
         [taken_back] = [
             logged
@@ -341,6 +350,9 @@ class StudioMachine(RuleBasedStateMachine):
             if logged.sequence == entry.supersedes
         ]
         assert (taken_back.task_id, taken_back.version) == (task_id, undone.version)
+
+    def _undo(self, task_id: str, reviewer: str, expected: int | None) -> Decision:
+        return self._studio.undo(task_id, reviewer_id=reviewer, expect_version=expected)
 
     @rule(
         finish=st.booleans(),

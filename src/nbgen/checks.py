@@ -113,6 +113,8 @@ def check_text(
     if trimmed is None or not shortest <= len(trimmed) <= longest:
         allowed = f"a text of {shortest:,} to {longest:,} characters"
         raise InvalidRequest(field, value, allowed)
+    if "\0" in trimmed:  # which PostgreSQL cannot store
+        raise InvalidRequest(field, value, "a text without the character NUL")
     # A lone surrogate can be neither stored nor sent.
     return trimmed.encode("utf-8", "replace").decode()
 

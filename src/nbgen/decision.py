@@ -9,7 +9,7 @@ import datetime as dt
 from collections.abc import Callable
 from enum import StrEnum
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from msgspec.structs import force_setattr
@@ -25,6 +25,9 @@ from nbgen.checks import (
     check_version,
 )
 from nbgen.errors import InvalidRequest
+
+if TYPE_CHECKING:
+    from nbgen.schema import ImageRecord
 
 
 class Verdict(StrEnum):
@@ -77,13 +80,29 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
     supersedes: int | None = None
     child_id: str | None = None
 
+    def __repr__(self) -> str:
+        # A notebook compares this text, so it holds nothing that differs between runs.
+        verdict = self.verdict.value.replace("_", " ")
+        return f"Decision({verdict} by {self.reviewer_id})"
+
+    def is_about(self, image: ImageRecord) -> bool:
+        """Say whether it is about that picture of its task.
+
+        An approval is about one picture; any other decision about all, unless it names
+        one.
+        """
+        if self.verdict is Verdict.APPROVED:
+            return image.url == self.featured_image_url
+        return self.image in (None, image.name)
+
 
 class DecisionRequest(msgspec.Struct, frozen=True, kw_only=True):
     """A decision that somebody wants to be taken.
 
     Attributes:
         task_id: The task.
-        verdict: What is to be decided; never ``undone``.
+        verdict: What is to be decided; never ``undone``, and ``changes_requested`` only
+            of tasks that were made elsewhere: ``Studio.request_changes`` is for others.
         reviewer_id: Who decides, 1 to 200 characters.
         feedback: What the reviewer says, up to 10,000 characters.
         tags: Up to 20 words that sort the decision.

@@ -13,7 +13,7 @@ from typing import TypeVar
 
 import msgspec
 
-from nbgen.checks import check_choice, check_text, check_whole
+from nbgen.checks import check_batch_name, check_choice, check_text, check_whole
 from nbgen.decision import ContentTask, Decision
 from nbgen.errors import InvalidRequest, UnknownBatch, UnknownImage, UnknownTask
 from nbgen.review.decide import Quorum, Review, fold
@@ -94,9 +94,10 @@ class Keeping:
         """Return where the rows of a batch stand, in the order of their first tasks.
 
         Raises:
+            InvalidRequest: It is no id of a batch.
             UnknownBatch: There is no such batch.
         """
-        rows = self._store.list_rows(batch_id)
+        rows = self._store.list_rows(check_batch_name("batch_id", batch_id))
         if not rows:
             raise UnknownBatch(batch_id)
         return rows

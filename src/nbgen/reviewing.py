@@ -14,7 +14,12 @@ from typing import Any
 
 import msgspec
 
-from nbgen.checks import check_featured_url, check_reviewer_id, check_task_id
+from nbgen.checks import (
+    check_featured_url,
+    check_reviewer_id,
+    check_task_id,
+    check_version,
+)
 from nbgen.decision import (
     ContentTask,
     Decision,
@@ -22,7 +27,7 @@ from nbgen.decision import (
     PublicationRecord,
     Verdict,
 )
-from nbgen.errors import InvalidRequest, NbgenError, UnknownTask
+from nbgen.errors import DecisionConflict, InvalidRequest, NbgenError, UnknownTask
 from nbgen.keeping import Keeping
 from nbgen.review.decide import (
     Review,
@@ -54,14 +59,15 @@ class Reviewing(Keeping):
         tags: Iterable[str] = (),
         expect_version: int | None = None,
     ) -> Decision:
-        """Approve a task; again, it returns the decision that stands.
+        """Approve a task; the same again returns the decision that stands.
 
         Args:
             task_id: The task.
             reviewer_id: Who decides, 1 to 200 characters.
             feedback: What the reviewer says, up to 10,000 characters.
-            featured_image_url: The picture that is meant; None looks for it in the
-                task's metadata, then takes the first that was generated.
+            featured_image_url: The picture that is meant; None takes what was approved
+                already, looks for it in the task's metadata, then takes the first that
+                was generated.
             image: The name of the picture that is meant, of a task with several.
             tags: Words that sort the decision.
             expect_version: How many decisions on the task the reviewer knows of
@@ -161,18 +167,34 @@ class Reviewing(Keeping):
         changed: dict[str, Any] = {"prompt": prompt, "seed": parent.seed}
         if prompt is None:
             changed = {"seed": None}
-        return self._submit_child(
+        wanted = msgspec.structs.replace(parent.request, **changed)
+        child = self._submit_child(
             parent.id,
-            msgspec.structs.replace(parent.request, **changed),
+            wanted,
             lambda child: _unless_error(self._decide([request], child)[0]),
         )
+        if child is None or prompt is None or child.request.prompt == wanted.prompt:
+            return child
+        raise DecisionConflict(
+            task_id,
+            f"Changes to task {task_id!r} were requested already, with the prompt of "
+            f"task {child.id!r}. Undo that to request others.",
+        )
 
-    def undo(self, task_id: str, *, reviewer_id: str) -> Decision:
-        """Take a decision back: the reviewer's own, or else the last that counts.
+    def undo(
+        self, task_id: str, *, reviewer_id: str, expect_version: int | None = None
+    ) -> Decision:
+        """Take a decision back: the reviewer's own or, knowingly, somebody else's.
 
-        It counts as never taken: what it took the place of counts again. Publications
-        of an approval that are not out yet are cancelled; those that are stay where
-        they are.
+        It counts as never taken: what it had overruled counts again. Publications of an
+        approval that are not out yet are cancelled; those that are stay where they are.
+
+        Args:
+            task_id: The task.
+            reviewer_id: Who undoes.
+            expect_version: How many decisions on the task the reviewer knows of; with
+                it, the last that counts is undone where none of the reviewer's own
+                does.
 
         Returns:
             The entry in the log, which supersedes the decision.
@@ -180,13 +202,17 @@ class Reviewing(Keeping):
         Raises:
             UnknownTask: There is no such task.
             InvalidRequest: A value is not allowed.
-            DecisionConflict: There is no decision to undo.
+            DecisionConflict: There is no decision to undo, only somebody else's, or
+                somebody decided meanwhile.
         """
-        reviewer_id = check_reviewer_id(reviewer_id)
         undoing = Change(
             check_task_id(task_id),
-            lambda subject: rule_undo(
-                subject, reviewer_id, self._quorum, now=dt.datetime.now(dt.UTC)
+            partial(
+                rule_undo,
+                reviewer_id=check_reviewer_id(reviewer_id),
+                quorum=self._quorum,
+                expected=check_version(expect_version),
+                now=dt.datetime.now(dt.UTC),
             ),
         )
         answers = self._store.decide([undoing], self._publishing.names)
@@ -316,9 +342,12 @@ class Reviewing(Keeping):
         changes, refused = [], {}
         subjects = self._store.get_subjects([request.task_id for request in requests])
         for index, request in enumerate(requests):
+            subject = subjects[request.task_id]
             try:
+                if child is None:
+                    _check_needs_no_child(subject, request)
                 # Outside the transaction: looking for a file may take a while.
-                picture = find_picture(subjects[request.task_id], request, self._images)
+                picture = find_picture(subject, request, self._images)
             except NbgenError as error:
                 refused[index] = error
                 continue
@@ -348,6 +377,12 @@ def _unless_error(answer: Decision | NbgenError) -> Decision:
     if isinstance(answer, NbgenError):
         raise answer
     return answer
+
+
+def _check_needs_no_child(subject: Subject, request: DecisionRequest) -> None:
+    if request.verdict is Verdict.CHANGES_REQUESTED and is_generated(subject):
+        allowed = "'approved' or 'rejected'; request_changes asks for changes"
+        raise InvalidRequest("verdict", request.verdict.value, allowed)
 
 
 def _check_metadata(metadata: object) -> dict[str, Any]:

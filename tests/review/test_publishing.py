@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import datetime as dt
 import json
 import subprocess
@@ -12,15 +13,18 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
+import msgspec
 import pytest
 
 from nbgen.decision import PublicationState
 from nbgen.errors import InvalidRequest, PublishFailed
+from nbgen.review import publishing
 from nbgen.review.publish import FolderPublisher, Publication
 from nbgen.review.publishing import PublicationRunner
 from nbgen.schema import Outcome
 from nbgen.store import Store, open_images
 from nbgen.studio import Studio
+from nbgen.testing import PatternEngine
 from tests.store.test_tasks import NOW, record
 
 MakeStudio = Callable[..., Studio]
@@ -131,8 +135,8 @@ def test_an_approval_that_counts_again_is_published_once(
     assert down.seen.get().reviewer_id == "ada"
 
 
-def approved_store(folder: Path, database: str | None) -> Store:
-    """Return a store with an approved task, as a process that died left it."""
+def decidable_store(folder: Path, database: str | None) -> Store:
+    """Return a store with a task that can be approved."""
     studio_store = Store(folder, database)
     studio_store.add_tasks([record()])
     studio_store.end_task("a", Outcome.SUCCEEDED, ended_at=NOW, current_step=1)
@@ -198,14 +202,130 @@ def test_content_is_published_too(make_studio: MakeStudio) -> None:
     assert publication.featured_image_url is None
 
 
-def test_there_is_a_thread_only_with_publishers(make_studio: MakeStudio) -> None:
+def test_each_publisher_has_a_thread_while_the_studio_is_open(
+    make_studio: MakeStudio,
+) -> None:
     make_studio(publishers=[]).close()
     make_studio()
-    assert "nbgen-publisher" not in threads()
-    studio = make_studio(publishers=[Recorder()])
-    assert "nbgen-publisher" in threads()
+    assert not any(name.startswith("nbgen-publisher") for name in threads())
+    studio = make_studio(publishers=[Recorder("x"), Recorder("y")])
+    assert {"nbgen-publisher-x", "nbgen-publisher-y"} <= threads()
     studio.close()
-    assert "nbgen-publisher" not in threads()
+    assert not any(name.startswith("nbgen-publisher") for name in threads())
+
+
+class Wrong(Recorder):
+    """A publisher that does what none should."""
+
+    def __init__(self, act: Callable[[], Any]) -> None:
+        super().__init__("wrong")
+        self._act: Callable[[], Any] | None = act
+
+    def publish(self, publication: Publication) -> str | None:
+        act, self._act = self._act, None
+        if act is None:
+            return super().publish(publication)
+        wrong: str | None = act()
+        return wrong
+
+
+class _Speechless(Exception):
+    def __str__(self) -> str:
+        raise ValueError("no words")
+
+
+def _raise(error: BaseException) -> None:
+    raise error
+
+
+@pytest.mark.parametrize(
+    ("act", "said"),
+    [
+        (lambda: _raise(SystemExit("leave")), "SystemExit: leave"),
+        (lambda: _raise(asyncio.CancelledError()), "CancelledError"),
+        (lambda: _raise(_Speechless()), "_Speechless"),
+        (lambda: _raise(PublishFailed("\ud800\0" + 3_000 * "x")), "?xx"),
+        (lambda: Path("a.png"), "the URL of a publisher must be a text"),
+        (lambda: "https://x.org/\0", "without the character NUL"),
+    ],
+    ids=["exits", "is cancelled", "says nothing", "says too much", "path", "NUL"],
+)
+def test_a_publisher_that_goes_wrong_is_seen_and_harms_no_other(
+    make_studio: MakeStudio,
+    database: str | None,
+    act: Callable[[], Any],
+    said: str,
+) -> None:
+    other = Recorder("other")
+    studio = make_studio(database=database, publishers=[Wrong(act), other])
+    studio.put_content("a", {})
+    studio.approve("a", reviewer_id="ada")
+    failed, published = studio.publications("a", wait_s=30)
+    assert (failed.state.value, failed.attempts) == ("pending", 1)
+    assert said in (failed.error or "")
+    assert len(failed.error or "") <= 2_000
+    assert published.state.value == "published"
+    # It goes on with the next.
+    studio.put_content("b", {})
+    studio.approve("b", reviewer_id="ada")
+    assert [state for state, *_ in states(studio, "b")] == ["published", "published"]
+
+
+def test_a_publisher_that_hangs_holds_up_nobody(
+    make_studio: MakeStudio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(publishing, "_CLOSE_TIMEOUT_S", 0.1)
+    hangs, goes_on = threading.Event(), threading.Event()
+
+    def hang() -> None:
+        hangs.set()
+        goes_on.wait(60)
+
+    other = Recorder("other")
+    studio = make_studio(publishers=[Wrong(hang), other])
+    studio.put_content("a", {})
+    studio.approve("a", reviewer_id="ada")
+    assert hangs.wait(30)
+    assert other.seen.get(timeout=30).task_id == "a"
+    studio.close()  # does not wait for it either
+    goes_on.set()
+
+
+def test_a_picture_that_is_gone_is_not_published(make_studio: MakeStudio) -> None:
+    recorder = Recorder()
+    studio = make_studio(publishers=[recorder])
+    studio.put_content("a", {"image_url": f"/images/{'0' * 32}.png"})
+    studio.approve("a", reviewer_id="ada")
+    [record] = studio.publications("a", wait_s=30)
+    assert record.state is PublicationState.PENDING
+    assert "is gone" in (record.error or "")
+    assert recorder.seen.empty()
+
+
+def test_an_attempt_that_ends_late_takes_nothing_back(
+    tmp_path: Path, database: str | None
+) -> None:
+    """Another process took over meanwhile, and published."""
+    store = Store(tmp_path, database)
+    store.put_content("a", {}, None)
+    with Studio(
+        tmp_path, engine=PatternEngine(), database=database, publishers=[Recorder()]
+    ) as studio:
+        studio.approve("a", reviewer_id="ada")
+        assert states(studio) == [("published", 1, "https://x.org/a")]
+    [record] = store.list_publications("a")
+    late = msgspec.structs.replace(record, state=PublicationState.PENDING)
+    store.postpone_publication(late, "timed out", record.next_at)
+    assert store.list_publications("a") == [record]
+    store.close()
+
+
+@pytest.mark.parametrize("name", ["", " ", "x" * 201, None])
+def test_a_publisher_has_a_name_that_can_be_kept(
+    make_studio: MakeStudio, name: Any
+) -> None:
+    with pytest.raises(InvalidRequest, match="name of a publisher"):
+        make_studio(publishers=[Recorder(name)])
 
 
 def test_names_are_given_once(tmp_path: Path, make_studio: MakeStudio) -> None:
@@ -219,20 +339,26 @@ def test_names_are_given_once(tmp_path: Path, make_studio: MakeStudio) -> None:
 def test_a_database_that_fails_for_a_while_ends_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    store = approved_store(tmp_path, None)
+    store = decidable_store(tmp_path, None)
     asked = threading.Event()
 
     def fail(*_args: Any, **_options: Any) -> None:
         asked.set()
         raise OSError("gone")
 
+    recorder, images = Recorder(), open_images(tmp_path / "images")
+    failing = [Recorder(failures=1)]
+    with Studio(tmp_path, engine=PatternEngine(), publishers=failing) as studio:
+        studio.approve("a", reviewer_id="ada")
+        assert states(studio) == [("pending", 1, None)]
+    later = Clock()
+    later.now += HOUR
     with monkeypatch.context() as patch, caplog.at_level("CRITICAL", "nbgen"):
         patch.setattr(store, "take_publication", fail)
-        recorder = Recorder()
-        images = open_images(tmp_path / "images")
-        runner = PublicationRunner(store, images, [recorder])
+        runner = PublicationRunner(store, images, [recorder], later)
         assert asked.wait(30)
     runner.wake()
+    assert recorder.seen.get(timeout=30).task_id == "a"
     runner.close()
     store.close()
 

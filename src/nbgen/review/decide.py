@@ -11,6 +11,8 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import msgspec
+
 from nbgen.checks import check_reviewer_id
 from nbgen.decision import ApprovalStatus, Decision, DecisionRequest, Verdict
 from nbgen.errors import (
@@ -23,7 +25,8 @@ from nbgen.review.image_url import find_image_url, searched_places
 from nbgen.schema import Status
 from nbgen.store import Images, Ruling, Subject
 
-_LONGEST_COUNT = 3
+# How many, and of whom: "any", "2", "all:ada,bob", "2:ada,bob,eve".
+_QUORUM = re.compile(r"(any|all|0*[1-9][0-9]{0,2})(?::(.*))?", re.ASCII | re.DOTALL)
 
 
 class Quorum(NamedTuple):
@@ -31,7 +34,7 @@ class Quorum(NamedTuple):
 
     Attributes:
         needed: How many.
-        named: The reviewers who must all approve; empty for anybody.
+        named: The reviewers who may decide; empty for anybody.
     """
 
     needed: int = 1
@@ -39,13 +42,15 @@ class Quorum(NamedTuple):
 
     def missing(self, approvers: Sequence[str]) -> str | None:
         """Say, as a phrase, what is missing for an approval; None if nothing is."""
-        if self.named:
-            silent = [name for name in self.named if name not in approvers]
-            return f"the approval of {', '.join(silent)}" if silent else None
-        left = self.needed - len(approvers)
+        counted = [name for name in approvers if not self.named or name in self.named]
+        left = self.needed - len(counted)
         if left <= 0:
             return None
-        return "1 more approval" if left == 1 else f"{left} more approvals"
+        silent = [name for name in self.named if name not in counted]
+        if self.named and left == len(silent):
+            return f"the approval of {', '.join(silent)}"
+        more = "1 more approval" if left == 1 else f"{left} more approvals"
+        return f"{more} of {_either(silent)}" if silent else more
 
 
 def read_quorum(text: object) -> Quorum:
@@ -53,22 +58,25 @@ def read_quorum(text: object) -> Quorum:
 
     Args:
         text: ``"any"`` for one approval of anybody, ``"2"`` for so many of anybody,
-            ``"all:ada,bob"`` for those of all the named.
+            ``"2:ada,bob,eve"`` for so many of the named, ``"all:ada,bob"`` for those of
+            all the named.
 
     Raises:
         InvalidRequest: It names none.
     """
-    if text == "any":
-        return Quorum()
-    if isinstance(text, str):
-        if text.startswith("all:"):
-            listed = text.removeprefix("all:").split(",")
-            named = tuple(dict.fromkeys(check_reviewer_id(name) for name in listed))
-            return Quorum(len(named), named)
-        if re.fullmatch(rf"0*[1-9][0-9]{{0,{_LONGEST_COUNT - 1}}}", text, re.ASCII):
-            return Quorum(int(text))
+    found = _QUORUM.fullmatch(text) if isinstance(text, str) else None
+    if found is not None:
+        how_many, listed = found.groups()
+        names = () if listed is None else listed.split(",")
+        named = tuple(dict.fromkeys(check_reviewer_id(name) for name in names))
+        words = {"any": 1, "all": len(named)}
+        needed = words[how_many] if how_many in words else int(how_many)
+        if needed and (not named or needed <= len(named)):
+            return Quorum(needed, named)
     raise InvalidRequest(
-        "quorum", text, "'any', a number such as '2', or names such as 'all:ada,bob'"
+        "quorum",
+        text,
+        "'any', a number such as '2', or with names '2:ada,bob,eve' or 'all:ada,bob'",
     )
 
 
@@ -77,7 +85,7 @@ class Review(NamedTuple):
 
     Attributes:
         status: What they come to.
-        decision: The decision that made it so; None while it is pending.
+        decision: The first decision that made it so; None while it is pending.
         missing: What is missing for an approval, as a phrase; None if nothing is.
         votes: The decision of each reviewer that counts, oldest first.
         version: How many decisions there are.
@@ -93,32 +101,34 @@ class Review(NamedTuple):
 def fold(log: Sequence[Decision], quorum: Quorum) -> Review:
     """Return what a log of decisions on one task comes to.
 
-    Of each reviewer, the last decision counts, unless another took its place. One that
-    was undone counts as never taken, so what it took the place of counts again.
-    Anybody's rejection, or request for changes, is enough.
+    Of each reviewer, the last decision counts, unless another overruled it. One that
+    was undone counts as never taken, so what it had overruled counts again. Anybody's
+    rejection, or request for changes, is enough.
     """
     undone = {entry.supersedes for entry in log if entry.verdict is Verdict.UNDONE}
     votes: dict[str, Decision] = {}
     for entry in log:
         if entry.verdict is Verdict.UNDONE or entry.sequence in undone:
             continue
-        votes = {
-            name: vote
-            for name, vote in votes.items()
-            if vote.sequence != entry.supersedes
-        }
-        votes.pop(entry.reviewer_id, None)  # so that it comes to stand last
+        votes.pop(entry.reviewer_id, None)  # so that the new one comes to stand last
+        if entry.supersedes in [vote.sequence for vote in votes.values()]:
+            votes = {
+                name: vote
+                for name, vote in votes.items()
+                if not _contradict(vote, entry)
+            }
         votes[entry.reviewer_id] = entry
     approvals = [vote for vote in votes.values() if vote.verdict is Verdict.APPROVED]
     against = [vote for vote in votes.values() if vote.verdict is not Verdict.APPROVED]
-    status, decision, missing = ApprovalStatus.PENDING, None, None
     if against:
-        status, decision = ApprovalStatus(against[-1].verdict), against[-1]
-    else:
-        missing = quorum.missing([vote.reviewer_id for vote in approvals])
-        if missing is None:
-            status, decision = ApprovalStatus.APPROVED, approvals[-1]
-    return Review(status, decision, missing, votes, len(log))
+        status = ApprovalStatus(against[0].verdict)
+        return Review(status, against[0], None, votes, len(log))
+    approvers = [vote.reviewer_id for vote in approvals]
+    for count, approval in enumerate(approvals, start=1):
+        if quorum.missing(approvers[:count]) is None:
+            return Review(ApprovalStatus.APPROVED, approval, None, votes, len(log))
+    missing = quorum.missing(approvers)
+    return Review(ApprovalStatus.PENDING, None, missing, votes, len(log))
 
 
 def rule(
@@ -131,8 +141,10 @@ def rule(
 ) -> Ruling:
     """Say what is to be done about a request to decide.
 
-    The same verdict again gets the decision that stands. A contradicting one is taken
-    only from somebody who shows, by ``expect_version``, to know what it contradicts.
+    The same once more gets the reviewer's decision that stands. A contradicting one,
+    of the reviewer's own or of the one in force, is taken only from somebody who shows,
+    by ``expect_version``, to know what it contradicts. An approval that names no
+    picture is of the one that was approved already.
 
     Args:
         subject: What is decided on.
@@ -144,35 +156,32 @@ def rule(
     Raises:
         UnknownTask: There is nothing to decide on.
         DecisionConflict: It does not await a decision, somebody else decided
-            meanwhile, or another verdict stands.
+            meanwhile, or another verdict or picture stands.
         FeaturedImageMissing: An approval of a generated task without a picture.
         InvalidRequest: The reviewer is none of those who are named in the quorum.
     """
     _check_awaits(subject)
-    if quorum.named and request.reviewer_id not in quorum.named:
-        *others, last = quorum.named
-        allowed = f"{', '.join(others)} or {last}" if others else last
-        raise InvalidRequest("reviewer_id", request.reviewer_id, allowed)
+    _check_named(quorum, request.reviewer_id)
     log, expected, version = subject.log, request.expect_version, len(subject.log)
     before = fold(log, quorum)
     own = before.votes.get(request.reviewer_id)
-    standing = before.decision or own
-    if standing is not None and standing.verdict is request.verdict:
+    if own is not None and _says_the_same(own, request):
         # Whoever repeats what they did last has not heard the answer.
-        repeats = standing is own and standing.version == version
-        if expected in (None, version) or (repeats and expected == version - 1):
-            return Ruling(standing)
-    if expected is not None and expected != version:
-        raise DecisionConflict(subject.task_id, _stale(subject, expected))
-    if standing is not None and expected is None:
-        raise DecisionConflict(
-            subject.task_id,
-            f"Task {subject.task_id!r} {_told(standing)}. Undo that first, or decide "
-            f"with expect_version={version} to show that you know of it.",
-        )
+        repeats = own.version == version and expected == version - 1
+        in_force = before.decision
+        holds = in_force in (None, own) or not _contradict(in_force, own)
+        if repeats or (holds and expected in (None, version)):
+            return Ruling(own)
+    _check_expected(subject, expected)
+    image = request.image
     approves = request.verdict is Verdict.APPROVED
-    if approves and picture is None and is_generated(subject):
-        raise FeaturedImageMissing(subject.task_id, _no_picture(subject))
+    if approves:
+        votes = [own, *before.votes.values()]
+        approvals = [v for v in votes if v and v.verdict is Verdict.APPROVED]
+        if approvals and image is None and request.featured_image_url is None:
+            image, picture = approvals[0].image, approvals[0].featured_image_url
+        if picture is None and is_generated(subject):
+            raise FeaturedImageMissing(subject.task_id, _no_picture(subject))
     decision = Decision(
         task_id=subject.task_id,
         version=version + 1,
@@ -180,39 +189,81 @@ def rule(
         reviewer_id=request.reviewer_id,
         feedback=request.feedback,
         tags=request.tags,
-        image=request.image,
+        image=image,
         featured_image_url=picture if approves else None,
         decided_at=now,
-        supersedes=standing.sequence if standing else None,
     )
+    others = [vote for vote in before.votes.values() if approves and vote is not own]
+    contradicted = next(
+        (
+            vote
+            for vote in (before.decision, own, *others)
+            if vote is not None and _contradict(vote, decision)
+        ),
+        None,
+    )
+    if contradicted is not None and expected is None:
+        raise DecisionConflict(
+            subject.task_id,
+            f"Task {subject.task_id!r} {_told(contradicted)}. Undo that first, or "
+            f"decide with expect_version={version} to show that you know of it.",
+        )
+    if contradicted is not None:
+        decision = msgspec.structs.replace(decision, supersedes=contradicted.sequence)
     return _appended(log, decision, quorum)
 
 
 def rule_undo(
-    subject: Subject, reviewer_id: str, quorum: Quorum, *, now: dt.datetime
+    subject: Subject,
+    reviewer_id: str,
+    quorum: Quorum,
+    *,
+    expected: int | None,
+    now: dt.datetime,
 ) -> Ruling:
     """Say what is to be done about a request to undo.
 
-    A reviewer's own decision is undone if it counts, else the last one that does. What
-    that took the place of counts again.
+    A reviewer's own decision is undone if it counts. Another's is only by somebody who
+    shows, by ``expected``, to know it: the last one that counts.
 
     Raises:
         UnknownTask: There is no such task.
-        DecisionConflict: There is nothing to undo.
+        DecisionConflict: There is nothing to undo, only what somebody else decided, or
+            somebody else decided meanwhile.
+        InvalidRequest: The reviewer is none of those who are named in the quorum.
     """
     if subject.task is None and subject.content is None:
         raise UnknownTask(subject.task_id)
+    _check_named(quorum, reviewer_id)
+    version = len(subject.log)
+    last = subject.log[-1] if subject.log else None
+    if (
+        last is not None
+        and (last.verdict, last.reviewer_id) == (Verdict.UNDONE, reviewer_id)
+        and expected == version - 1
+    ):
+        return Ruling(last)  # whoever repeats it has not heard the answer
+    _check_expected(subject, expected)
     votes = fold(subject.log, quorum).votes
     if not votes:
+        told = f": it {_told(last)}." if last is not None else "."
         raise DecisionConflict(
             subject.task_id,
-            f"Task {subject.task_id!r} has no decision that could be undone"
-            + (f": it {_told(subject.log[-1])}." if subject.log else "."),
+            f"Task {subject.task_id!r} has no decision that could be undone{told}",
         )
-    undone = votes.get(reviewer_id) or list(votes.values())[-1]
+    undone = votes.get(reviewer_id)
+    if undone is None:
+        undone = list(votes.values())[-1]
+        if expected is None:
+            raise DecisionConflict(
+                subject.task_id,
+                f"No decision of {reviewer_id} counts on task {subject.task_id!r}: it "
+                f"{_told(undone)}. Undo that with expect_version={version} to show "
+                "that you know of it.",
+            )
     decision = Decision(
         task_id=subject.task_id,
-        version=len(subject.log) + 1,
+        version=version + 1,
         verdict=Verdict.UNDONE,
         reviewer_id=reviewer_id,
         decided_at=now,
@@ -226,8 +277,9 @@ def find_picture(
 ) -> str | None:
     """Return the URL of the featured image of an approval, or None if it has none.
 
-    That is the decision's own, or that of the picture it names; then what the metadata
-    say, the task's own, and the first picture that was generated and is still there.
+    For any other verdict it is None, and nothing is looked for. It is the decision's
+    own, or that of the picture it names; then what the metadata say, the task's own,
+    and the first picture that was generated and is still there.
 
     Raises:
         InvalidRequest: The decision names a picture that is none of the task's.
@@ -237,6 +289,8 @@ def find_picture(
     if request.image is not None and request.image not in urls:
         allowed = f"the name of a picture of task {subject.task_id!r}, or left out"
         raise InvalidRequest("image", request.image, allowed)
+    if request.verdict is not Verdict.APPROVED:
+        return None
     if request.featured_image_url is not None:
         return request.featured_image_url
     if request.image is not None:
@@ -260,31 +314,84 @@ def is_generated(subject: Subject) -> bool:
 
 def describe(decision: Decision, review: Review, *, generated: bool) -> str:
     """Return what came of a decision, in a sentence or two."""
-    verb = decision.verdict.value.replace("_", " ").capitalize()
-    text = f"{verb} by {decision.reviewer_id}."
-    if decision.verdict is Verdict.UNDONE and review.decision is not None:
+    verdict, in_force = decision.verdict, review.decision
+    text = f"{_capital(verdict)} by {decision.reviewer_id}."
+    if in_force is not None and verdict.value != review.status.value:
+        again = " again" if verdict is Verdict.UNDONE else ""
         now_is = review.status.value.replace("_", " ")
-        return f"{text} It is {now_is} by {review.decision.reviewer_id} again."
-    if review.missing is not None and decision.verdict is Verdict.APPROVED:
+        return f"{text} It is {now_is} by {in_force.reviewer_id}{again}."
+    if verdict is not Verdict.APPROVED:
+        return text
+    if review.missing is not None:
         return f"{text} It still needs {review.missing}."
-    if (
-        decision.verdict is Verdict.APPROVED
-        and decision.featured_image_url is None
-        and not generated
-    ):
+    if decision.featured_image_url is None and not generated:
         text += f" There is no featured image: none was found in {_places()}."
     return text
 
 
+def _capital(verdict: Verdict) -> str:
+    return verdict.value.replace("_", " ").capitalize()
+
+
+def _contradict(one: Decision, other: Decision) -> bool:
+    """Say whether two decisions cannot both hold.
+
+    Their verdicts differ, they approve different pictures, or both want changes, each
+    of which is made as a task of its own.
+    """
+    if one.verdict is not other.verdict:
+        return True
+    if one.verdict is Verdict.APPROVED:
+        return one.featured_image_url != other.featured_image_url
+    return one.verdict is Verdict.CHANGES_REQUESTED
+
+
+def _says_the_same(decision: Decision, request: DecisionRequest) -> bool:
+    return (
+        request.verdict is decision.verdict
+        and request.feedback in (None, decision.feedback)
+        and request.tags in ((), decision.tags)
+        and request.image in (None, decision.image)
+        and request.featured_image_url in (None, decision.featured_image_url)
+    )
+
+
 def _appended(log: Sequence[Decision], decision: Decision, quorum: Quorum) -> Ruling:
-    was = fold(log, quorum).status is ApprovalStatus.APPROVED
-    after = fold([*log, decision], quorum)
-    now_is = after.status is ApprovalStatus.APPROVED
+    was, after = _approval(log, quorum), _approval([*log, decision], quorum)
+    stays = was is not None and after is not None and not _contradict(was, after)
     return Ruling(
         decision,
         is_new=True,
-        publishes=after.decision if now_is and not was else None,
-        withdraws=was and not now_is,
+        publishes=None if stays else after,
+        withdraws=was is not None and not stays,
+    )
+
+
+def _approval(log: Sequence[Decision], quorum: Quorum) -> Decision | None:
+    review = fold(log, quorum)
+    return review.decision if review.status is ApprovalStatus.APPROVED else None
+
+
+def _check_named(quorum: Quorum, reviewer_id: str) -> None:
+    if quorum.named and reviewer_id not in quorum.named:
+        raise InvalidRequest("reviewer_id", reviewer_id, _either(quorum.named))
+
+
+def _either(names: Sequence[str]) -> str:
+    *others, last = names
+    return f"{', '.join(others)} or {last}" if others else last
+
+
+def _check_expected(subject: Subject, expected: int | None) -> None:
+    version = len(subject.log)
+    if expected in (None, version):
+        return
+    noun = "decision" if version == 1 else "decisions"
+    last = f": it {_told(subject.log[-1])}" if subject.log else ""
+    raise DecisionConflict(
+        subject.task_id,
+        f"Task {subject.task_id!r} has {version} {noun}, not {expected}{last}. Look at "
+        f"it again, then decide with expect_version={version}.",
     )
 
 
@@ -298,16 +405,6 @@ def _check_awaits(subject: Subject) -> None:
         task.id,
         f"Task {task.id!r} is {task.status.value}; only a completed task can be "
         "approved or rejected.",
-    )
-
-
-def _stale(subject: Subject, expected: int) -> str:
-    version = len(subject.log)
-    noun = "decision" if version == 1 else "decisions"
-    last = f": it {_told(subject.log[-1])}" if subject.log else ""
-    return (
-        f"Task {subject.task_id!r} has {version} {noun}, not {expected}{last}. Look at "
-        f"it again, then decide with expect_version={version}."
     )
 
 

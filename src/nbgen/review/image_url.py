@@ -22,8 +22,9 @@ _CONTAINERS = ("result", "content", "metadata", "image_metadata")
 def find_image_url(metadata: object) -> str | None:
     """Return the first usable URL in the metadata, or None if it has none.
 
-    Usable is a text that is not blank; it is returned without the blanks around it.
-    Whatever else stands in a place, the next place is tried. No JSON value raises.
+    Usable is a text that is not blank and can be stored; it is returned without the
+    blanks around it. Whatever else stands in a place, the next place is tried. No JSON
+    value raises.
 
     Args:
         metadata: The ``task_metadata``: an object, or one as JSON text.
@@ -34,7 +35,7 @@ def find_image_url(metadata: object) -> str | None:
             found: Any = container
             for name in place:
                 found = found.get(name) if isinstance(found, dict) else None
-            if isinstance(found, str) and found.strip():
+            if isinstance(found, str) and _can_be_stored(found) and found.strip():
                 return found.strip()
     return None
 
@@ -46,6 +47,15 @@ def searched_places() -> tuple[str, ...]:
     """
     places = tuple(".".join(place) for place in _PLACES)
     return places + tuple(f"{container}.*" for container in _CONTAINERS)
+
+
+def _can_be_stored(text: str) -> bool:
+    # JSON may spell out half a character, or the NUL that PostgreSQL refuses.
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return "\0" not in text
 
 
 def _as_object(value: object) -> dict[str, Any]:

@@ -8,6 +8,7 @@ of its own; who calls publishers, and when again, is decided elsewhere.
 from __future__ import annotations
 
 import datetime as dt
+import hashlib
 import os
 import re
 import uuid
@@ -21,6 +22,7 @@ from nbgen.errors import PublishFailed
 
 _FIRST_DELAY_S = 5.0
 _LONGEST_DELAY_S = 3_600.0
+_LONGEST_STEM = 200
 _DOUBLINGS = 10
 """More than these lead beyond the longest delay."""
 
@@ -144,6 +146,9 @@ def retry_delay_s(attempt: int) -> float:
 
 def _file_stem(task_id: str) -> str:
     stem = quote(task_id, safe="")
+    if len(stem) > _LONGEST_STEM:  # a file name has room for 255 bytes
+        digest = hashlib.sha256(task_id.encode()).hexdigest()[:32]
+        stem = f"{stem[:_LONGEST_STEM]}-{digest}"
     return f"%{ord(stem[0]):02X}{stem[1:]}" if _DEVICE.fullmatch(stem) else stem
 
 

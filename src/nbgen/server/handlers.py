@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import binascii
 import datetime as dt
 from contextlib import suppress
 from typing import Any
@@ -154,7 +153,7 @@ class HealthHandler(BaseHandler):
 def _data_of_url(field: str, url: str) -> bytes:
     head, comma, text = url.partition(",")
     if comma and head.endswith(";base64"):
-        with suppress(binascii.Error):
+        with suppress(ValueError):
             return base64.b64decode(text, validate=True)
     allowed = "a name, an /images/ URL or a data: URL in base64"
     raise InvalidRequest(field, url, allowed)
@@ -166,8 +165,9 @@ def _time(field: str, value: str | None) -> dt.datetime | None:
     try:
         # The plus of an offset that was not encoded has come as a blank.
         time = dt.datetime.fromisoformat(value.replace(" ", "+"))
-        return time if time.tzinfo else time.replace(tzinfo=dt.UTC)
-    except ValueError:
+        time = time if time.tzinfo else time.replace(tzinfo=dt.UTC)
+        return time.astimezone(dt.UTC)
+    except (ValueError, OverflowError):
         allowed = "a time such as 2026-01-02T03:04:05Z"
         raise InvalidRequest(field, value, allowed) from None
 

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from typing import Any
 
 import msgspec
 
 from nbgen.checks import check_reviewer_id, check_task_id
-from nbgen.decision import ContentTask, Decision, DecisionRequest, Verdict
+from nbgen.decision import (
+    ContentTask,
+    Decision,
+    DecisionRequest,
+    PublicationState,
+    Verdict,
+)
 from nbgen.errors import InvalidRequest, NbgenError
 from nbgen.server.base import BaseHandler, error_body, error_status
 from nbgen.studio import Studio
@@ -34,7 +41,8 @@ class ContentHandler(BaseHandler):
                 featured_image_url=body.get("featured_image_url"),
             )
         except InvalidRequest as error:
-            raise _on_the_wire(error, {"metadata": "task_metadata"}) from None
+            called = "task_metadata" if error.field == "metadata" else error.field
+            raise error.renamed(called) from None
         self.write_json(_content_body(content))
 
     async def get(self, task_id: str) -> None:
@@ -76,8 +84,12 @@ def _decide(studio: Studio, task_id: str, body: dict[str, Any]) -> dict[str, Any
     if not isinstance(undo, bool):
         raise InvalidRequest("undo", undo, "true or false")
     if undo:
-        reviewer_id = check_reviewer_id(body.get("reviewer_id"))
-        return _decision_body(studio, studio.undo(task_id, reviewer_id=reviewer_id))
+        undone = studio.undo(
+            task_id,
+            reviewer_id=check_reviewer_id(body.get("reviewer_id")),
+            expect_version=body.get("expect_version"),
+        )
+        return _decision_body(studio, undone)
     request = _request({**body, "task_id": task_id})
     [answer] = studio.decide_many([request])
     if isinstance(answer, NbgenError):
@@ -98,14 +110,21 @@ def _decide_many(studio: Studio, items: list[Any]) -> list[dict[str, Any]]:
     for item, request in zip(items, requests, strict=True):
         answer = next(answers) if isinstance(request, DecisionRequest) else request
         if isinstance(answer, NbgenError):
-            task_id = item.get("task_id") if isinstance(item, dict) else None
             status = error_status(answer)
-            results.append({"task_id": task_id, "status": status, **error_body(answer)})
+            named = {"task_id": _named_task(item), "status": status}
+            results.append({**named, **error_body(answer)})
         else:
             # Whoever decides on hundreds at once looks at publications later.
             body = _decision_body(studio, answer, patience_s=0.0)
             results.append({**body, "status": 200})
     return results
+
+
+def _named_task(item: Any) -> str | None:
+    """Return the id that an item names, if it is one that can be said."""
+    with suppress(InvalidRequest, KeyError, TypeError):
+        return check_task_id(item["task_id"])
+    return None
 
 
 def _request(body: Any) -> DecisionRequest:
@@ -127,12 +146,8 @@ def _request(body: Any) -> DecisionRequest:
             expect_version=body.get("expect_version"),
         )
     except InvalidRequest as error:
-        raise _on_the_wire(error, {"feedback": "human_feedback"}) from None
-
-
-def _on_the_wire(error: InvalidRequest, names: dict[str, str]) -> InvalidRequest:
-    """Return the error with the field called as the client called it."""
-    return error.renamed(names.get(error.field, error.field))
+        called = "human_feedback" if error.field == "feedback" else error.field
+        raise error.renamed(called) from None
 
 
 def _decision_body(
@@ -142,11 +157,15 @@ def _decision_body(
     published = [
         record
         for record in studio.publications(decision.task_id, wait_s=patience_s)
-        if record.decision == decision.sequence
+        if review.decision and record.decision == review.decision.sequence
     ]
     urls = [record.url for record in published if record.url is not None]
     message = studio.describe(decision)
-    failed = [record.publisher for record in published if record.error is not None]
+    failed = [
+        record.publisher
+        for record in published
+        if record.state is PublicationState.PENDING and record.error is not None
+    ]
     if failed:
         message += f" Publishing failed and is tried again: {', '.join(failed)}."
     return {

@@ -128,14 +128,6 @@ class DecisionStore:
         self, task_id: str, metadata: dict[str, Any], featured_image_url: str | None
     ) -> ContentTask:
         """Register a task made elsewhere, or merge what is newly known of it."""
-        try:
-            return self._put_content(task_id, metadata, featured_image_url)
-        except sa.exc.IntegrityError:  # registered by another in the same moment
-            return self._put_content(task_id, metadata, featured_image_url)
-
-    def _put_content(
-        self, task_id: str, metadata: dict[str, Any], featured_image_url: str | None
-    ) -> ContentTask:
         now = dt.datetime.now(dt.UTC)
         with self._database.writing() as connection:
             _lock(connection, [task_id])

@@ -45,7 +45,8 @@ def append(connection: sa.Connection, decision: Decision) -> Decision:
     del values["sequence"]
     values["tags"] = msgspec.json.encode(decision.tags).decode()
     inserted = connection.execute(decisions.insert().values(values))
-    [sequence] = inserted.inserted_primary_key or [0]
+    assert inserted.inserted_primary_key is not None
+    [sequence] = inserted.inserted_primary_key
     return msgspec.structs.replace(decision, sequence=sequence)
 
 

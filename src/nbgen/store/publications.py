@@ -78,18 +78,29 @@ class PublicationStore:
 
     def end_publication(self, number: int, url: str | None) -> None:
         """Commit that a publication is out, even if it was cancelled meanwhile."""
-        self._change(number, state=PublicationState.PUBLISHED, url=url, error=None)
-
-    def postpone_publication(self, number: int, error: str, at: dt.datetime) -> None:
-        """Commit that an attempt failed, and when the next one is due."""
-        self._change(number, error=error, next_at=at)
-
-    def _change(self, number: int, **values: object) -> None:
         with self._database.writing() as connection:
             connection.execute(
                 publications.update()
                 .where(publications.c.number == number)
-                .values(values)
+                .values(state=PublicationState.PUBLISHED, url=url, error=None)
+            )
+
+    def postpone_publication(
+        self, record: PublicationRecord, error: str, at: dt.datetime
+    ) -> None:
+        """Commit that an attempt failed, and when the next one is due.
+
+        Nothing changes if somebody else has taken it meanwhile, or it is out.
+        """
+        with self._database.writing() as connection:
+            connection.execute(
+                publications.update()
+                .where(
+                    publications.c.number == record.number,
+                    publications.c.attempts == record.attempts,
+                    publications.c.state != PublicationState.PUBLISHED,
+                )
+                .values(error=error, next_at=at)
             )
 
 
@@ -100,11 +111,22 @@ def queue_publications(
     *,
     at: dt.datetime,
 ) -> None:
-    """Have an approval published, within a transaction, where it is not out already."""
-    known = sa.select(publications.c.publisher, publications.c.state).where(
-        publications.c.decision == approval.sequence
+    """Have an approval published, within a transaction, where it is not out already.
+
+    It is published again where another picture of the task was published since.
+    """
+    known = (
+        sa.select(publications)
+        .where(publications.c.task_id == approval.task_id)
+        .order_by(publications.c.number)
     )
-    states = {row.publisher: row.state for row in connection.execute(known)}
+    own: dict[str, int] = {}
+    last_out: dict[str, int] = {}
+    for row in connection.execute(known):
+        if row.decision == approval.sequence:
+            own[row.publisher] = row.number
+        if row.state == PublicationState.PUBLISHED:
+            last_out[row.publisher] = row.decision
     for publisher in publishers:
         values = {
             "decision": approval.sequence,
@@ -115,15 +137,12 @@ def queue_publications(
             "next_at": at,
             "error": None,
         }
-        if publisher not in states:
+        if publisher not in own:
             connection.execute(publications.insert().values(values))
-        elif states[publisher] == PublicationState.CANCELLED:
+        elif last_out.get(publisher) != approval.sequence:
             connection.execute(
                 publications.update()
-                .where(
-                    publications.c.decision == approval.sequence,
-                    publications.c.publisher == publisher,
-                )
+                .where(publications.c.number == own[publisher])
                 .values(values)
             )
 
