@@ -123,10 +123,81 @@ def test_garbage_is_listed_before_it_is_removed(folder: Path) -> None:
 
 def test_approved_pictures_are_exported(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    assert "0 tasks" in nbgen("export", str(out), folder=folder).stdout
+    assert "0 tasks with 0 pictures" in nbgen("export", str(out), folder=folder).stdout
     nbgen("approve", "done", "--reviewer", "ada", folder=folder)
-    assert "1 task exported" in nbgen("export", str(out), folder=folder).stdout
+    assert "1 task with 1 picture" in nbgen("export", str(out), folder=folder).stdout
     [task] = json.loads((out / "tasks.json").read_text())
     [image] = task["result"]["images"]
     assert (out / image["name"]).read_bytes().startswith(b"\x89PNG")
     assert len(list(out.iterdir())) == 2
+
+
+def test_only_the_approved_picture_is_exported(folder: Path, tmp_path: Path) -> None:
+    with Studio(folder, engine=PatternEngine(), take_over=False) as studio:
+        two = studio.generate("cats", task_id="two", num_images=2, seed=3).result(10)
+        second = two.images[1].name
+        studio.approve("two", reviewer_id="ada", image=second)
+    out = tmp_path / "out"
+    told = read_json("export", str(out), folder=folder)
+    assert told == {"tasks": 1, "files": [second], "missing": []}
+    everything = read_json("export", str(out), "--approval", "all", folder=folder)
+    assert len(everything["files"]) == 2
+
+
+def test_an_export_goes_on_where_a_file_is_gone(folder: Path, tmp_path: Path) -> None:
+    with Studio(folder, engine=PatternEngine(), take_over=False) as studio:
+        gone = studio.generate("a cow", task_id="gone", seed=9).result(10).images[0]
+    (folder / "images" / gone.name).unlink()
+    done = nbgen("export", str(tmp_path), "--approval", "all", folder=folder)
+    assert done.exit_code == 1
+    assert f"1 file missing: {gone.name}" in done.stderr
+    assert "3 tasks with 1 picture exported" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--approval", "aproved"), "approval must be 'pending', 'approved'"),
+        ((), "folder must be a folder that can be written"),
+    ],
+)
+def test_an_export_that_cannot_be_is_one_clear_line(
+    folder: Path, tmp_path: Path, words: tuple[str, ...], said: str
+) -> None:
+    out = tmp_path / "out"
+    out.write_text("in the way")
+    done = nbgen("export", str(out), *words, folder=folder)
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert done.stderr.startswith(f"Error: {said}")
+
+
+@pytest.mark.parametrize("width", ["60", "80"])
+def test_a_long_prompt_hides_nothing_else(folder: Path, width: str) -> None:
+    with Studio(folder, engine=PatternEngine()) as studio:
+        prompt = "\x1b[31ma fox\nin the snow, " + "very " * 50
+        studio.generate(prompt, task_id="fox", num_inference_steps=1).result(10)
+        studio.approve("fox", reviewer_id="ada")
+    command = ["tasks", "--data-dir", str(folder)]
+    shown = CliRunner(env={"COLUMNS": width}).invoke(app, command).stdout
+    [line] = [line for line in shown.splitlines() if line.startswith("fox")]
+    assert line.split()[:3] == ["fox", "completed", "approved"]
+    assert len(line) <= int(width)
+    assert "\x1b" not in shown
+
+
+def test_to_look_makes_nothing(tmp_path: Path) -> None:
+    nowhere = tmp_path / "nowhere"
+    for words in (("tasks",), ("gc",), ("export", str(tmp_path / "out"))):
+        done = nbgen(*words, folder=nowhere)
+        assert done.exit_code == 1
+        assert done.stderr.startswith(f"Error: Nothing is kept in '{nowhere}' yet.")
+    assert not nowhere.exists()
+
+
+def test_somebody_elses_decision_is_undone_knowingly(folder: Path) -> None:
+    nbgen("approve", "done", "--reviewer", "ada", folder=folder)
+    refused = nbgen("undo", "done", "--reviewer", "bob", folder=folder)
+    assert refused.exit_code == 1
+    assert "approved by ada" in refused.stderr
+    knows = ("undo", "done", "--reviewer", "bob", "--expect-version", "1")
+    assert read_json(*knows, folder=folder)["verdict"] == "undone"

@@ -7,6 +7,9 @@ from pathlib import Path
 
 import platformdirs
 
+DATABASE_FILE = "nbgen.sqlite"
+"""Where tasks and decisions are, in a data folder, unless they are elsewhere."""
+
 
 def default_data_dir() -> Path:
     """Return ``NBGEN_DATA_DIR`` or, unset, the user's data folder for nbgen."""

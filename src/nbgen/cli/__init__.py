@@ -5,6 +5,11 @@ clear up and export what was made. Commands only translate; the rules are the st
 and the server's.
 """
 
+from __future__ import annotations
+
+import sys
+from io import TextIOWrapper
+
 from nbgen.cli import keeping, making
 from nbgen.cli.terminal import app
 
@@ -13,4 +18,8 @@ __all__ = ["keeping", "main", "making"]
 
 def main() -> None:
     """Run the command line."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            # A prompt may have letters that the terminal or the file has not.
+            stream.reconfigure(errors="replace")
     app()

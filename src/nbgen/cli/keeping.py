@@ -5,7 +5,6 @@ They load no model and run no task: a studio or server beside them goes on undis
 
 from __future__ import annotations
 
-import datetime as dt
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,8 +16,11 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from nbgen.cli.terminal import DataDir, app, clear_errors, console, counted
-from nbgen.decision import PublicationRecord, PublicationState
+from nbgen.checks import check_choice
+from nbgen.cli.terminal import DataDir, app, clear_errors, console, counted, fail
+from nbgen.decision import ApprovalStatus, PublicationRecord, PublicationState
+from nbgen.errors import DataFolderUnusable, InvalidRequest, UnknownImage
+from nbgen.settings import DATABASE_FILE, default_data_dir, default_database
 
 if TYPE_CHECKING:
     from nbgen.decision import Decision
@@ -66,11 +68,11 @@ def tasks(
     if not page:
         console.print("There are no such tasks.")
         return
-    table = Table(
-        "task", "status", "review", "made", "prompt", box=None, pad_edge=False
-    )
-    table.columns[-1].no_wrap = True
-    table.columns[-1].overflow = "ellipsis"
+    table = Table(box=None, pad_edge=False, expand=True)
+    for name in ("task", "status", "review", "made"):
+        table.add_column(name, no_wrap=True)
+    # What does not fit is cut from the prompt, which a person knows by its beginning.
+    table.add_column("prompt", no_wrap=True, overflow="ellipsis", ratio=1)
     for record in page:
         outcome = record.outcome.value if record.outcome else record.status.value
         shown = "completed" if outcome == "succeeded" else outcome
@@ -79,7 +81,7 @@ def tasks(
             _coloured(shown),
             _coloured(record.approval_status.value),
             f"{record.created_at.astimezone():%Y-%m-%d %H:%M}",
-            escape(record.request.prompt),
+            escape(_one_line(record.request.prompt)),
         )
     console.print(table)
     if page.next_cursor:
@@ -136,13 +138,16 @@ def reject(
 def undo(
     task_id: TaskId,
     reviewer: Reviewer,
+    expect_version: Version = None,
     as_json: AsJson = False,
     data_dir: DataDir = None,
 ) -> None:
-    """Take the last decision on a task back."""
+    """Take your decision on a task back; with --expect-version, somebody else's."""
     _decide(
         data_dir,
-        lambda studio: studio.undo(task_id, reviewer_id=reviewer),
+        lambda studio: studio.undo(
+            task_id, reviewer_id=reviewer, expect_version=expect_version
+        ),
         as_json=as_json,
     )
 
@@ -173,29 +178,48 @@ def gc(
 def export(
     folder: Annotated[Path, typer.Argument(help="Where to write; made if missing.")],
     approval: Annotated[
-        str, typer.Option(help="approved, rejected, pending, … or all.")
-    ] = "approved",
+        str,
+        typer.Option(help="approved, rejected, pending, changes_requested or all."),
+    ] = ApprovalStatus.APPROVED.value,
+    as_json: AsJson = False,
     data_dir: DataDir = None,
 ) -> None:
     """Copy pictures into a folder, with tasks.json that says what each is.
 
-    Files are written whole or not at all; those that are there already are replaced.
+    Of an approved task that is the picture that was approved. Files are written whole
+    or not at all; those that are there already are replaced.
     """
-    described = []
+    described, files, gone = [], [], []
     with _studio(data_dir, publishers=()) as studio:
-        folder.mkdir(parents=True, exist_ok=True)
-        for record in _all_tasks(studio):
-            if approval not in ("all", record.approval_status.value):
-                continue
-            for image in record.result.images if record.result else ():
-                _write_whole(folder / image.name, studio.read_image(image.name))
-            described.append(_plain(record))
-        text = json.dumps(described, indent=2, ensure_ascii=False)
-        _write_whole(folder / "tasks.json", f"{text}\n".encode())
-    where = escape(str(folder))
-    console.print(
-        f"{counted(len(described), 'task')} exported to {where}", soft_wrap=True
-    )
+        if approval != "all":
+            check_choice("approval", approval, ApprovalStatus)
+        with _writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            for record in _all_tasks(studio):
+                if approval not in ("all", record.approval_status.value):
+                    continue
+                described.append(_plain(record))
+                for image in record.result.images if record.result else ():
+                    if record.decision and not record.decision.is_about(image):
+                        continue
+                    try:
+                        data = studio.read_image(image.name)
+                    except UnknownImage:
+                        gone.append(image.name)
+                        continue
+                    _write_whole(folder / image.name, data)
+                    files.append(image.name)
+            text = json.dumps(described, indent=2)
+            _write_whole(folder / "tasks.json", f"{text}\n".encode())
+    if as_json:
+        _print_json({"tasks": len(described), "files": files, "missing": gone})
+    else:
+        what = (
+            f"{counted(len(described), 'task')} with {counted(len(files), 'picture')}"
+        )
+        console.print(f"{what} exported to {escape(str(folder))}", soft_wrap=True)
+    if gone:
+        fail(f"{counted(len(gone), 'file')} missing: {', '.join(gone)}")
 
 
 @contextmanager
@@ -204,6 +228,8 @@ def _studio(
 ) -> Iterator[Studio]:
     from nbgen.studio import Studio
 
+    with clear_errors():
+        _check_is_there(data_dir)
     with (
         clear_errors(),
         Studio(
@@ -215,6 +241,26 @@ def _studio(
         ) as studio,
     ):
         yield studio
+
+
+def _check_is_there(data_dir: Path | None) -> None:
+    """Refuse to look where nothing was ever kept; a studio would begin to keep it."""
+    folder = default_data_dir() if data_dir is None else data_dir
+    if default_database() is None and not (folder / DATABASE_FILE).is_file():
+        raise DataFolderUnusable(
+            f"Nothing is kept in {str(folder)!r} yet. Check --data-dir or "
+            "NBGEN_DATA_DIR; nbgen generate makes a first picture."
+        )
+
+
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise InvalidRequest(
+            "folder", str(folder), f"a folder that can be written ({error})"
+        ) from error
 
 
 def _decide(
@@ -265,6 +311,11 @@ def _plain(record: TaskRecord) -> dict[str, Any]:
     return plain
 
 
+def _one_line(text: str) -> str:
+    """Return the text without what would move the cursor or colour the terminal."""
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
+
+
 def _coloured(word: str) -> str:
     colour = _COLOURS.get(word, "yellow")
     return f"[{colour}]{word.replace('_', ' ')}[/{colour}]"
@@ -272,11 +323,7 @@ def _coloured(word: str) -> str:
 
 def _print_json(value: object) -> None:
     # Past the console, which would fold and colour it.
-    typer.echo(json.dumps(value, indent=2, ensure_ascii=False, default=_text_of))
-
-
-def _text_of(value: object) -> str:
-    return value.isoformat() if isinstance(value, dt.datetime) else str(value)
+    typer.echo(json.dumps(value, indent=2))
 
 
 def _write_whole(path: Path, data: bytes) -> None:

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -76,9 +76,14 @@ def clear_errors() -> Iterator[None]:
     try:
         yield
     except NbgenError as error:
-        said = f"[red]Error:[/red] {escape(str(error))}"
-        _errors.print(said, highlight=False, soft_wrap=True)
-        sys.exit(1)
+        fail(str(error))
+
+
+def fail(message: str) -> NoReturn:
+    """Say what is wrong, in one line on standard error, and end with exit code 1."""
+    said = f"[red]Error:[/red] {escape(message)}"
+    _errors.print(said, highlight=False, soft_wrap=True)
+    sys.exit(1)
 
 
 def counted(number: int, noun: str) -> str:
