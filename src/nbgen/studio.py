@@ -104,8 +104,9 @@ class Studio(Framing):
         images: Where pictures are kept, if not in the data folder: another folder or
             a URL such as ``s3://bucket/folder``; by default ``NBGEN_IMAGES``.
         quorum: Whose approvals a task needs: ``"any"`` for one of anybody, ``"2"`` for
-            so many of anybody, ``"all:ada,bob"`` for those of all the named; by
-            default ``NBGEN_QUORUM``. Any rejection rejects.
+            so many of anybody, ``"all:ada,bob"`` for those of all the named,
+            ``"2:ada,bob,eve"`` for so many of them; by default ``NBGEN_QUORUM``. Any
+            rejection rejects.
         publishers: Who publishes what is approved here; by default those of the
             variables and entry points that ``nbgen.review.installed`` names.
 

@@ -186,3 +186,81 @@ def test_tasks_are_filtered_and_paged(studio: Studio, server: Server) -> None:
     for field, value in {"since": "now", "cursor": "x", "status": "done"}.items():
         wrong = ask(server, f"/api/tasks?{field}={value}")
         assert (wrong.status, wrong.body["error"]["field"]) == (422, field)
+
+
+@pytest.mark.parametrize("database", ["postgresql"], indirect=True)
+def test_no_body_makes_the_server_fail(
+    make_studio: Callable[..., Studio],
+    make_server: Callable[..., Server],
+    database: str,
+) -> None:
+    """On PostgreSQL, which takes fewer texts than SQLite does."""
+    studio = make_studio(database=database)
+    server = make_server(studio)
+    studio.put_content("post", {})
+    nul, half = "a\0b", "\ud800"
+    nested: Any = "x"
+    for _ in range(400):
+        nested = [nested]
+    for wrong in (nul, half, nested, 10**400, True, {}, [half], [nul]):
+        for field in (
+            "reviewer_id",
+            "human_feedback",
+            "featured_image_url",
+            "image",
+            "tags",
+            "expect_version",
+        ):
+            answer = decide(server, "post", approved=False, **{field: wrong})
+            assert answer.status in (200, 409, 422), (field, wrong, answer)
+        for metadata in ({"image_url": wrong}, {"result": f'{{"image": "{half}"}}'}):
+            content = {"task_metadata": metadata}
+            assert ask(server, f"{CONTENT}/a", content, method="PUT").status < 500
+            decide(server, "a", undo=True, expect_version=studio.review("a").version)
+            approved = decide(server, "a", approved=True)
+            assert approved.status in (200, 409), (metadata, approved)
+    for address in (
+        "/api/batches/%00",
+        "/api/tasks?text=%00",
+        "/api/tasks?since=0001-01-01T00:00:00%2B14:00",
+        "/api/tasks?since=9999-12-31T23:59:59-14:00",
+    ):
+        assert ask(server, address).status in (200, 404, 422), address
+    image = {"prompt": "a cat", "image": "data:image/png;base64,\u00e9"}
+    assert ask(server, "/api/media/generate", image).status == 422
+
+
+def test_a_wrong_item_of_a_bulk_harms_no_other(studio: Studio, server: Server) -> None:
+    studio.put_content("post", {})
+    items = [
+        {"task_id": "post", "approved": True, "reviewer_id": "ada"},
+        {"task_id": "\ud800", "approved": True, "reviewer_id": "ada"},
+        {"task_id": ["x"], "approved": True, "reviewer_id": "a\0b"},
+    ]
+    answer = ask(server, f"{CONTENT}/bulk-decide", {"decisions": items})
+    assert answer.status == 207
+    assert [result["status"] for result in answer.body["results"]] == [200, 422, 422]
+    assert answer.body["results"][1]["task_id"] is None
+
+
+def test_publications_can_be_looked_at(
+    make_studio: Callable[..., Studio],
+    make_server: Callable[..., Server],
+    tmp_path: Path,
+) -> None:
+    """Also one that fails, long after the approval was answered."""
+    place = tmp_path / "out"
+    place.write_text("in the way")
+    studio = make_studio(publishers=[FolderPublisher(place)])
+    server = make_server(studio)
+    studio.generate("a cat", task_id="cat").result(30)
+    decide(server, "cat", approved=True)
+    [shown] = ask(server, "/api/tasks/cat").body["publications"]
+    assert (shown["publisher"], shown["state"], shown["attempts"]) == (
+        "folder",
+        "pending",
+        1,
+    )
+    assert "could not be published" in shown["error"]
+    studio.put_content("cat", {})
+    assert ask(server, f"{CONTENT}/cat").body["publications"] == [shown]

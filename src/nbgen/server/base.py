@@ -200,6 +200,16 @@ def task_body(record: TaskRecord) -> dict[str, Any]:
     return body
 
 
+def publications_body(studio: Studio, task_id: str) -> list[dict[str, Any]]:
+    """Return how far the approvals of a task have come, as the HTTP API shows it."""
+    shown = []
+    for record in studio.publications(task_id):
+        body: dict[str, Any] = msgspec.to_builtins(record)
+        del body["number"], body["task_id"]
+        shown.append(body)
+    return shown
+
+
 def task_links(task_id: str) -> dict[str, str]:
     """Return the addresses that belong to a task."""
     return {

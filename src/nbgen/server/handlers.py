@@ -15,7 +15,12 @@ from nbgen.checks import check_task_id
 from nbgen.errors import InvalidRequest, NbgenError, TaskError, UnknownImage
 from nbgen.progress.progress import done_message
 from nbgen.schema import GenerationRequest, GenerationResult
-from nbgen.server.base import BaseHandler, task_body, task_links
+from nbgen.server.base import (
+    BaseHandler,
+    publications_body,
+    task_body,
+    task_links,
+)
 from nbgen.task import Task
 
 _REQUEST_FIELDS = frozenset(GenerationRequest.__struct_fields__)
@@ -95,9 +100,12 @@ class TaskHandler(BaseHandler):
     async def get(self, task_id: str) -> None:
         """Answer with the task as the store has it."""
         check_task_id(task_id)
-        self.write_json(
-            task_body(await asyncio.to_thread(self.studio.get_record, task_id))
-        )
+
+        def read() -> dict[str, Any]:
+            body = task_body(self.studio.get_record(task_id))
+            return {**body, "publications": publications_body(self.studio, task_id)}
+
+        self.write_json(await asyncio.to_thread(read))
 
 
 class BatchHandler(BaseHandler):

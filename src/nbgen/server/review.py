@@ -17,7 +17,12 @@ from nbgen.decision import (
     Verdict,
 )
 from nbgen.errors import InvalidRequest, NbgenError
-from nbgen.server.base import BaseHandler, error_body, error_status
+from nbgen.server.base import (
+    BaseHandler,
+    error_body,
+    error_status,
+    publications_body,
+)
 from nbgen.studio import Studio
 
 _LONGEST_BULK = 500
@@ -43,13 +48,15 @@ class ContentHandler(BaseHandler):
         except InvalidRequest as error:
             called = "task_metadata" if error.field == "metadata" else error.field
             raise error.renamed(called) from None
-        self.write_json(_content_body(content))
+        answer = await asyncio.to_thread(_content_body, self.studio, content)
+        self.write_json(answer)
 
     async def get(self, task_id: str) -> None:
         """Answer with the task."""
         check_task_id(task_id)
         content = await asyncio.to_thread(self.studio.get_content, task_id)
-        self.write_json(_content_body(content))
+        answer = await asyncio.to_thread(_content_body, self.studio, content)
+        self.write_json(answer)
 
 
 class ApproveHandler(BaseHandler):
@@ -180,9 +187,10 @@ def _decision_body(
     }
 
 
-def _content_body(content: ContentTask) -> dict[str, Any]:
+def _content_body(studio: Studio, content: ContentTask) -> dict[str, Any]:
     body: dict[str, Any] = msgspec.to_builtins(content)
     body["task_metadata"] = body.pop("metadata")
     body["version"] = content.version
+    body["publications"] = publications_body(studio, content.task_id)
     del body["decisions"]
     return body
