@@ -260,7 +260,9 @@ def test_tasks_are_listed(studio: Studio, server: Server) -> None:
         studio.generate(f"a cat {name}", task_id=name, seed=7).result(10)
     tasks = ask(server, "/api/tasks?limit=2").body["tasks"]
     assert [task["task_id"] for task in tasks] == ["c", "b"]
-    assert tasks == [ask(server, f"/api/tasks/{name}").body for name in "cb"]
+    single = [ask(server, f"/api/tasks/{name}").body for name in "cb"]
+    assert [body.pop("publications") for body in single] == [[], []]
+    assert tasks == single
     assert (tasks[0]["seed"], tasks[0]["approval_status"]) == (7, "pending")
     assert tasks[0]["request"]["prompt"] == "a cat c"
     for limit in ("0", "1001", "9" * 5_000, "x"):
@@ -346,8 +348,11 @@ def test_approve(studio: Studio, server: Server, method: str) -> None:
         "message": "Approved by ada.",
         "version": 1,
     }
-    again = ask(server, approve_path("a"), {**body, "reviewer_id": "bob"})
-    assert again.body["approval_timestamp"] == timestamp
+    again = ask(server, approve_path("a"), body)
+    assert again.body == {**answer.body, "approval_timestamp": timestamp}
+    agreed = ask(server, approve_path("a"), {"approved": True, "reviewer_id": "bob"})
+    assert agreed.body["reviewer_id"] == "bob"
+    assert agreed.body["featured_image_url"] == result.images[0].url
     assert again.body["reviewer_id"] == "ada"
     against = ask(server, approve_path("a"), {**body, "approved": False})
     assert error_of(against) == (409, "decision_conflict", None)

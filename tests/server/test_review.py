@@ -202,7 +202,8 @@ def test_no_body_makes_the_server_fail(
     nested: Any = "x"
     for _ in range(400):
         nested = [nested]
-    for wrong in (nul, half, nested, 10**400, True, {}, [half], [nul]):
+    hostile: list[Any] = [nul, half, nested, 10**400, True, {}, [half], [nul]]
+    for wrong in hostile:
         for field in (
             "reviewer_id",
             "human_feedback",
