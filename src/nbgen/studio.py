@@ -3,7 +3,7 @@
 Thread-safety: every method of ``Studio`` and ``Task`` may be called from any thread.
 A studio has threads of its own: ``nbgen-worker`` has the pictures made, by a process
 that the studio starts, ``nbgen-saver`` saves them, ``nbgen-progress`` tells those who
-watch and, where there are publishers, ``nbgen-publisher`` brings approvals to them.
+watch, and each publisher has one that brings approvals to it.
 ``close()`` ends them, and a process that exits calls it.
 """
 
