@@ -9,7 +9,7 @@ import datetime as dt
 from collections.abc import Callable
 from enum import StrEnum
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from msgspec.structs import force_setattr
@@ -25,6 +25,9 @@ from nbgen.checks import (
     check_version,
 )
 from nbgen.errors import InvalidRequest
+
+if TYPE_CHECKING:
+    from nbgen.schema import ImageRecord
 
 
 class Verdict(StrEnum):
@@ -76,6 +79,16 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
     decided_at: dt.datetime
     supersedes: int | None = None
     child_id: str | None = None
+
+    def is_about(self, image: ImageRecord) -> bool:
+        """Say whether it is about that picture of its task.
+
+        An approval is about one picture; any other decision about all, unless it names
+        one.
+        """
+        if self.verdict is Verdict.APPROVED:
+            return image.url == self.featured_image_url
+        return self.image in (None, image.name)
 
 
 class DecisionRequest(msgspec.Struct, frozen=True, kw_only=True):
