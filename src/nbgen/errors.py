@@ -324,7 +324,7 @@ def _shown(value: object) -> str:
     try:
         shown = repr(value)
     except Exception:  # noqa: BLE001 - also of a number that Python will not write
-        return f"a {type(value).__name__} that cannot be shown"
+        return f"a value of type {type(value).__name__} that cannot be shown"
     # What can be neither stored nor sent, of a class that shows itself with it.
     shown = shown.encode("utf-8", "replace").decode()
     if len(shown) > _LONGEST_VALUE_SHOWN:

@@ -199,11 +199,11 @@ def test_fields_that_do_not_go_together_are_told_by_row() -> None:
     ("options", "said"),
     [
         ({"prompt": "headlin"}, r"prompt must be the name of a column, such as 'head"),
-        ({"prompt": "zzz"}, r"column \('id', 'headline', .*\), or a template such"),
+        ({"prompt": "zzz"}, r"column \('id', 'headline', .*\), a template such"),
         ({"prompt": "{headlin}"}, "braces hold the name of a column, such as 'headl"),
         ({"prompt": "{}"}, "braces hold the name of a column"),
         ({"prompt": "{headline.upper}"}, "braces hold the name of a column"),
-        ({"prompt": "{headline!r}"}, "braces hold the name of a column"),
+        ({"prompt": "{headline!r}"}, "a template without conversions such as !r; got"),
         ({"prompt": "{headline"}, "a template with columns in braces .expected '}'"),
         ({"key": "ID"}, r"key must be the name of a column"),
         ({"overrides": "own"}, "overrides must be the name of a column"),
