@@ -233,7 +233,7 @@ class Batch:
         # The first rows may have waited for the model to load, and a middle one for
         # whatever else the machine did.
         took_s = _took_last_s(rows) if left else []
-        done = len(rows) - left + min(under_way, counts[Status.GENERATING])
+        done = len(rows) - left + under_way
         percentage = 100 * done / len(rows) if left else 100.0
         usual_s = statistics.median(took_s) if took_s else 0.0
         return BatchProgress(
@@ -246,7 +246,7 @@ class Batch:
             cancelled=counts[Outcome.CANCELLED],
             lost=counts[Outcome.LOST],
             percentage=percentage if not left else min(percentage, 99.9),
-            estimated_remaining=usual_s * max(left - under_way, 0.0),
+            estimated_remaining=usual_s * (left - under_way),
             remaining_known=bool(took_s),
         )
 

@@ -315,7 +315,12 @@ def _filled(name: str, value: Any, how: str) -> str:
 def _checked(field: str, value: Any, check_picture: CheckPicture) -> Any:
     if field in ("image", "mask"):
         return check_picture(field, value)
-    return check_field(field, value)
+    try:
+        return check_field(field, value)
+    except InvalidRequest:
+        raise
+    except Exception as error:  # whatever is in a cell
+        raise InvalidRequest(field, value, "a value that can be read") from error
 
 
 def _check_field_name(field: object) -> None:
