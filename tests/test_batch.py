@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import datetime as dt
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
 
 from nbgen.batch import BatchProgress
 from nbgen.errors import (
+    DataFolderInUse,
     InvalidRequest,
     NbgenError,
     QueueFull,
@@ -22,6 +26,7 @@ from nbgen.errors import (
 from nbgen.schema import GenerationRequest, GenerationResult, Outcome
 from nbgen.studio import Studio
 from nbgen.testing import PatternEngine
+from tests.test_runner import other_process
 
 MakeStudio = Callable[..., Studio]
 
@@ -101,6 +106,14 @@ def test_what_is_there_or_under_way_is_not_made_again(studio: Studio) -> None:
     assert len(studio.tasks()) == 3
     assert studio.batch("pets").rows == ("a-cat", "a-dog", "a-bird")
     assert repr(again) == "Batch(2 rows)"
+    assert repr(again.progress) == "BatchProgress(2 rows: 2 succeeded)"
+    assert repr(studio.batch_rows("pets")[0]) == "BatchRow('a-cat', succeeded)"
+    [_bird, _dog, cat] = page = studio.tasks()
+    assert repr(cat) == "TaskRecord(completed, 5 steps, seed random)"
+    assert repr(page) == f"[{', '.join(map(repr, page))}]"
+    sized = studio.generate("x", width=64, height=128, seed=7, num_inference_steps=1)
+    sized.result(10)
+    assert repr(sized.record) == "TaskRecord(completed, 1 step, 64x128, seed 7)"
 
 
 def test_a_row_stays_what_it_is(studio: Studio) -> None:
@@ -213,8 +226,15 @@ def test_a_batch_is_queued_whole_or_not_at_all(tmp_path: Path) -> None:
         with pytest.raises(TaskConflict, match="pets:b"):
             studio.submit_batch(requests("a", "b", "c"), batch_id="pets")
         studio.pause()
-        with pytest.raises(QueueFull):
+        with pytest.raises(QueueFull, match=r"4 more do not fit: 0 .* fewer at a time"):
             studio.submit_batch(requests("a", "c", "d", "e"), batch_id="pets")
+        waiting = studio.generate("y")
+        with pytest.raises(
+            QueueFull,
+            match=r"3 more do not fit: 1 task waits, and 3 may\. .* some have",
+        ):
+            studio.submit_batch(requests("a", "c", "d"), batch_id="pets")
+        waiting.cancel()
         with pytest.raises(InvalidRequest, match="batch_id must be 1 to 60 letters"):
             studio.submit_batch(requests("a"), batch_id="all pets")
         with pytest.raises(InvalidRequest, match="row must be 1 to 60 letters"):
@@ -224,7 +244,7 @@ def test_a_batch_is_queued_whole_or_not_at_all(tmp_path: Path) -> None:
             studio.submit_batch(
                 {"a": request("a"), "b": request("b", image=missing)}, batch_id="pets"
             )
-        assert [record.id for record in studio.tasks()] == ["pets:b"]
+        assert [record.id for record in studio.tasks()] == [waiting.id, "pets:b"]
         # A refused one leaves nothing behind that would refuse the next.
         assert len(studio.submit_batch(requests("a", "c"), batch_id="pets")) == 2
 
@@ -233,10 +253,139 @@ def test_waiting_in_vain_says_so_and_stops_nothing(make_studio: MakeStudio) -> N
     gate = Gate()
     studio = make_studio(gate)
     batch = studio.submit_batch(requests("a"), batch_id="pets")
-    with pytest.raises(TaskUnfinished, match="It goes on"):
+    told = r"Batch 'pets' has not ended within 0 s: 1 row is left\. It goes on"
+    with pytest.raises(TaskUnfinished, match=told):
         batch.result(0)
     gate.opened.release()
     assert batch.result(10)
+
+
+def test_a_wait_says_how_long_it_was_and_how_many_rows_are_left(
+    make_studio: MakeStudio,
+) -> None:
+    gate = Gate()
+    studio = make_studio(gate)
+    batch = studio.submit_batch(requests("a", "b", "c"), batch_id="pets")
+    gate.opened.release()
+    studio.task("pets:a").result(10)
+    with pytest.raises(TaskUnfinished, match=r"within 0\.01 s: 2 rows are left"):
+        batch.result(0.01)
+    batch.cancel()
+    gate.opened.release(2)
+    batch.result(10)
+
+
+def test_what_another_runs_is_not_waited_for(make_studio: MakeStudio) -> None:
+    async def wait() -> None:
+        await elsewhere.batch("pets")
+
+    here, elsewhere = make_studio(), make_studio()
+    here.pause()
+    batch = here.submit_batch(requests("a", "b"), batch_id="pets")
+    told = r"Batch 'pets' has not ended: 2 rows are left, and not all run here"
+    with pytest.raises(TaskUnfinished, match=told):
+        asyncio.run(wait())
+    with pytest.raises(TaskUnfinished, match=told):
+        elsewhere.batch("pets").result(10)
+    batch.cancel()
+
+
+def test_what_is_made_is_found_while_another_process_runs_tasks(
+    make_studio: MakeStudio, tmp_path: Path
+) -> None:
+    studio = make_studio()
+    batch = studio.submit_batch(requests("a", "b"), batch_id="pets")
+    batch.result(10)
+    studio.pause()
+    given_up = studio.submit_batch(requests("c"), batch_id="pets")
+    given_up.cancel()
+    with other_process(tmp_path / "data"):
+        again = studio.submit_batch(requests("a", "b"), batch_id="pets")
+        assert len(again.result(0)) == 2
+        again.retry()  # nothing is missing
+        with pytest.raises(TaskConflict):
+            studio.submit_batch({"a": request("other")}, batch_id="pets")
+        with pytest.raises(DataFolderInUse):
+            studio.submit_batch(requests("a", "b", "d"), batch_id="pets")
+        with pytest.raises(DataFolderInUse):
+            given_up.retry()
+        assert studio.batch("pets").rows == ("a", "b", "c")
+
+
+def test_two_retries_at_once_queue_each_row_once(
+    make_studio: MakeStudio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    studio = make_studio()
+    studio.pause()
+    batch = studio.submit_batch(requests("a", "b"), batch_id="pets")
+    batch.cancel()
+    both_asked = threading.Barrier(2)
+    submission = studio._submission
+
+    def submit_together() -> AbstractContextManager[None]:
+        both_asked.wait(10)
+        return submission()
+
+    monkeypatch.setattr(studio, "_submission", submit_together)
+    with ThreadPoolExecutor(2) as pool:
+        for done in [pool.submit(batch.retry), pool.submit(batch.retry)]:
+            done.result(20)
+    assert len(studio.waiting()) == 2
+    assert len(studio.tasks()) == 4
+
+
+def test_a_retry_is_of_the_rows_of_its_handle(studio: Studio) -> None:
+    studio.pause()
+    batch = studio.submit_batch(requests("a", "b"), batch_id="pets", priority=3)
+    batch.cancel()
+    part = studio.submit_batch(requests("b"), batch_id="pets", priority=5)
+    part.cancel()
+    part.retry()
+    assert counts(batch.progress) == (1, 0, 0, 0, 1, 0)
+    assert studio.get_record(part.task_ids[0]).priority == 5
+
+
+def test_the_time_left_is_that_of_the_usual_row(
+    make_studio: MakeStudio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first row may wait for the model; that the others do not."""
+    gate = Gate()
+    studio = make_studio(gate)
+    batch = studio.submit_batch(requests("a", "b"), batch_id="pets")
+    gate.opened.release()
+    studio.task("pets:a").result(10)
+    [row, running] = studio.batch_rows("pets")
+    assert row.ended_at is not None
+    # Ended long ago, and listed last: of the last ten, six took 2 s.
+    old = [
+        row._replace(took_s=900.0, ended_at=row.ended_at - dt.timedelta(hours=1 + n))
+        for n in range(15)
+    ]
+    new = [row._replace(took_s=took_s) for took_s in [2.0] * 6 + [500.0] * 4]
+    standing = [
+        each._replace(name=str(number), task_id="pets:b" if each is running else "x")
+        for number, each in enumerate([*new, running, *old])
+    ]
+    monkeypatch.setattr(studio, "batch_rows", lambda _batch_id: standing)
+    progress = studio.batch("pets").progress
+    assert progress.remaining_known
+    assert 0 < progress.estimated_remaining <= 2
+    monkeypatch.undo()
+    batch.cancel()
+    gate.opened.release()
+    batch.result(10)
+
+
+def test_all_but_one_of_many_is_not_all(studio: Studio) -> None:
+    studio.pause()
+    many = requests(*(f"a {number}" for number in range(1_100)))
+    batch = studio.submit_batch(many, batch_id="pets")
+    studio.cancel_tasks(batch.task_ids[:-1])
+    assert counts(batch.progress) == (1, 0, 0, 0, 1_099, 0)
+    assert batch.progress.percentage == 99.9
+    assert repr(batch.progress) == (
+        "BatchProgress(1,100 rows: 1 pending, 1,099 cancelled)"
+    )
 
 
 def test_an_interrupt_while_waiting_cancels_the_batch(

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import datetime as dt
+import heapq
+import statistics
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -16,6 +19,8 @@ from nbgen.task import ended_result
 if TYPE_CHECKING:
     from nbgen.studio import Studio
 
+
+_LAST_ROWS = 10
 
 # What a row came to.
 RowResult = GenerationResult | TaskError
@@ -35,8 +40,8 @@ class BatchProgress(msgspec.Struct, frozen=True, kw_only=True):
         lost: Rows whose process died.
         percentage: 0 to 100, of rows, with the share of those under way; 100 only
             when all have ended.
-        estimated_remaining: Seconds until all have ended, from how long those of this
-            batch took; 0.0 while that is not known.
+        estimated_remaining: Seconds until all have ended, from how long the last of
+            this batch took that succeeded; 0.0 while that is not known.
         remaining_known: Whether it is.
     """
 
@@ -51,6 +56,19 @@ class BatchProgress(msgspec.Struct, frozen=True, kw_only=True):
     percentage: float
     estimated_remaining: float
     remaining_known: bool
+
+    def __repr__(self) -> str:
+        # A notebook compares this text, so it holds neither the id nor a time.
+        counts = {
+            "pending": self.pending,
+            "generating": self.generating,
+            "succeeded": self.succeeded,
+            "failed": self.failed,
+            "cancelled": self.cancelled,
+            "lost": self.lost,
+        }
+        told = ", ".join(f"{count:,} {what}" for what, count in counts.items() if count)
+        return f"BatchProgress({_rows(self.total)}{told and ': '}{told})"
 
     @property
     def ended(self) -> bool:
@@ -76,8 +94,7 @@ class Batch:
 
     def __repr__(self) -> str:
         # A notebook compares this text, so it holds nothing that differs between runs.
-        noun = "row" if len(self.rows) == 1 else "rows"
-        return f"{type(self).__name__}({len(self.rows):,} {noun})"
+        return f"{type(self).__name__}({_rows(len(self.rows))})"
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -92,6 +109,13 @@ class Batch:
         """The present state of the batch."""
         return self._progress_of(self._standing())
 
+    @property
+    def newest_error(self) -> str | None:
+        """Why the last row ended that failed or was lost; None if none did."""
+        standing = self._standing()
+        failed = [r for r in standing if r.outcome in (Outcome.FAILED, Outcome.LOST)]
+        return max(failed, key=_ended_at).error if failed else None
+
     def cancel(self) -> None:
         """Ask all of its tasks that have not ended to end.
 
@@ -101,14 +125,14 @@ class Batch:
         self._studio.cancel_tasks(row.task_id for row in self._unfinished())
 
     def retry(self) -> None:
-        """Queue the rows again that failed, were cancelled or lost.
+        """Queue the rows again that failed, were cancelled or lost; none if none did.
 
         Raises:
             QueueFull: There is not room for all; none was queued.
+            DataFolderInUse: Another process runs the tasks of the data folder.
             StudioClosed: The studio is closed.
         """
-        missing = [row.task_id for row in self._standing() if is_missing(row)]
-        self._studio.retry_tasks(missing)
+        self._studio.retry_rows(self.id, self.rows)
 
     def result(self, timeout: float | None = None) -> list[RowResult]:
         """Wait for the end of all and return what each row came to.
@@ -124,7 +148,7 @@ class Batch:
 
         Raises:
             TaskUnfinished: They have not all ended in that time, or run in another
-                process; they go on.
+                process; they go on. Its ``task_id`` is that of one of them.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         try:
@@ -137,7 +161,8 @@ class Batch:
                     try:
                         self._studio.task(row.task_id).result(left)
                     except TaskUnfinished:
-                        raise
+                        over = deadline is not None and time.monotonic() >= deadline
+                        raise self._still_left(row, timeout if over else None) from None
                     except TaskError:
                         continue  # it has ended, which is what we wait for
         except KeyboardInterrupt:
@@ -165,10 +190,27 @@ class Batch:
                 try:
                     await task
                 except TaskUnfinished:
-                    raise
+                    raise await asyncio.to_thread(self._still_left, row, None) from None
                 except TaskError:
                     continue  # it has ended, which is what we wait for
         return await asyncio.to_thread(self._results)
+
+    def _still_left(self, row: BatchRow, waited: float | None) -> TaskUnfinished:
+        """Return the error of a wait in vain; ``waited`` if that is why, else None."""
+        count = len(self._unfinished())
+        left = f"{_rows(count)} {'is' if count == 1 else 'are'} left"
+        if waited is not None:
+            message = (
+                f"Batch {self.id!r} has not ended within {waited} s: {left}. It goes "
+                "on; ask again, or cancel() it."
+            )
+        else:
+            message = (
+                f"Batch {self.id!r} has not ended: {left}, and not all run here: "
+                "another process has them, or they wait for one since their studio "
+                "was closed. Its results can be read once it has ended."
+            )
+        return TaskUnfinished(row.task_id, message)
 
     def _unfinished(self) -> list[BatchRow]:
         return [row for row in self._standing() if not row.status.ended]
@@ -182,19 +224,18 @@ class Batch:
     def _progress_of(self, rows: Sequence[BatchRow]) -> BatchProgress:
         counts = dict.fromkeys((*Status, *Outcome), 0)
         under_way = 0.0
-        took_s = []
         for row in rows:
             counts[row.outcome or row.status] += 1
             if row.status is Status.GENERATING:
                 progress = self._studio.get_progress(row.task_id)
                 under_way += progress.overall_percentage / 100
-            if row.outcome is Outcome.SUCCEEDED and row.took_s is not None:
-                took_s.append(row.took_s)
         left = counts[Status.PENDING] + counts[Status.GENERATING]
-        known = bool(took_s and left)
-        done = len(rows) - left + min(under_way, counts[Status.GENERATING])
+        # The first rows may have waited for the model to load, and a middle one for
+        # whatever else the machine did.
+        took_s = _took_last_s(rows) if left else []
+        done = len(rows) - left + under_way
         percentage = 100 * done / len(rows) if left else 100.0
-        mean_s = sum(took_s) / len(took_s) if known else 0.0
+        usual_s = statistics.median(took_s) if took_s else 0.0
         return BatchProgress(
             batch_id=self.id,
             total=len(rows),
@@ -205,11 +246,26 @@ class Batch:
             cancelled=counts[Outcome.CANCELLED],
             lost=counts[Outcome.LOST],
             percentage=percentage if not left else min(percentage, 99.9),
-            estimated_remaining=mean_s * max(left - under_way, 0.0),
-            remaining_known=known,
+            estimated_remaining=usual_s * (left - under_way),
+            remaining_known=bool(took_s),
         )
 
 
 def is_missing(row: BatchRow) -> bool:
     """Say whether a row has ended without its pictures."""
     return row.outcome not in (None, Outcome.SUCCEEDED)
+
+
+def _took_last_s(rows: Iterable[BatchRow]) -> list[float]:
+    succeeded = [row for row in rows if row.outcome is Outcome.SUCCEEDED]
+    last = heapq.nlargest(_LAST_ROWS, succeeded, key=_ended_at)
+    return [row.took_s for row in last if row.took_s is not None]
+
+
+def _ended_at(row: BatchRow) -> dt.datetime:
+    assert row.ended_at is not None  # of a row that has ended
+    return row.ended_at
+
+
+def _rows(count: int) -> str:
+    return f"{count:,} {'row' if count == 1 else 'rows'}"

@@ -203,10 +203,14 @@ class QueueFull(NbgenError):
 
     code = "queue_full"
 
-    def __init__(self, waiting: int, limit: int) -> None:
+    def __init__(self, waiting: int, limit: int, asked: int) -> None:
+        wait = "1 task waits" if waiting == 1 else f"{waiting:,} tasks wait"
+        way_out = "Submit again when some have run, cancel some"
+        if asked > limit:
+            way_out = "Submit fewer at a time"
         super().__init__(
-            f"{waiting:,} tasks wait, and {limit:,} may. Submit again when some have "
-            "run, cancel some, or open the studio with a higher queue_limit."
+            f"{asked:,} more {'does' if asked == 1 else 'do'} not fit: {wait}, and "
+            f"{limit:,} may. {way_out}, or open the studio with a higher queue_limit."
         )
 
 
@@ -317,7 +321,12 @@ def _shown(value: object) -> str:
     """Return the value as it may stand in a message: short, on one line."""
     if isinstance(value, str) and len(value) > _LONGEST_VALUE_SHOWN:
         return f"{len(value):,} characters"
-    shown = repr(value)
+    try:
+        shown = repr(value)
+    except Exception:  # noqa: BLE001 - also of a number that Python will not write
+        return f"a value of type {type(value).__name__} that cannot be shown"
+    # What can be neither stored nor sent, of a class that shows itself with it.
+    shown = shown.encode("utf-8", "replace").decode()
     if len(shown) > _LONGEST_VALUE_SHOWN:
         return shown[: _LONGEST_VALUE_SHOWN - 1] + "…"
     return shown

@@ -41,19 +41,23 @@ class Framing(Batching):
         Args:
             df: The rows.
             prompt: The name of a column, or a template with columns in braces, such as
-                ``"{headline}, watercolor"``; formats such as ``{price:.2f}`` work.
+                ``"{headline}, watercolor"``; formats such as ``{price:.2f}`` work. A
+                text of several words that is like no column's name is the prompt of
+                all rows.
             key: The column whose values, each once, tell the rows apart, so that a row
                 that was changed is known from a new one by a person who looks at the
                 task ids; None tells them apart by what they ask for.
             overrides: A column of objects (dictionaries or JSON texts) with request
-                fields of that row, which take the place of what is said here.
+                fields of that row, which take the place of what is said here; a field
+                that is None there does not.
             name: Tells this batch from others, 1 to 60 letters, digits, dots,
                 underscores, colons or hyphens. By default one that the other arguments
                 determine. Give another to make the same pictures anew.
             priority: See ``generate``.
             column_or_constant: Further fields of ``GenerationRequest``: the name of a
-                column, or a value for all rows. An empty cell stands for the field's
-                default. ``negative_prompt`` may be a template too.
+                column, or a value for all rows. An empty cell, and None for all rows,
+                stands for the field's default. ``negative_prompt`` may be a template
+                too.
 
         Returns:
             A handle on the batch; ``to_frame()`` is the table with what came of it.
@@ -62,7 +66,8 @@ class Framing(Batching):
             InvalidRequest: An argument is not allowed, for any row.
             RowErrors: Rows ask for what is not allowed; its ``table`` lists them all.
             TaskConflict: A task id of the batch stands for something else.
-            DataFolderInUse: Another process runs the tasks of the data folder.
+            DataFolderInUse: Another process runs the tasks of the data folder, and
+                something is missing.
             QueueFull: There is not room for all.
             StudioClosed: The studio is closed.
         """
@@ -122,6 +127,8 @@ class Framing(Batching):
         limit: int | None = None,
     ) -> pd.DataFrame:
         """Return a table of the pictures that were made, newest tasks first.
+
+        What was decided stands beside the pictures that the decision is about.
 
         Args:
             text: See ``tasks``.

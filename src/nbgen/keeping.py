@@ -54,8 +54,13 @@ class Keeping:
         Raises:
             InvalidRequest: A value is not allowed.
         """
-        if since is not None and since.tzinfo is None:
-            raise InvalidRequest("since", str(since), "a time with its time zone")
+        if since is not None and (
+            not isinstance(since, dt.datetime) or since.tzinfo is None
+        ):
+            raise InvalidRequest("since", str(since), "a datetime with its time zone")
+        if batch_id is not None and not isinstance(batch_id, str):
+            allowed = "the id of a batch, such as that of batch.id"
+            raise InvalidRequest("batch_id", batch_id, allowed)
         page = self._store.list_tasks(
             limit=check_whole("limit", limit, 1, 1_000),
             status=None if status is None else check_choice("status", status, Status),

@@ -296,6 +296,16 @@ class TaskRecord(msgspec.Struct, frozen=True, kw_only=True):
     decision: Decision | None = None
     approval_status: ApprovalStatus = ApprovalStatus.PENDING
 
+    def __repr__(self) -> str:
+        # A notebook compares this text, so it holds nothing that differs between runs.
+        request = self.request
+        sized = request.width and request.height
+        size = f", {request.width}x{request.height}" if sized else ""
+        seed = "random" if request.seed is None else request.seed
+        steps = request.num_inference_steps
+        noun = "step" if steps == 1 else "steps"
+        return f"TaskRecord({self.status}, {steps} {noun}{size}, seed {seed})"
+
     @property
     def version(self) -> int:
         """How many decisions there are on the task."""
@@ -310,14 +320,22 @@ class BatchRow(NamedTuple):
         task_id: The newest task for it.
         status: Where that stands.
         outcome: How it ended; None before that.
+        error: Why it did not succeed; None otherwise.
         took_s: Seconds from its start to its end; None before that.
+        ended_at: When it ended, in UTC; None before that.
     """
 
     name: str
     task_id: str
     status: Status
     outcome: Outcome | None
+    error: str | None
     took_s: float | None
+    ended_at: dt.datetime | None
+
+    def __repr__(self) -> str:
+        # A notebook compares this text, so it holds nothing that differs between runs.
+        return f"BatchRow({self.name!r}, {self.outcome or self.status})"
 
 
 class TaskPage(list[TaskRecord]):

@@ -6,6 +6,7 @@ import datetime as dt
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import pandas as pd
 import pytest
 from hypothesis import given
@@ -13,6 +14,8 @@ from hypothesis import strategies as st
 
 import nbgen
 from nbgen.errors import InvalidRequest
+from nbgen.frames.tables import records_frame
+from nbgen.schema import GenerationRequest, GenerationResult
 from nbgen.studio import Studio
 
 MakeStudio = Callable[..., Studio]
@@ -91,6 +94,79 @@ def test_filters_and_limits_are_those_of_tasks(full: Studio) -> None:
         full.tasks_frame(status="done")
 
 
+def test_pictures_are_filtered_as_tasks_are(full: Studio) -> None:
+    request = GenerationRequest(prompt="x", num_inference_steps=3)
+    batch = full.submit_batch({"a": request}, batch_id="pets")
+    full.resume()
+    batch.result(10)
+    dog = full.get_record("dog")
+    assert set(full.images_frame(batch_id="pets")["task_id"]) == {"pets:a"}
+    assert full.images_frame(batch_id="cows").empty
+    assert full.images_frame(limit=0).empty
+    newer = full.images_frame(since=dog.created_at)
+    assert "dog" in set(newer["task_id"])
+    assert set(newer["prompt"]) == {"a dog", "x"}
+    row = full.images_frame(text="dog").iloc[0]
+    assert dog.result is not None
+    assert row["image_url"] == dog.result.images[0].url
+    assert row["made_at"] == dog.ended_at
+
+
+@pytest.mark.parametrize("table", ["tasks", "tasks_frame", "images_frame"])
+def test_filters_of_another_kind_are_refused(full: Studio, table: str) -> None:
+    find = getattr(full, table)
+    batch = full.submit_batch({"a": GenerationRequest(prompt="x")}, batch_id="pets")
+    with pytest.raises(InvalidRequest, match=r"batch_id must be the id of a batch, su"):
+        find(batch_id=batch)
+    for since in ("2026-01-01", dt.date(2026, 1, 1), dt.datetime(2026, 1, 1), pd.NaT):
+        with pytest.raises(InvalidRequest, match=r"since must be a datetime with its"):
+            find(since=since)
+
+
+def test_a_decision_is_shown_on_the_pictures_that_it_is_about(studio: Studio) -> None:
+    def shown() -> list[object]:
+        columns = ["approval_status", "reviewer_id", "feedback"]
+        images = studio.images_frame(batch_id=batch.id)[columns].astype(object)
+        return [None if row[0] is pd.NA else row for row in images.values.tolist()]
+
+    df = pd.DataFrame({"headline": ["A cat"]})
+    batch = studio.generate_frame(df, num_images=3, prompt="headline", seed=1)
+    [made] = batch.result(10)
+    assert isinstance(made, GenerationResult)
+    [task_id] = batch.task_ids
+    names = [image.name for image in made.images]
+    pending = ["pending", pd.NA, pd.NA]
+    assert shown() == [pending] * 3
+    assert list(studio.tasks_frame()["image_name"]) == names[:1]
+    studio.approve(task_id, reviewer_id="ada", image=names[2], feedback="This one")
+    assert shown() == [None, None, ["approved", "ada", "This one"]]
+    assert list(studio.tasks_frame()["image_name"]) == names[2:]
+    assert batch.to_frame()["image_path"][0] == str(studio.image_path(names[2]))
+    studio.undo(task_id, reviewer_id="ada")
+    assert shown() == [pending] * 3
+    url = made.images[1].url
+    studio.approve(task_id, reviewer_id="ada", featured_image_url=url)
+    assert shown() == [None, ["approved", "ada", pd.NA], None]
+    studio.undo(task_id, reviewer_id="ada")
+    studio.reject(task_id, reviewer_id="bob", reason="Bad hands", image=names[1])
+    assert shown() == [None, ["rejected", "bob", "Bad hands"], None]
+    assert list(studio.tasks_frame()["image_name"]) == names[1:2]
+    studio.undo(task_id, reviewer_id="bob")
+    studio.reject(task_id, reviewer_id="bob", reason="All bad")
+    assert shown() == [["rejected", "bob", "All bad"]] * 3
+    assert list(studio.tasks_frame()["image_name"]) == names[:1]
+
+
+def test_times_are_in_utc_wherever_they_were_taken(studio: Studio) -> None:
+    studio.generate("a cat", num_inference_steps=3).result(10)
+    [record] = studio.tasks()
+    away = record.created_at.astimezone(dt.timezone(dt.timedelta(hours=9)))
+    moved = msgspec.structs.replace(record, created_at=away)
+    table = records_frame(studio, [record, moved])
+    assert table["created_at"].dtype == UTC
+    assert list(table["created_at"]) == [record.created_at] * 2
+
+
 def test_all_tasks_are_there_however_many(studio: Studio) -> None:
     studio.pause()
     many = pd.DataFrame({"prompt": [f"Number {number}" for number in range(1_003)]})
@@ -145,15 +221,55 @@ def test_a_batch_with_columns_of_its_own_comes_back(
         nbgen.read_frame("batch.xlsx")
 
 
+@pytest.mark.parametrize("suffix", [".parquet", ".csv"])
+def test_columns_that_only_have_our_names_are_left_alone(
+    studio: Studio, tmp_path: Path, suffix: str
+) -> None:
+    own = pd.DataFrame(
+        {
+            "headline": ["A cat", "A dog"],
+            "priority": ["high", "low"],
+            "width": [3.5, 2.5],
+            "created_at": ["monday", "tuesday"],
+            "use_refinement": ["yes", "no"],
+            "zip": [123, 45],
+        }
+    )
+    table = studio.generate_frame(own, "headline", num_inference_steps=5).to_frame()
+    path = tmp_path / f"own{suffix}"
+    if suffix == ".csv":
+        table.to_csv(path, index=False)
+    else:
+        table.to_parquet(path)
+    pd.testing.assert_frame_equal(nbgen.read_frame(path), table)
+
+
+def test_parquet_keeps_the_dtypes_of_one_s_own_columns(tmp_path: Path) -> None:
+    berlin = pd.DatetimeIndex(["2026-01-01"]).tz_localize("Europe/Berlin")
+    own = pd.DataFrame({"created_at": berlin, "seed": [1.0], "tags": [["x"]]})
+    own.to_parquet(tmp_path / "own.parquet")
+    again = nbgen.read_frame(tmp_path / "own.parquet")
+    assert dict(again.dtypes) == dict(own.dtypes)
+    assert list(again["tags"][0]) == ["x"]
+
+
+def test_a_table_that_was_written_on_windows_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "table.csv"
+    table = pd.DataFrame({"seed": [1, 2], "prompt": ["a", 'b\r\n"c"']})
+    table.to_csv(path, index=False, lineterminator="\r\n")
+    again = nbgen.read_frame(path)
+    assert list(again.columns) == ["seed", "prompt"]
+    assert list(again["prompt"]) == ["a", 'b\r\n"c"']
+    assert list(again["seed"]) == [1, 2]
+
+
 @given(st.lists(st.text().map(str.strip).filter(bool), max_size=5))
 def test_any_prompt_survives_a_csv_file(
     tmp_path_factory: pytest.TempPathFactory, prompts: list[str]
 ) -> None:
-    # A carriage return alone is written without quotes, and read as the end of a row.
-    texts = [
-        text.encode("utf-8", "replace").decode().replace("\r", "") or "x"
-        for text in prompts
-    ]
+    # pandas writes a carriage return alone without quotes.
+    prompts = [*prompts, "a\rb"]
+    texts = [text.encode("utf-8", "replace").decode() for text in prompts]
     table = pd.DataFrame({"prompt": pd.array(texts, dtype="string")})
     path = tmp_path_factory.mktemp("csv") / "table.csv"
     table.to_csv(path, index=False)

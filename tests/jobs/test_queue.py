@@ -146,7 +146,7 @@ def test_a_full_queue_says_what_to_do(make_queue: Callable[..., JobQueue]) -> No
     queue.pause()
     queue.submit(job("a"))
     queue.check_room(1)
-    with pytest.raises(QueueFull, match=r"1 tasks wait, and 2 may\. .*queue_limit"):
+    with pytest.raises(QueueFull, match=r"1 task waits, and 2 may\. .*queue_limit"):
         queue.check_room(2)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from os import PathLike
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -29,19 +30,53 @@ class FrameBatch(Batch):
     def to_frame(self) -> pd.DataFrame:
         """Return the table as it was given, with what has come of each row so far.
 
-        Adds ``task_id``, ``seed``, ``image_path`` (of the picture that a decision
-        names, or the first), ``status``, ``error``, ``approval_status``,
+        Adds ``task_id``, ``seed``, ``image_path`` (of the picture that a decision is
+        about, or the first), ``status``, ``error``, ``approval_status``,
         ``reviewer_id`` and ``feedback``. Where the table has such a column itself,
-        that stays, and the added one is called ``nbgen_…``.
+        that stays, and the added one is called ``nbgen_…``; one that is called so
+        already is replaced. A table that has all eight is taken for one that came from
+        here, and they are replaced.
         """
         records = self._studio.get_records(self.task_ids)
         made = records_frame(self._studio, records)[list(MADE_COLUMNS)]
         frame = self._df.copy()
-        for name in MADE_COLUMNS:
-            free = f"nbgen_{name}" if name in self._df.columns else name
+        for name, added in _added_columns(frame).items():
             # By place: the index of the table is the caller's, and may repeat itself.
-            frame[free] = made[name].array
+            frame[added] = made[name].array
         return frame
+
+
+def _added_columns(frame: pd.DataFrame) -> dict[str, str]:
+    """Return what the added columns are called in a table."""
+    second = {name: f"nbgen_{name}" for name in MADE_COLUMNS}
+    ours = {
+        name: other if other in frame.columns else name
+        for name, other in second.items()
+    }
+    if all(name in frame.columns for name in ours.values()):
+        return ours
+    return {
+        name: other if name in frame.columns else name for name, other in second.items()
+    }
+
+
+class _Pictures:
+    """Keeps the pictures of a table, each once, however many rows name it."""
+
+    def __init__(self, studio: Studio) -> None:
+        self._studio = studio
+        # With each source, which must not make room for another of the same id.
+        self._kept: dict[str | int, tuple[object, str]] = {}
+
+    def keep(self, field: str, source: Any) -> str | None:
+        if source is None:
+            return None
+        named = isinstance(source, (str, PathLike))
+        known = str(source) if named else id(source)
+        if known not in self._kept:
+            name = self._studio.keep_picture(field, source)
+            self._kept[known] = source, name
+        return self._kept[known][1]
 
 
 def generate_frame(
@@ -56,10 +91,6 @@ def generate_frame(
     fields: Mapping[str, Any],
 ) -> FrameBatch:
     """Queue a task for each row of a table; see ``Studio.generate_frame``."""
-
-    def check_picture(field: str, value: Any) -> str | None:
-        return None if value is None else studio.keep_picture(field, value)
-
     if name is not None:
         check_batch_name("name", name)
     rows = read_rows(
@@ -68,7 +99,7 @@ def generate_frame(
         key=key,
         overrides=overrides,
         fields=fields,
-        check_picture=check_picture,
+        check_picture=_Pictures(studio).keep,
     )
     batch_id = rows.name if name is None else name
     batch = studio.submit_batch(rows.requests, batch_id=batch_id, priority=priority)

@@ -7,7 +7,8 @@ import hashlib
 import json
 import re
 import string
-from collections.abc import Callable, Iterable, Mapping
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from typing import Any, NamedTuple
 
@@ -21,6 +22,10 @@ _FIELDS = GenerationRequest.__struct_fields__
 _TEMPLATE_FIELDS = ("prompt", "negative_prompt")
 _LONGEST_SLUG = 36
 _MOST_ERRORS_TOLD = 3
+_MOST_COLUMNS_TOLD = 10
+_LONGEST_CELL_TOLD = 200
+# A width of so many digits is more memory than a prompt may have characters.
+_HUGE_WIDTH = re.compile(r"\d{5}")
 
 Row = Mapping[str, Any]
 Source = Callable[[Row], Any]
@@ -68,27 +73,28 @@ def read_rows(
     """
     cells = _cells(df)
     for argument, name in (("key", key), ("overrides", overrides)):
-        if name is not None and name not in cells:
+        if name is not None and (not isinstance(name, str) or name not in cells):
             raise InvalidRequest(argument, name, _a_column(name, cells))
     sources, told = {}, {}
     for field, value in {"prompt": prompt, **fields}.items():
         _check_field_name(field)
-        sources[field], told[field] = _source(field, value, cells, check_picture)
+        if field == "prompt" or not _is_missing(value):
+            sources[field], told[field] = _source(field, value, cells, check_picture)
+        # Otherwise nothing stands for the field's default, as it does in a cell.
     requests: dict[str, GenerationRequest] = {}
     mistakes: list[_Mistake] = []
     seen = set[str]()
+    same = Counter[str]()
     for number in range(len(df)):
         row = {name: values[number] for name, values in cells.items()}
-        row_key = None if key is None else row[key]
-        reading = _Reading(number, None if row_key is None else str(row_key), mistakes)
+        reading = _Reading(number, mistakes)
         if key is not None:
-            reading.check_key(key, seen)
-        values = reading.values(row, sources)
-        if overrides is not None:
-            values |= reading.overrides(overrides, row[overrides])
+            reading.read_key(key, row[key], seen)
+        own = {} if overrides is None else reading.overrides(overrides, row[overrides])
+        values = own | reading.values(row, sources, but=own)
         request = reading.request(values, check_picture)
         if request is not None:
-            requests[_row_name(reading.key, request, requests)] = request
+            requests[_row_name(reading.key, request, same)] = request
     if mistakes:
         raise _row_errors(mistakes, len(df))
     return Rows(f"frame-{_digest([told, key, overrides], 4)}", requests)
@@ -97,22 +103,32 @@ def read_rows(
 class _Reading:
     """The reading of one row, which notes the mistakes that it finds."""
 
-    def __init__(self, number: int, key: str | None, mistakes: list[_Mistake]) -> None:
-        self.key = key
+    def __init__(self, number: int, mistakes: list[_Mistake]) -> None:
+        self.key: str | None = None
         self._number = number
         self._mistakes = mistakes
 
-    def check_key(self, name: str, seen: set[str]) -> None:
-        if self.key is None:
+    def read_key(self, name: str, value: Any, seen: set[str]) -> None:
+        try:
+            key = "" if value is None else str(value)
+        except Exception as error:  # noqa: BLE001 - whatever is in a cell
+            self._note(name, value, f"{name} cannot be a key: {_told(error)}.")
+            return
+        if not key.strip():
             self._note(name, None, f"{name} is empty, and it is the key of the row.")
-        elif self.key in seen:
-            self._note(name, self.key, f"{name} is also the key of an earlier row.")
-        else:
-            seen.add(self.key)
+            return
+        self.key = key
+        if key in seen:
+            self._note(name, key, f"{name} is also the key of an earlier row.")
+        seen.add(key)
 
-    def values(self, row: Row, sources: Mapping[str, Source]) -> dict[str, Any]:
+    def values(
+        self, row: Row, sources: Mapping[str, Source], but: Collection[str]
+    ) -> dict[str, Any]:
         values = {}
         for field, source in sources.items():
+            if field in but:
+                continue
             try:
                 value = source(row)
             except ValueError as error:
@@ -137,12 +153,17 @@ class _Reading:
             return {}
         values = {}
         for field, inner in value.items():
+            plain = _plain(inner)
+            # Parquet gives each object the fields of all, with nothing in those that
+            # it had not.
+            if plain is None:
+                continue
             try:
                 _check_field_name(field)
             except InvalidRequest as error:
                 self._note(name, field, f"{name}: {error}")
                 continue
-            values[field] = _plain(inner)
+            values[field] = plain
         return values
 
     def request(
@@ -164,8 +185,15 @@ class _Reading:
         return None
 
     def _note(self, field: str, value: object, error: str) -> None:
-        shown = "" if value is None else str(value)
-        self._mistakes.append(_Mistake(self._number, self.key, field, shown, error))
+        self._mistakes.append(
+            _Mistake(
+                self._number,
+                None if self.key is None else _told(self.key),
+                _told(field),
+                "" if value is None else _told(value),
+                error.encode("utf-8", "replace").decode(),
+            )
+        )
 
 
 def _cells(df: object) -> dict[str, list[Any]]:
@@ -194,6 +222,22 @@ def _plain(value: Any) -> Any:
     return value
 
 
+def _is_missing(value: Any) -> bool:
+    return _plain(value) is None
+
+
+def _told(value: object) -> str:
+    """Return a value as a message and a table can hold it, whatever it is."""
+    try:
+        text = str(value)
+    except Exception:  # noqa: BLE001 - also of a number that Python will not write
+        text = f"a value of type {type(value).__name__} that cannot be shown"
+    if len(text) > _LONGEST_CELL_TOLD:
+        text = text[: _LONGEST_CELL_TOLD - 1] + "…"
+    # A lone surrogate can be neither stored nor sent.
+    return text.encode("utf-8", "replace").decode()
+
+
 def _source(
     field: str,
     value: Any,
@@ -205,13 +249,10 @@ def _source(
         return lambda row: row[value], ["column", value]
     if isinstance(value, str) and field in _TEMPLATE_FIELDS and "{" in value:
         return _template(field, value, cells), ["template", value]
-    if field == "prompt":
-        allowed = (
-            f"{_a_column(value, cells)}, or a template such as '{{{{name}}}}, red'"
-        )
-        raise InvalidRequest(
-            field, value, allowed.replace("{{", "{").replace("}}", "}")
-        )
+    if field == "prompt" and not _is_phrase(value, cells):
+        template = "a template such as '{name}, red'"
+        allowed = f"{_a_column(value, cells)}, {template}, or a text of several words"
+        raise InvalidRequest(field, value, allowed)
     try:
         constant = _checked(field, _plain(value), check_picture)
     except InvalidRequest as error:
@@ -222,16 +263,35 @@ def _source(
     return lambda _row: constant, ["constant", str(constant)]
 
 
+def _is_phrase(value: object, cells: Mapping[str, Any]) -> bool:
+    """Say whether a text is a prompt, rather than a column's name gone wrong."""
+    return (
+        isinstance(value, str)
+        and len(value.split()) > 1
+        and not difflib.get_close_matches(value, cells, 1)
+    )
+
+
 def _template(field: str, text: str, cells: Mapping[str, Any]) -> Source:
     try:
         parts = list(string.Formatter().parse(text))
     except ValueError as error:
         allowed = f"a template with columns in braces ({error})"
         raise InvalidRequest(field, text, allowed) from None
-    for _literal, name, _format, conversion in parts:
-        if name is not None and (name not in cells or conversion):
+    for _literal, name, how, conversion in parts:
+        if name is None:
+            continue
+        if name not in cells:
             allowed = f"a template whose braces hold {_a_column(name, cells)}"
-            raise InvalidRequest(field, text, allowed)
+        elif conversion:
+            allowed = f"a template without conversions such as !{conversion}"
+        elif how and "{" in how:
+            allowed = "a template whose formats hold no braces of their own"
+        elif how and _HUGE_WIDTH.search(how):
+            allowed = "a template whose formats hold numbers of up to four digits"
+        else:
+            continue
+        raise InvalidRequest(field, text, allowed)
 
     def fill(row: Row) -> str:
         return "".join(
@@ -247,33 +307,41 @@ def _filled(name: str, value: Any, how: str) -> str:
         raise ValueError(f"the column {name!r}, which the template needs, is empty.")
     try:
         return format(value, how)
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{name!r} cannot be written as {how!r}: {error}.") from None
+    except Exception as error:  # noqa: BLE001 - whatever is in a cell
+        said = _told(error)
+        raise ValueError(f"{name!r} cannot be written as {how!r}: {said}.") from None
 
 
 def _checked(field: str, value: Any, check_picture: CheckPicture) -> Any:
     if field in ("image", "mask"):
         return check_picture(field, value)
-    return check_field(field, value)
+    try:
+        return check_field(field, value)
+    except InvalidRequest:
+        raise
+    except Exception as error:  # whatever is in a cell
+        raise InvalidRequest(field, value, "a value that can be read") from error
 
 
 def _check_field_name(field: object) -> None:
     if field in _FIELDS:
         return
-    close = difflib.get_close_matches(str(field), _FIELDS, 1)
+    close = difflib.get_close_matches(_told(field), _FIELDS, 1)
     near = f"such as {close[0]!r}" if close else f"one of {', '.join(_FIELDS)}"
     raise InvalidRequest("the name of a field", field, f"that of a request, {near}")
 
 
-def _a_column(name: object, cells: Iterable[str]) -> str:
-    columns = list(cells)
-    close = difflib.get_close_matches(str(name), columns, 1)
+def _a_column(name: object, cells: Mapping[str, Any]) -> str:
+    close = difflib.get_close_matches(_told(name), cells, 1)
     if close:
         return f"the name of a column, such as {close[0]!r}"
-    return f"the name of a column ({', '.join(map(repr, columns)) or 'there are none'})"
+    told = [repr(column) for column in cells][:_MOST_COLUMNS_TOLD]
+    if len(cells) > len(told):
+        told.append(f"and {len(cells) - len(told):,} more")
+    return f"the name of a column ({', '.join(told) or 'there are none'})"
 
 
-def _row_name(key: str | None, request: GenerationRequest, taken: Iterable[str]) -> str:
+def _row_name(key: str | None, request: GenerationRequest, same: Counter[str]) -> str:
     """Return a name that this row has again, as long as it asks for the same."""
     plain = GenerationRequest(prompt=request.prompt)
     asked = {
@@ -286,11 +354,8 @@ def _row_name(key: str | None, request: GenerationRequest, taken: Iterable[str])
     if key is not None:
         slug = re.sub(r"[^A-Za-z0-9._-]+", "-", key).strip("-.")[:_LONGEST_SLUG]
         return f"{slug}-{digest}" if slug else digest
-    name, again = digest, 1
-    while name in taken:
-        again += 1
-        name = f"{digest}-{again}"
-    return name
+    same[digest] += 1
+    return digest if same[digest] == 1 else f"{digest}-{same[digest]}"
 
 
 def _digest(value: object, size: int) -> str:
@@ -316,7 +381,10 @@ def _row_errors(mistakes: list[_Mistake], rows: int) -> RowErrors:
     more = len(mistakes) - len(told)
     if more:
         told.append(f"And {more:,} more, in the table of this error.")
+    noun = "row" if rows == 1 else "rows"
+    ask = "asks" if len(bad) == 1 else "ask"
     message = (
-        f"{len(bad):,} of {rows:,} rows ask for what is not allowed; none was queued."
+        f"{len(bad):,} of {rows:,} {noun} {ask} for what is not allowed; none was "
+        "queued."
     )
     return RowErrors("\n".join([message, *told]), table)

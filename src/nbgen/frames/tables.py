@@ -8,8 +8,8 @@ keeps the difference.
 
 from __future__ import annotations
 
-import datetime as dt
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,7 @@ import pandas as pd
 from nbgen.checks import check_whole
 from nbgen.decision import Decision
 from nbgen.errors import InvalidRequest
-from nbgen.schema import GenerationResult, TaskRecord
+from nbgen.schema import ImageRecord, TaskRecord
 
 if TYPE_CHECKING:
     from nbgen.studio import Studio
@@ -134,7 +134,7 @@ def images_frame(
         images = () if record.result is None else record.result.images
         for number, image in enumerate(images):
             row = {
-                **_review_row(record),
+                **_review_row(record, image),
                 "image_name": image.name,
                 "image_path": _path(studio, image.name),
                 "image_url": image.url,
@@ -169,8 +169,9 @@ def read_frame(path: str | Path) -> pd.DataFrame:
     """Read a table that was written as Parquet or CSV, with its dtypes.
 
     For what ``to_parquet`` and ``to_csv(index=False)`` wrote of the studio's tables.
-    Other columns, or fewer, are as pandas reads them; those of the studio's names have
-    their dtypes.
+    Parquet knows all dtypes. From CSV, the columns of the studio's names have their
+    dtypes, unless they hold what cannot have it; such a column, and any other, is as
+    pandas reads it.
 
     Args:
         path: A file that ends in ``.parquet`` or ``.csv``.
@@ -180,29 +181,35 @@ def read_frame(path: str | Path) -> pd.DataFrame:
     """
     suffix = Path(path).suffix.lower()
     if suffix == ".parquet":
-        frame = pd.read_parquet(path)
-    elif suffix == ".csv":
-        frame = pd.read_csv(
-            path,
-            dtype=_known_columns(pd.read_csv(path, nrows=0).columns, but=_TIME),
-            # A prompt may well be "None" or "nan".
-            keep_default_na=False,
-            na_values=[""],
-        )
-    else:
-        raise InvalidRequest("path", str(path), "a file that ends in .parquet or .csv")
-    for name, dtype in _known_columns(frame.columns).items():
-        if dtype == _TIME:
-            frame[name] = pd.to_datetime(frame[name], utc=True, format="ISO8601")
-        frame[name] = frame[name].astype(dtype)
-    return frame
+        return pd.read_parquet(path)
+    if suffix == ".csv":
+        return _read_csv(path)
+    raise InvalidRequest("path", str(path), "a file that ends in .parquet or .csv")
 
 
-def _known_columns(names: Iterable[str], but: str = "") -> dict[str, Any]:
-    """Return the dtypes of those columns that are the studio's."""
+def _read_csv(path: str | Path) -> pd.DataFrame:
+    header = pd.read_csv(path, nrows=0, lineterminator="\n").columns
+    windows = str(header[-1]).endswith("\r")
     # A name means the same in every table that has it.
+    dtypes: dict[str, Any]
     dtypes = {name: dtype for kind in _KINDS for name, dtype in kind.items()}
-    return {name: dtypes[name] for name in names if dtypes.get(name, but) != but}
+    frame = pd.read_csv(
+        path,
+        dtype={name: _TEXT for name in header if dtypes.get(name) == _TEXT},
+        # A prompt may well be "None" or "nan".
+        keep_default_na=False,
+        na_values=[""],
+        # So that a carriage return alone ends no row.
+        lineterminator=None if windows else "\n",
+    )
+    for name in frame.columns.intersection(list(dtypes)):
+        # A column that only has our name is left alone.
+        with suppress(ValueError, TypeError):
+            column = frame[name]
+            if dtypes[name] == _TIME:
+                column = pd.to_datetime(column, utc=True, format="ISO8601")
+            frame[name] = column.astype(dtypes[name])
+    return frame
 
 
 def _records(
@@ -250,8 +257,11 @@ def _task_row(studio: Studio, record: TaskRecord) -> dict[str, Any]:
     }
 
 
-def _review_row(record: TaskRecord) -> dict[str, Any]:
+def _review_row(record: TaskRecord, image: ImageRecord | None = None) -> dict[str, Any]:
+    """Return what was decided on a task, or of that on one of its pictures."""
     decision = record.decision
+    if decision and image and not decision.is_about(image):
+        return dict.fromkeys(("approval_status", "reviewer_id", "feedback"))
     return {
         "approval_status": record.approval_status,
         "reviewer_id": decision and decision.reviewer_id,
@@ -265,11 +275,12 @@ def _decision_row(decision: Decision) -> dict[str, Any]:
 
 
 def _shown_image(record: TaskRecord) -> str | None:
-    """Return the picture that a decision names, or the first."""
-    if record.decision is not None and record.decision.image is not None:
-        return record.decision.image
-    result: GenerationResult | None = record.result
-    return result.images[0].name if result else None
+    """Return the first picture that the decision is about, or the first."""
+    if record.result is None:
+        return None
+    images, decision = record.result.images, record.decision
+    about = (image for image in images if decision and decision.is_about(image))
+    return next(about, images[0]).name
 
 
 def _path(studio: Studio, name: str) -> str | None:
@@ -300,14 +311,10 @@ def _same(value: Any) -> Any:
     return value
 
 
-def _moment(value: dt.datetime | None) -> dt.datetime | None:
-    return value and value.astimezone(dt.UTC)
-
-
 _CELLS: dict[str, Callable[[Any], Any]] = {
     _TEXT: _text,
     _WHOLE: _same,
     _NUMBER: _same,
     _FLAG: _same,
-    _TIME: _moment,
+    _TIME: _same,  # pandas takes it to UTC
 }

@@ -108,7 +108,7 @@ class JobQueue:
         with self._changed:
             waiting = len(self._waiting)
         if waiting + jobs > self._limit:
-            raise QueueFull(waiting, self._limit)
+            raise QueueFull(waiting, self._limit, jobs)
 
     def submit(self, job: Job) -> None:
         """Put a job behind those of its priority."""

@@ -190,6 +190,7 @@ class TaskStore:
             tasks.c.id,
             tasks.c.status,
             tasks.c.outcome,
+            tasks.c.error,
             tasks.c.started_at,
             tasks.c.ended_at,
         )
@@ -206,9 +207,11 @@ class TaskStore:
                 row.id,
                 Status(row.status),
                 row.outcome and Outcome(row.outcome),
+                row.error,
                 (row.ended_at - row.started_at).total_seconds()
                 if row.started_at and row.ended_at
                 else None,
+                row.ended_at,
             )
             for name, row in newest.items()
         ]

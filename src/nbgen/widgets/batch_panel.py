@@ -1,21 +1,27 @@
 """The panel of a batch: how far it is, and the buttons to stop it or try again.
 
 Threads: as for the generation panel. The state of a batch is in the store, where other
-processes change it too, so the pump looks twice a second until the batch has ended.
+processes change it too, so the pump looks twice a second until the batch has ended, and
+now and then after that, since anybody may try it again.
 """
 
 from __future__ import annotations
 
+import time
 from html import escape
 
 import ipywidgets
 
 from nbgen.batch import Batch, BatchProgress
+from nbgen.errors import InvalidRequest
 from nbgen.widgets.panel import ErrorLine, Panel
 from nbgen.widgets.progress_view import duration
 from nbgen.widgets.pump import Pump
 
 _LOOK_EVERY_S = 0.5
+_LOOK_AFTER_END_EVERY_S = 5.0
+# To look at a huge batch takes long; a twentieth of a core for it is enough.
+_LOOK_SHARE = 20
 
 
 class BatchPanel(Panel):
@@ -26,11 +32,19 @@ class BatchPanel(Panel):
 
     Args:
         batch: What to show: running, ended, or from long ago.
+
+    Raises:
+        InvalidRequest: It is no batch.
     """
 
     def __init__(self, batch: Batch) -> None:
+        if not isinstance(batch, Batch):
+            batch_id = repr(batch) if isinstance(batch, str) else "batch_id"
+            allowed = f"a batch, such as studio.batch({batch_id})"
+            raise InvalidRequest("batch", batch, allowed)
         self._batch = batch
         self._cancelling = False
+        self._ended = False  # the pump's
         self._bar = ipywidgets.FloatProgress(min=0, max=100)
         self._bar.tooltip = "Progress of the batch"
         self._line = ipywidgets.HTML()
@@ -59,14 +73,16 @@ class BatchPanel(Panel):
             TaskError: Another process runs the batch.
         """
         with self._lock:
-            self._cancelling = True
+            self._cancelling = True  # until all has ended
             self._error = None
         self._wake()
         try:
             self._batch.cancel()
-        finally:
+        except BaseException:
             with self._lock:
                 self._cancelling = False
+            raise
+        finally:
             self._wake()
 
     def retry(self) -> None:
@@ -79,15 +95,32 @@ class BatchPanel(Panel):
         """
         self._batch.retry()
         with self._lock:
+            self._cancelling = False
             self._error = None
         self._wake()
 
     def _render(self) -> float | None:
         """Bring all widgets to the present state; the pump's thread only."""
-        progress = self._batch.progress
+        # Before the look, so that what it finds ended is what was cancelled.
         with self._lock:
             error, cancelling = self._error, self._cancelling
-        missing = progress.failed + progress.cancelled + progress.lost
+        began_s = time.monotonic()
+        try:
+            progress = self._batch.progress
+            failed = progress.failed + progress.lost
+            if failed and error is None:
+                error = self._batch.newest_error
+        except Exception:
+            if self._ended:  # its data may be gone by now, and nothing is missed
+                return None
+            raise
+        took_s = time.monotonic() - began_s
+        self._ended = progress.ended
+        if cancelling and progress.ended:
+            cancelling = False
+            with self._lock:
+                self._cancelling = False
+        missing = failed + progress.cancelled
         self._bar.value = _share(progress)
         self._bar.bar_style = _bar_style(progress)
         self._line.value = (
@@ -106,17 +139,19 @@ class BatchPanel(Panel):
             self._actions.children = shown
         self._actions.layout.display = None if shown else "none"
         self._error_line.show(error)
-        return None if progress.ended else _LOOK_EVERY_S
+        every_s = _LOOK_AFTER_END_EVERY_S if progress.ended else _LOOK_EVERY_S
+        return max(every_s, _LOOK_SHARE * took_s)
 
 
 def _share(progress: BatchProgress) -> float:
-    if progress.ended and progress.total:
-        return 100 * progress.succeeded / progress.total  # a full bar is a full success
-    return progress.percentage
+    if not progress.ended:
+        return progress.percentage
+    # A full bar is a full success.
+    return 100 * progress.succeeded / progress.total if progress.total else 0.0
 
 
 def _bar_style(progress: BatchProgress) -> str:
-    if not progress.ended:
+    if not progress.ended or not progress.total:
         return "info"
     if progress.failed or progress.lost:
         return "danger"
@@ -124,6 +159,8 @@ def _bar_style(progress: BatchProgress) -> str:
 
 
 def _left(progress: BatchProgress, *, cancelling: bool) -> str:
+    if not progress.total:
+        return "No rows"
     if cancelling:
         return "Cancelling…"
     parts = [f"{progress.succeeded:,} of {progress.total:,} made"]
