@@ -379,6 +379,13 @@ def test_whatever_is_in_a_cell_its_row_is_told(cell: object) -> None:
     assert len(mistakes(df.assign(headline="A cat"), overrides="cell")) == 1
 
 
+def test_whatever_an_argument_is_can_be_told() -> None:
+    for value in (Odd(), Surrogate(), 10**5_000):
+        with pytest.raises(InvalidRequest) as caught:
+            read(HEADLINES, scheduler=value)
+        assert str(caught.value).encode()
+
+
 def test_what_cannot_be_written_is_told_by_row() -> None:
     df = pd.DataFrame({"cell": pd.Series([Odd(), 10**5_000, 2**40], dtype=object)})
     [odd, huge] = mistakes(df, prompt="{cell}")
@@ -458,6 +465,8 @@ def test_rows_without_a_key_are_told_apart_by_what_they_ask_for() -> None:
     assert list(read(pd.concat([df, df[:1]])))[3] == f"{cat}-3"
     assert list(read(df, num_inference_steps=50)) == [cat, cat_again, dog]
     assert not set(read(df, num_inference_steps=5)) & {cat, cat_again, dog}
+    # Stored under that name by whoever made it before, so it stays the same.
+    assert list(read(df[2:], num_inference_steps=5)) == ["232e52104040"]
 
 
 @given(
