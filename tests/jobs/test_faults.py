@@ -544,11 +544,11 @@ def test_closing_waits_for_what_is_being_saved(
         return b"picture"
 
     monkeypatch.setattr("nbgen.jobs.worker.encode_picture", encode)
-    engine = Held()
-    studio = Studio(tmp_path, engine=engine)
-    task, _held, waiting = (studio.submit(REQUEST) for _ in range(3))
-    engine.go_on.release(2)
+    studio = Studio(tmp_path, engine=PatternEngine())
+    task = studio.submit(REQUEST)
     assert saving.wait(10)
+    studio.pause()
+    waiting = studio.submit(REQUEST)
     job = studio._queue.find(task.id)
     assert job is not None
     cancelled, returned = threading.Event(), threading.Event()

@@ -14,7 +14,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 
 from PIL import Image
 
@@ -94,8 +94,8 @@ class Worker:
             self._loaded = False
             made = self._try(job, "Trying once more: memory had run out")
         # One at a time, or pictures that wait to be saved would fill the memory.
-        if self._saving is not None and (fault := self._saving.exception()):
-            logger.error("The saver failed.", exc_info=fault)
+        if self._saving is not None:
+            wait([self._saving])
         try:
             self._saving = self._saver.submit(self._finish, job, made)
         except RuntimeError:  # the interpreter exits, and starts no more threads
@@ -225,7 +225,8 @@ class Worker:
         try:
             self._save_and_end(job, made)
         except BaseException as error:
-            logger.exception("Task %s was not ended as it should.", job.task_id)
+            # Or the thread ended, and with it all that is still to be saved.
+            logger.exception("Saving task %s went wrong.", job.task_id)
             if not job.done.done():
                 job.error = error
                 self._end(job, Outcome.FAILED, error=type(error).__name__)
@@ -240,10 +241,7 @@ class Worker:
             made.error = error
         if made.error is None:
             self._end(job, Outcome.SUCCEEDED, result=result, made_with=made.facts)
-            try:
-                made.remember()
-            except Exception:  # a time left is not worth a thread
-                logger.exception("The times of task %s are not known.", job.task_id)
+            made.remember()
         elif isinstance(made.error, Cancelled):
             self._cancel(job)
         elif isinstance(made.error, _Elsewhere):
