@@ -459,6 +459,23 @@ def test_an_end_that_cannot_be_told_ends_the_waiting(
         assert studio.submit(REQUEST).result(10).images
 
 
+class _Unspeakable(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("no")
+
+
+def test_an_error_that_cannot_be_told_ends_the_task(make_studio: MakeStudio) -> None:
+    def fail(_step: int) -> None:
+        raise _Unspeakable
+
+    studio = make_studio(fail)
+    for _ in range(2):
+        task = studio.submit(REQUEST)
+        with pytest.raises(GenerationFailed, match="RuntimeError"):
+            task.result(10)
+        assert outcome_told(studio, task.id) is Outcome.FAILED
+
+
 # Opening and closing.
 
 

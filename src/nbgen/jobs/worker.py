@@ -225,7 +225,6 @@ class Worker:
         try:
             self._save_and_end(job, made)
         except BaseException as error:
-            # Or the thread ended, and with it all that is still to be saved.
             logger.exception("Saving task %s went wrong.", job.task_id)
             if not job.done.done():
                 job.error = error
