@@ -2,7 +2,8 @@
 
 The process writes a line when it begins something and, once that has returned, another:
 what it has acknowledged. After each SIGKILL a studio is opened on the same folder, and
-all that was acknowledged must be there.
+all that was acknowledged must be there. In one of five the pictures are made by a
+process of its own, which must not outlive it.
 """
 
 from __future__ import annotations
@@ -12,12 +13,14 @@ import itertools
 import json
 import os
 import random
+import select
 import subprocess
 import sys
 import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -26,6 +29,7 @@ from PIL import Image
 
 from nbgen.errors import TaskError
 from nbgen.generation.engine import Engine
+from nbgen.generation.process import ProcessEngine
 from nbgen.schema import GenerationRequest, Outcome, Status, TaskRecord
 from nbgen.studio import Studio
 from nbgen.task import Task
@@ -56,10 +60,24 @@ class _TellingEngine(PatternEngine):
         _tell(begins="saving")
 
 
-def work(folder: Path, run: str) -> None:
+class _TellingProcess(ProcessEngine):
+    """Says the same, of a process of its own, and which that is."""
+
+    def __init__(self) -> None:
+        super().__init__(PatternEngine)
+        self.start()
+        assert self._child is not None
+        _tell(process=self._child._process.pid)
+
+    def generate(self, *args: Any, **kwargs: Any) -> Iterator[Image.Image]:
+        _tell(begins="running")
+        yield from super().generate(*args, **kwargs)
+        _tell(begins="saving")
+
+
+def work(folder: Path, run: str, engine: Engine) -> None:
     """Submit, cancel, wait and decide until killed."""
     draw = random.Random(run)
-    engine: Engine = _TellingEngine()
     studio = Studio(folder, engine=engine)
     submitted: SimpleQueue[Task] = SimpleQueue()
     room = threading.Semaphore(_BACKLOG)
@@ -135,7 +153,12 @@ class Crashes:
     def kill_one(self) -> None:
         """Have a process work, kill it, and check what it leaves."""
         run = f"r{self._seed}-{self.counts['kills']}"
-        lines = self._run_and_kill(run)
+        of_its_own = self.counts["kills"] % 5 == 4
+        lines = self._run_and_kill(run, "process" if of_its_own else "thread")
+        for line in lines:
+            if "process" in line:
+                self.counts["processes"] += 1
+                self.counts["processes that live on"] += not _is_gone(line["process"])
         self.counts["kills"] += 1
         last = {}
         for line in lines:
@@ -165,8 +188,8 @@ class Crashes:
                 self.counts[name] = before.get(name, 0)
             self._check_files(studio)
 
-    def _run_and_kill(self, run: str) -> list[dict[str, Any]]:
-        program = [sys.executable, str(Path(__file__)), str(self._folder), run]
+    def _run_and_kill(self, run: str, engine: str) -> list[dict[str, Any]]:
+        program = [sys.executable, str(Path(__file__)), str(self._folder), run, engine]
         after_lines = self._draw.randint(1, 150)
         # The very moment is what is tried: between two lines, too.
         delay_s = self._draw.uniform(0, 0.02)
@@ -246,6 +269,16 @@ class Crashes:
         self.counts["files that gc removed and somebody wants"] = len(wanted - left)
 
 
+def _is_gone(pid: int) -> bool:
+    with suppress(ProcessLookupError):
+        handle = os.pidfd_open(pid)
+        try:
+            return bool(select.select([handle], [], [], 10)[0])
+        finally:
+            os.close(handle)
+    return True
+
+
 def _records(studio: Studio, ids: set[str] | None = None) -> Iterator[TaskRecord]:
     cursor = None
     while True:
@@ -264,6 +297,7 @@ WRONG = (
     "pictures missing or broken",
     "files that gc left and nobody wants",
     "files that gc removed and somebody wants",
+    "processes that live on",
 )
 """The counts that must be 0."""
 
@@ -276,6 +310,9 @@ def _end(failure: threading.ExceptHookArgs) -> None:
 
 if __name__ == "__main__":
     threading.excepthook = _end
-    worker = threading.Thread(target=work, args=(Path(sys.argv[1]), sys.argv[2]))
+    made_by = _TellingProcess() if sys.argv[3] == "process" else _TellingEngine()
+    worker = threading.Thread(
+        target=work, args=(Path(sys.argv[1]), sys.argv[2], made_by)
+    )
     worker.start()
     worker.join()

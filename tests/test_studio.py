@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 import logging
+import os
+import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice, pairwise
 from pathlib import Path
 from queue import SimpleQueue
@@ -366,26 +368,34 @@ def test_a_task_outlives_its_studio(make_studio: MakeStudio) -> None:
 
 
 @pytest.mark.parametrize("interrupted", [False, True])
-def test_closing_may_finish_what_runs_first(
-    tmp_path: Path, interrupted: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_closing_may_finish_what_runs_first(tmp_path: Path, interrupted: bool) -> None:
     gate = Gate(at_step=2)
     studio = Studio(tmp_path, engine=PatternEngine(gate))
     running = studio.generate("a cat", task_id="runs", num_inference_steps=5)
     waiting = studio.generate("a dog", task_id="waits", num_inference_steps=5)
     assert gate.reached.wait(10)
     if interrupted:
-        worker = studio._queue._thread
-        join = worker.join
+        returned = threading.Event()
 
         def interrupt() -> None:
-            monkeypatch.setattr(worker, "join", join)
+            with pytest.raises(TaskUnfinished):
+                waiting.result(10)  # so it is closing
+            job = studio._queue.find("runs")
+            assert job is not None
+            cancelled = threading.Event()
+            job.cancel.on_cancel(cancelled.set)
+            os.kill(os.getpid(), signal.SIGINT)
+            assert cancelled.wait(10)
+            returned.wait(0.3)  # it must wait for the task, so this times out
             gate.opened.set()
-            raise KeyboardInterrupt
 
-        monkeypatch.setattr(worker, "join", interrupt)
+        interrupting = threading.Thread(target=interrupt)
+        interrupting.start()
         with pytest.raises(KeyboardInterrupt):
             studio.close(finish=True)
+        assert gate.opened.is_set()
+        returned.set()
+        interrupting.join()
     else:
         closing = threading.Thread(target=studio.close, kwargs={"finish": True})
         closing.start()
@@ -587,10 +597,11 @@ def test_a_task_is_never_seen_between_the_store_and_the_queue(
     looking = threading.Thread(target=lambda: found.append(studio.task("a")))
     submit = JobQueue.submit
 
-    def slow_submit(self: JobQueue, job: Job) -> None:
-        looking.start()
-        looking.join(0.3)  # it must wait for us, so this times out
-        submit(self, job)
+    def slow_submit(self: JobQueue, jobs: Iterable[Job]) -> None:
+        if jobs := list(jobs):
+            looking.start()
+            looking.join(0.3)  # it must wait for us, so this times out
+        submit(self, jobs)
 
     monkeypatch.setattr(JobQueue, "submit", slow_submit)
     studio.generate("a cat", task_id="a")

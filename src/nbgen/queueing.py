@@ -8,11 +8,12 @@ that is opened on the same data.
 from __future__ import annotations
 
 import datetime as dt
+import logging
 import secrets
 import threading
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, cast
 
 import msgspec
@@ -21,6 +22,7 @@ from nbgen.checks import MAX_SEED, check_task_id, check_whole
 from nbgen.decision import Decision
 from nbgen.errors import (
     DataFolderInUse,
+    DataFolderUnusable,
     StudioClosed,
     TaskConflict,
     TaskError,
@@ -37,11 +39,18 @@ from nbgen.task import Task
 if TYPE_CHECKING:
     from nbgen.studio import Studio
 
+logger = logging.getLogger(__name__)
+
 HIGHEST_PRIORITY = 1_000
 
 
 class Queueing(Reviewing):
-    """Submits, orders and cancels tasks; ``Studio`` is one."""
+    """Submits, orders and cancels tasks; ``Studio`` is one.
+
+    What changes both the store and the queue is done under the submitters' lock. Where
+    it is broken off in between, by Ctrl-C or an answer of the database that does not
+    come, the tasks are in doubt until ``_settle`` has asked the store.
+    """
 
     _progress: ProgressService
     _worker: Worker
@@ -50,6 +59,7 @@ class Queueing(Reviewing):
     _takes_over: bool
     _rerun_lost: bool
     _submitting: threading.Lock
+    _doubtful: set[str]
     _closed: bool
 
     def submit(
@@ -101,6 +111,7 @@ class Queueing(Reviewing):
 
     def retry_tasks(self, task_ids: Iterable[str]) -> list[Task]:
         """Queue the requests of many ended tasks again, all or none; see ``retry``."""
+        self._worker.save_ends()
         records = []
         for old in self.get_records(task_ids):
             if not old.status.ended:
@@ -109,6 +120,8 @@ class Queueing(Reviewing):
                 )
             record = new_record(new_id(), old.request, old.id, priority=old.priority)
             records.append(in_batch(record, old.batch_id, old.batch_row))
+        if not records:
+            return []
         with self._submission():
             jobs = self._add(records)
         return [self._handle(*made) for made in zip(records, jobs, strict=True)]
@@ -143,13 +156,16 @@ class Queueing(Reviewing):
         """
         check_whole("priority", priority, -HIGHEST_PRIORITY, HIGHEST_PRIORITY)
         self.get_record(task_id)
-        if not self._queue.prioritise(task_id, priority):
-            raise TaskError(
-                task_id,
-                f"Task {task_id!r} does not wait here: it runs, has ended, or is "
-                "another process's. Only a waiting task has a place in the queue.",
-            )
-        self._store.set_priority(task_id, priority)
+        with self._submitting:
+            if not self._queue.waits(task_id):
+                raise TaskError(
+                    task_id,
+                    f"Task {task_id!r} does not wait here: it runs, has ended, or is "
+                    "another process's. Only a waiting task has a place in the queue.",
+                )
+            self._store.set_priority(task_id, priority)
+            # One that has begun meanwhile could not have been sooner.
+            self._queue.prioritise(task_id, priority)
 
     def cancel(self, task_id: str) -> None:
         """Ask a task to end: at once if it waits, within two steps if it runs.
@@ -158,30 +174,39 @@ class Queueing(Reviewing):
 
         Raises:
             UnknownTask: There is no such task.
-            TaskError: Another process runs it.
+            TaskError: It does not run here, but in another process or studio.
+            DataFolderUnusable: The database failed. A task that waits here ends when
+                it is its turn.
         """
         self.cancel_tasks([task_id])
 
     def cancel_tasks(self, task_ids: Iterable[str]) -> None:
         """Ask many tasks to end, none of which begins meanwhile; see ``cancel``.
 
-        If one cannot be, none is.
+        If one is not here, none is asked.
         """
         task_ids = list(task_ids)
-        not_here = [
-            task_id
-            for task_id in task_ids
-            if self._progress.get_progress(task_id) is None
-        ]
-        for record in self.get_records(not_here):
-            if not record.status.ended:
-                raise TaskError(
-                    record.id,
-                    f"Task {record.id!r} runs in another process. Cancel it there.",
-                )
-        for never_ran in self._queue.cancel(task_ids):
-            self._worker.cancel(never_ran)
-        self._rest()
+        with self._submitting:
+            self._settle()
+            not_here = [
+                task_id
+                for task_id in task_ids
+                if self._queue.find(task_id) is None
+                and not self._worker.has_ended(task_id)
+            ]
+            for record in self.get_records(not_here):
+                if not record.status.ended:
+                    raise TaskError(
+                        record.id,
+                        f"Task {record.id!r} runs in another process or studio, or "
+                        "waits for one. Cancel it there.",
+                    )
+            waiting = self._queue.cancel(task_ids)
+            if waiting:
+                with self._in_doubt(job.task_id for job in waiting):
+                    self._worker.cancel_waiting(waiting, self._queue.take_out)
+            if self._queue.is_empty and not self._closed:
+                self._runner.release()
 
     def get_progress(self, task_id: str) -> GenerationProgress:
         """Return the present state of a task, however long ago it ended.
@@ -200,6 +225,7 @@ class Queueing(Reviewing):
         Raises:
             UnknownTask: There is no such task.
         """
+        self._worker.save_ends()
         # Not between the storing and the queueing of one. The job first: one that ends
         # in between has its end in the record.
         with self._submitting:
@@ -207,7 +233,7 @@ class Queueing(Reviewing):
             record = self._store.get_task(task_id)
         if record is None:
             raise UnknownTask(task_id)
-        return self._handle(self.get_record(task_id), job)
+        return self._handle(record, job)
 
     @contextmanager
     def _submission(self) -> Iterator[None]:
@@ -222,31 +248,111 @@ class Queueing(Reviewing):
         with self._submitting:
             if self._closed:
                 raise StudioClosed
-            self._run_here()
             try:
+                self._run_here()
+                self._settle()
                 yield
             finally:
                 if self._queue.is_empty:
                     self._runner.release()
 
     def _run_here(self) -> None:
+        self._store.renew_ownership()
         if self._runner.held:
             return
         self._runner.take()
         if not self._takes_over:
             return
-        try:
-            adopted = self._store.adopt_tasks(rerun_lost=self._rerun_lost)
-        except BaseException:
-            self._runner.release()
-            raise
-        for record in adopted:
+        adopted = self._store.adopt_tasks(rerun_lost=self._rerun_lost)
+        with self._in_doubt(record.id for record in adopted):
+            self._queue_stored(adopted)
+
+    def _queue_stored(self, records: Sequence[TaskRecord]) -> None:
+        for record in records:
             # With a service that several share, whoever followed it goes on doing so.
             self._progress.forget(record.id)
             if self._progress.get_progress(record.id) is None:
                 steps = record.request.num_inference_steps
                 self._progress.create_progress(record.id, steps)
-            self._queue.submit(_job(record))
+        self._queue.submit(_job(record) for record in records)
+
+    @contextmanager
+    def _in_doubt(self, task_ids: Iterable[str] = ()) -> Iterator[None]:
+        """Change the store and the queue, and settle where they stand if that fails."""
+        ids = set(task_ids)
+        self._doubtful |= ids
+        try:
+            yield
+        except TaskConflict as error:
+            # Nothing was stored, and what is there of such an id is another's.
+            self._fail_announced(str(error))
+            self._doubtful.clear()
+            raise
+        except BaseException as error:
+            reason = str(error) or "It was interrupted before it was stored."
+            try:
+                self._settle(reason)
+            except Exception:
+                logger.exception("Whether tasks were stored is not known yet.")
+                for task_id in self._fail_announced(reason):
+                    self._worker.keep_end(task_id, reason)
+            raise
+        self._doubtful -= ids
+
+    def _settle(self, reason: str = "It was not stored.") -> None:
+        """Bring the queue into line with the store; under the submitters' lock.
+
+        Args:
+            reason: Why tasks that are announced and not in the store have failed.
+        """
+        self._worker.save_ends()
+        if not self._doubtful or self._closed:
+            return
+        records = self._store.get_tasks(list(self._doubtful))
+        stored = []
+        for task_id in self._doubtful:
+            record = records.get(task_id)
+            job = self._queue.find(task_id)
+            if record is None:
+                with suppress(UnknownTask):  # it was not announced
+                    self._progress.mark_failed(task_id, reason)
+            elif not record.status.ended:
+                if job is None and not self._worker.has_ended(task_id):
+                    stored.append(record)
+            elif job is not None:
+                for ended in self._queue.take_out([job]):
+                    self._worker.tell(ended, record)
+        if stored:
+            self._runner.take()
+            self._queue_stored(sorted(stored, key=lambda record: record.created_at))
+        self._doubtful.clear()
+
+    def _fail_announced(self, error: str) -> list[str]:
+        """Tell those who wait for tasks in doubt that they failed; return their ids."""
+        announced = [
+            task_id
+            for task_id in self._doubtful
+            if self._progress.get_progress(task_id) is not None
+            and self._queue.find(task_id) is None
+        ]
+        for task_id in announced:
+            self._progress.mark_failed(task_id, error)
+        return announced
+
+    def _another_runs(self) -> bool:
+        """Say whether another process runs the tasks of the data folder."""
+        if not self._runner.is_another_s:
+            return False
+        # As far as one can tell: the one that was last may be idle, or dead.
+        with self._submitting:
+            if self._closed:
+                return False
+            try:
+                self._runner.take()
+            except (DataFolderInUse, DataFolderUnusable):
+                return True
+            self._runner.release()
+            return False
 
     def _rest(self) -> None:
         """Let another process run tasks if there is nothing left to run here."""
@@ -272,12 +378,12 @@ class Queueing(Reviewing):
         )
         with self._submission():
             self._queue.check_room()
-            standing = commit(child).child_id
+            with self._in_doubt([child.id]):
+                standing = commit(child).child_id
+                if standing == child.id:
+                    self._queue_stored([child])
             if standing == child.id:
-                self._progress.create_progress(child.id, request.num_inference_steps)
-                job = _job(child)
-                self._queue.submit(job)
-                return self._handle(child, job)
+                return self._handle(child, self._queue.find(child.id))
         # The same was asked for before, so there is a child already.
         return None if standing is None else self.task(standing)
 
@@ -303,23 +409,26 @@ class Queueing(Reviewing):
         taken = self._store.find_taken(records)
         if taken is not None:
             raise TaskConflict(taken)
-        announced: list[str] = []
-        try:
-            for record in records:
-                steps = record.request.num_inference_steps
-                # One of that id that is not in the store could not be stored before.
-                self._progress.forget(record.id)
-                self._progress.create_progress(record.id, steps)
-                announced.append(record.id)
-            self._store.add_tasks(records)
-        except Exception as error:
-            for task_id in announced:
-                self._progress.mark_failed(task_id, str(error))
-            raise
         jobs = [_job(record) for record in records]
-        for job in jobs:
-            self._queue.submit(job)
+        with self._in_doubt():
+            for record in records:
+                self._announce(record)
+            self._store.add_tasks(records)
+            self._queue.submit(jobs)
+        self._doubtful.difference_update(record.id for record in records)
         return jobs
+
+    def _announce(self, record: TaskRecord) -> None:
+        # One of that id that is not in the store could not be stored before.
+        self._progress.forget(record.id)
+        self._doubtful.add(record.id)
+        try:
+            self._progress.create_progress(
+                record.id, record.request.num_inference_steps
+            )
+        except TaskConflict:  # another's, who shares the service
+            self._doubtful.discard(record.id)
+            raise
 
     def _handle(self, record: TaskRecord, job: Job | None) -> Task:
         return Task(cast("Studio", self), record, job)

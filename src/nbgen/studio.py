@@ -3,7 +3,8 @@
 Thread-safety: every method of ``Studio`` and ``Task`` may be called from any thread.
 A studio has threads of its own: ``nbgen-worker`` has the pictures made, by a process
 that the studio starts, ``nbgen-saver`` saves them, ``nbgen-progress`` tells those who
-watch, and each publisher has one that brings approvals to it.
+watch, ``nbgen-followed`` looks at tasks of other processes that somebody watches, and
+each publisher has one that brings approvals to it.
 ``close()`` ends them, and a process that exits calls it.
 """
 
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
@@ -23,7 +25,7 @@ from nbgen.errors import DataFolderInUse, InvalidRequest
 from nbgen.framing import Framing
 from nbgen.generation.checkpoints import find_checkpoint
 from nbgen.generation.process import ProcessEngine, load_sdxl
-from nbgen.jobs import JobQueue, RunHistory, Worker
+from nbgen.jobs import FollowedTasks, JobQueue, RunHistory, Worker
 from nbgen.progress import ProgressService
 from nbgen.progress.dispatcher import ProgressCallback
 from nbgen.progress.previews import PreviewCallback
@@ -156,6 +158,11 @@ class Studio(Framing):
         folder = default_data_dir() if data_dir is None else Path(data_dir)
         self._store = Store(folder, database or default_database())
         self._runner = RunnerLock(folder)
+        self._submitting = threading.Lock()
+        self._doubtful = set()
+        self._closed = False
+        self._tearing_down = threading.Lock()
+        self._process_id = os.getpid()
         self._takes_over = take_over
         self._rerun_lost = rerun_lost
         try:
@@ -164,7 +171,6 @@ class Studio(Framing):
         except BaseException:
             self._store.close()
             raise
-        self._owns_progress = progress is None
         self._progress = progress or ProgressService()
         self._worker = Worker(
             make_engine,
@@ -173,20 +179,33 @@ class Studio(Framing):
             self._progress,
             RunHistory(folder / "timings.json", str(checkpoint)),
         )
-        if worker == "process":
-            # Ahead of need; a thread would load while the caller goes on in Python.
-            self._worker.prepare()
-        self._queue = JobQueue(
-            self._worker.run,
-            on_empty=self._rest,
-            on_idle=self._worker.release,
-            idle_s=release_after,
-            # The model of one that has something to run may need the memory.
-            is_asked_to_rest=lambda: self._runner.is_another_s,
-            limit=queue_limit,
-        )
-        self._submitting = threading.Lock()
-        self._closed = False
+        self._followed = FollowedTasks(self._store, self._progress)
+        self._closing = ExitStack()
+        # The first of these is the last to happen, so that whoever becomes the runner
+        # finds our tasks to be taken over.
+        self._closing.callback(self._runner.release)
+        self._closing.callback(self._store.close)
+        if progress is None:
+            self._closing.callback(self._progress.close)
+        self._closing.callback(self._followed.close)
+        self._closing.callback(self._publishing.close)
+        self._closing.callback(self._worker.close)
+        try:
+            if worker == "process":
+                # Ahead of need; a thread would load while the caller goes on in Python.
+                self._worker.prepare()
+            self._queue = JobQueue(
+                self._worker.run,
+                on_empty=self._rest,
+                on_idle=self._worker.release,
+                idle_s=release_after,
+                # The model of one that has something to run may need the memory.
+                is_asked_to_rest=self._another_runs,
+                limit=queue_limit,
+            )
+        except BaseException:
+            self._closing.close()
+            raise
         if take_over:
             try:
                 with suppress(DataFolderInUse), self._submission():
@@ -306,8 +325,10 @@ class Studio(Framing):
         """Have the callback told of every state of a task, in order, none twice.
 
         The present state comes first, then every later one, up to the end. The task
-        need not exist yet. The callback runs on the thread ``nbgen-progress``, or, for
-        a task that ended long ago, on the caller's; it must return quickly.
+        need not exist yet. Of a task that another process runs, no more is seen than
+        its beginning and its end, within a second. The callback runs on the thread
+        ``nbgen-progress``, or, for a task that ended long ago, on the caller's; it must
+        return quickly.
 
         Returns:
             A function that ends the watching.
@@ -317,6 +338,8 @@ class Studio(Framing):
             if record is not None and record.status.ended:
                 callback(progress_of_record(record))
                 return lambda: None
+            if record is not None:
+                return self._followed.watch(progress_of_record(record), callback)
         return self._progress.register_callback(task_id, callback)
 
     def watch_previews(
@@ -352,25 +375,25 @@ class Studio(Framing):
         """Cancel what runs, end the threads and give the model's memory back.
 
         What waits goes on waiting, for the next studio that is opened on the same data.
-        Waits for the running step, and for a publication under way. Calling it again
-        does nothing.
+        Waits for the running step, and for a publication under way. Called again, it
+        waits until the studio is closed, and does nothing where it is. In a fork of the
+        process that opened the studio it does nothing: the studio is not the fork's.
 
         Args:
-            finish: Whether the task that runs goes on to its end first; a
-                ``KeyboardInterrupt`` cancels it.
+            finish: Whether the task that runs goes on to its end first, unless another
+                thread closes without that. A ``KeyboardInterrupt`` cancels it, and is
+                raised once the studio is closed; a second one is raised at once and
+                leaves the studio to be closed again.
         """
+        if os.getpid() != self._process_id:
+            return
         with self._submitting:
-            if self._closed:
-                return
             self._closed = True
-        atexit.unregister(self.close)
-        with ExitStack() as closing:
-            # The first of these is the last to happen, so that whoever becomes the
-            # runner finds our tasks to be taken over.
-            closing.callback(self._runner.release)
-            closing.callback(self._store.close)
-            if self._owns_progress:
-                closing.callback(self._progress.close)
-            closing.callback(self._publishing.close)
-            closing.callback(self._worker.close)
+        try:
             self._queue.close(finish=finish)
+        finally:
+            # Never beneath a task that runs: its end has to be stored and told.
+            if self._queue.has_ended:
+                with self._tearing_down:
+                    self._closing.close()
+                atexit.unregister(self.close)

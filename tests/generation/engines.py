@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import sys
@@ -13,7 +14,7 @@ from typing import Any
 
 from PIL import Image
 
-from nbgen.errors import CheckpointNotFound, InvalidRequest
+from nbgen.errors import CheckpointNotFound, InvalidRequest, NbgenError
 from nbgen.generation.engine import StepReporter
 from nbgen.progress import Preview
 from nbgen.testing import PatternEngine
@@ -134,6 +135,41 @@ class EchoEngine(TellingEngine):
 
     def generate(self, *_args: Any, **kwargs: Any) -> Iterator[Image.Image]:
         yield from (kwargs["image"], kwargs["mask"])
+
+
+class NativeEngine(TellingEngine):
+    """Says that it works, then keeps the interpreter's lock for longer than any test.
+
+    Args:
+        file: Written when it does so.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        super().__init__(self._keep)
+
+    def _keep(self, step: int) -> None:
+        if step == 2:
+            self._file.write_text("now")
+            ctypes.PyDLL(None).sleep(120)
+
+
+class UnportableEngine(TellingEngine):
+    """Raises an error that cannot be pickled, before its second step."""
+
+    def __init__(self) -> None:
+        super().__init__(self._fail)
+
+    def _fail(self, step: int) -> None:
+        if step == 2:
+            error = NbgenError("No.")
+            error.lock = threading.Lock()  # type: ignore[attr-defined]
+            raise error
+
+
+def leaving() -> PatternEngine:
+    """Leave, as a library does that thinks itself a program."""
+    raise SystemExit("no model")
 
 
 def missing() -> PatternEngine:

@@ -44,6 +44,8 @@ from tests.generation.engines import (
     LookingEngine,
     SlowEngine,
     TellingEngine,
+    UnportableEngine,
+    leaving,
     missing,
 )
 from tests.generation.recorder import Recorder, run
@@ -318,6 +320,43 @@ def test_an_engine_that_cannot_be_made_is_said_each_time(
             run(engine, Recorder())
 
 
+def test_an_engine_that_leaves_while_it_is_made_is_said_each_time(
+    make_process: MakeProcess, caplog: pytest.LogCaptureFixture
+) -> None:
+    engine = make_process(leaving)
+    pid = pid_of(engine)
+    with caplog.at_level(logging.CRITICAL, "nbgen"):
+        for _ in range(2):
+            with pytest.raises(EngineFailed, match="SystemExit: no model"):
+                run(engine, Recorder())
+    assert pid_of(engine) == pid
+
+
+def test_an_error_that_cannot_cross_over_is_named(make_process: MakeProcess) -> None:
+    engine = make_process(UnportableEngine)
+    pid = pid_of(engine)
+    with pytest.raises(EngineFailed, match=r"NbgenError: No\."):
+        run(engine, Recorder(), num_inference_steps=3)
+    assert len(run(engine, Recorder(), num_inference_steps=1)) == 1
+    assert pid_of(engine) == pid
+
+
+def test_why_a_process_cannot_start_is_logged(
+    make_process: MakeProcess,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(process, "_PROGRAM", "import nothing_of_the_kind")
+    engine = make_process(TellingEngine)
+    with (
+        caplog.at_level(logging.ERROR, "nbgen"),
+        pytest.raises(WorkerDied, match="exit status 1"),
+    ):
+        run(engine, Recorder())
+    [record] = caplog.records
+    assert "No module named 'nothing_of_the_kind'" in record.getMessage()
+
+
 @pytest.mark.parametrize(
     "error",
     [
@@ -488,6 +527,29 @@ def test_a_parent_that_is_killed_takes_its_child_along(
         finally:
             if fork:
                 os.kill(fork, signal.SIGKILL)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only there has it a lifeline")
+def test_a_parent_that_is_killed_takes_its_child_along_from_native_code(
+    tmp_path: Path,
+) -> None:
+    program = SCRIPT.format(root=str(ROOT)) + (
+        "from functools import partial; from pathlib import Path\n"
+        f"file = Path({str(tmp_path / 'now')!r})\n"
+        "engine = ProcessEngine(partial(NativeEngine, file))\n"
+        "engine.start()\n"
+        "print(engine._child._process.pid, flush=True)\n"
+        "run(engine, Recorder(), num_inference_steps=3)\n"
+    )
+    with subprocess.Popen(python(program), stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        parent.stdout.readline()
+        child = int(parent.stdout.readline())
+        while not (tmp_path / "now").exists():
+            assert parent.poll() is None
+        parent.kill()
+        parent.wait()
+        wait_until_gone(child)
 
 
 @pytest.mark.parametrize("closes", [False, True])

@@ -2,7 +2,8 @@
 
 The process is a fresh interpreter that knows nothing of the caller's ``__main__``, so
 scripts, notebooks and servers need no precaution. It ends when its pipe does: by
-``close``, and with the process that started it, however that one ends.
+``close``, and with the process that started it, however that one ends. In Linux another
+pipe, the lifeline, has the kernel end it also in the middle of native code.
 
 Thread-safety: a ``ProcessEngine`` is for one thread at a time, like any engine; the
 ``CancelToken`` of a generation may be set from any. During a generation the thread
@@ -18,6 +19,7 @@ import pickle
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -44,11 +46,13 @@ SILENCE_TIMEOUT_S = 3_600.0
 Far longer than a step or a load takes, also of SDXL on a CPU.
 """
 _CLOSE_TIMEOUT_S = 5.0
+_MOST_LAST_WORDS = 4_000
 _SIGKILL = 9
 # With the module search path of this process, which a notebook may have changed.
 _PROGRAM = (
-    "import sys; sys.path[:] = sys.argv[1:]; del sys.argv[1:]; "
-    "from nbgen.generation.worker_main import main; main()"
+    "import sys; lifeline = int(sys.argv[1]); sys.path[:] = sys.argv[2:]; "
+    "del sys.argv[1:]; "
+    "from nbgen.generation.worker_main import main; main(lifeline)"
 )
 
 
@@ -142,6 +146,8 @@ class ProcessEngine:
                 self._child = None
                 status = child.end()
                 if not cancel.cancelled:
+                    if said := child.last_words:
+                        logger.error("The process said:\n%s", said)  # noqa: TRY400
                     raise WorkerDied(
                         _HUNG if child.hung else _obituary(status),
                         of_memory=status == -_SIGKILL and not child.hung,
@@ -188,23 +194,37 @@ class _Child:
         heard_s: When it last said something, or was asked to begin, on the clock of
             ``time.monotonic``.
         hung: Whether it was killed because it said nothing any more.
+        last_words: What one that ended before it could begin wrote to its standard
+            error, or the end of that.
     """
 
     def __init__(self, make_engine: bytes) -> None:
-        self._process = subprocess.Popen(  # noqa: S603 - this interpreter
-            [sys.executable, "-c", _PROGRAM, *map(str, sys.path)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            # Out of reach of what a terminal or a kernel's manager sends to a group.
-            start_new_session=True,
-        )
+        with contextlib.ExitStack() as opened:
+            self._errors = opened.enter_context(tempfile.TemporaryFile())
+            end, self._lifeline = os.pipe()
+            _lifelines.add(self._lifeline)
+            opened.callback(self._let_lifeline_go)
+            try:
+                self._process = subprocess.Popen(  # noqa: S603 - this interpreter
+                    [sys.executable, "-c", _PROGRAM, str(end), *map(str, sys.path)],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=self._errors,
+                    pass_fds=(end,) if os.name == "posix" else (),
+                    # Out of reach of what a terminal or a kernel's manager sends to a
+                    # group.
+                    start_new_session=True,
+                )
+            finally:
+                os.close(end)
+            opened.pop_all()
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._commands, self._events = self._process.stdin, self._process.stdout
         self._sending = threading.Lock()
         self.heard_s = time.monotonic()
         self.hung = False
+        self.last_words = ""
         _lifelines.add(self._commands.fileno())
         self.send(make_engine)
 
@@ -245,8 +265,17 @@ class _Child:
         except subprocess.TimeoutExpired:
             self.kill()
             status = self._process.wait()
+        self._let_lifeline_go()
         self._events.close()
+        with self._errors:
+            size = self._errors.seek(0, os.SEEK_END)
+            self._errors.seek(max(0, size - _MOST_LAST_WORDS))
+            self.last_words = self._errors.read().decode(errors="replace").strip()
         return status
+
+    def _let_lifeline_go(self) -> None:
+        _lifelines.discard(self._lifeline)
+        os.close(self._lifeline)
 
 
 @contextlib.contextmanager

@@ -12,6 +12,7 @@ import contextlib
 import os
 import pickle
 import signal
+import sys
 import threading
 import traceback
 from collections.abc import Callable, Sequence
@@ -50,11 +51,19 @@ class WantPreview(NamedTuple):
     wanted: bool
 
 
-def main() -> None:
-    """Serve the parent until it closes its pipe or dies; never returns."""
+def main(lifeline: int) -> None:
+    """Serve the parent until it closes its pipe or dies; never returns.
+
+    Args:
+        lifeline: The reading end of a pipe on which nothing is ever written, and whose
+            other end the parent alone has.
+    """
+    _die_with(lifeline)
     # Ctrl-C is for the parent, who cancels what it wants cancelled.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     commands, events = _take_over(0, "rb"), _take_over(1, "wb")
+    # Until here it went to the parent, who wants to know why one does not start.
+    _silence(2)
     make_engine = _first_command(commands)
     generations: SimpleQueue[_Generation] = SimpleQueue()
     outbox: SimpleQueue[Event] = SimpleQueue()
@@ -64,7 +73,8 @@ def main() -> None:
     ):
         threading.Thread(target=_or_exit, args=(target,), name=name).start()
     engine: Engine | None = None
-    with contextlib.suppress(Exception):  # the first generation tries again and tells
+    # Whatever it is: the first generation tries again and tells.
+    with contextlib.suppress(BaseException):
         engine = make_engine()
     while True:
         generation = generations.get()
@@ -109,7 +119,7 @@ class _Generation:
     def end(self, error: Exception | None = None, details: str | None = None) -> None:
         with self._lock:
             self._ended = True
-            self._outbox.put(("ended", error, details))
+            self._outbox.put(("ended", _portable(error), details))
 
     def plan(self, stages: Sequence[StagePlan]) -> None:
         self._tell("plan", tuple(stages))
@@ -139,10 +149,38 @@ class _Generation:
 def _take_over(descriptor: int, mode: str) -> BinaryIO:
     """Return the pipe under a descriptor, and put the null device in its place."""
     pipe = os.fdopen(os.dup(descriptor), mode)
+    _silence(descriptor)
+    return pipe  # type: ignore[return-value]
+
+
+def _silence(descriptor: int) -> None:
     null = os.open(os.devnull, os.O_RDWR)
     os.dup2(null, descriptor)
     os.close(null)
-    return pipe  # type: ignore[return-value]
+
+
+def _die_with(lifeline: int) -> None:
+    """Have the kernel end this process once nobody holds the pipe's other end.
+
+    No thread of Python's would do for that: while native code keeps the interpreter's
+    lock, as a load or a compilation may for minutes, none of them runs.
+    """
+    if sys.platform == "linux":
+        # Imported here, since other systems lack it.
+        from fcntl import F_GETFL, F_SETFL, F_SETOWN, fcntl
+
+        signal.signal(signal.SIGIO, signal.SIG_DFL)  # which is to end
+        fcntl(lifeline, F_SETOWN, os.getpid())
+        fcntl(lifeline, F_SETFL, fcntl(lifeline, F_GETFL) | os.O_ASYNC)
+
+
+def _portable(error: Exception | None) -> Exception | None:
+    """Return the error as one that reaches the parent."""
+    try:
+        pickle.loads(pickle.dumps(error))  # noqa: S301 - our own
+    except Exception:  # noqa: BLE001 - whatever its attributes may raise
+        return EngineFailed(f"{type(error).__name__}: {error}")
+    return error
 
 
 def _first_command(commands: BinaryIO) -> Callable[[], Engine]:

@@ -115,17 +115,20 @@ class RunHistory:
             self._content.seconds[kind] = known
             while len(self._content.seconds) > _MOST_KINDS:
                 del self._content.seconds[next(iter(self._content.seconds))]
-            self._content.made_with[self._checkpoint] = dict(made_with)
+            # Torch says its version in a class of its own, which JSON knows nothing of.
+            facts = {str(name): str(value) for name, value in made_with.items()}
+            self._content.made_with[self._checkpoint] = facts
             self._write()
 
     def _write(self) -> None:
         try:
+            data = msgspec.json.encode(self._content)
             handle, unfinished = tempfile.mkstemp(dir=self._path.parent, suffix=".part")
             with os.fdopen(handle, "wb") as file:
-                file.write(msgspec.json.encode(self._content))
+                file.write(data)
             Path(unfinished).replace(self._path)
-        except OSError:  # a time left is not worth a failure
-            logger.warning("The times of the last run could not be kept.")
+        except Exception as error:  # noqa: BLE001 - a time left is not worth a failure
+            logger.warning("The times of the last run could not be kept: %s", error)
 
 
 _SAMPLING = (Stage.BASE_MODEL, Stage.REFINER_MODEL)

@@ -11,7 +11,7 @@ import threading
 import time
 from bisect import insort
 from collections.abc import Callable, Iterable
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from functools import partial
 
 from nbgen.errors import QueueFull
@@ -96,7 +96,10 @@ class JobQueue:
         self._waiting: list[Job] = []  # in the order in which they will run
         self._paused = False
         self._started: dict[str, Job] = {}
+        self._unended: dict[str, Job] = {}  # both
         self._closed = False
+        # Not Thread.join: one that Ctrl-C interrupts takes the thread for ended.
+        self._worked = threading.Event()
         # A daemon: a notebook's kernel must be able to exit at any time.
         self._thread = threading.Thread(
             target=self._work, name="nbgen-worker", daemon=True
@@ -104,18 +107,22 @@ class JobQueue:
         self._thread.start()
 
     def check_room(self, jobs: int = 1) -> None:
-        """Raise ``QueueFull`` unless so many more jobs may wait."""
+        """Raise ``QueueFull`` unless so many more jobs may wait; none always may."""
         with self._changed:
             waiting = len(self._waiting)
-        if waiting + jobs > self._limit:
+        if jobs and waiting + jobs > self._limit:
             raise QueueFull(waiting, self._limit, jobs)
 
-    def submit(self, job: Job) -> None:
-        """Put a job behind those of its priority."""
+    def submit(self, jobs: Iterable[Job]) -> None:
+        """Put jobs behind those of their priority; no-op for tasks that are here."""
         with self._changed:
-            self._submitted += 1
-            job.number = self._submitted
-            insort(self._waiting, job, key=_order)
+            for job in jobs:
+                if job.task_id in self._unended:
+                    continue
+                self._submitted += 1
+                job.number = self._submitted
+                insort(self._waiting, job, key=_order)
+                self._unended[job.task_id] = job
             self._changed.notify()
 
     def prioritise(self, task_id: str, priority: int) -> bool:
@@ -133,7 +140,7 @@ class JobQueue:
     def is_empty(self) -> bool:
         """Whether nothing waits and all that was started has ended."""
         with self._changed:
-            return not self._waiting and not self._started
+            return not self._unended
 
     def pause(self) -> None:
         """Start no further job; one that runs goes on to its end."""
@@ -160,47 +167,78 @@ class JobQueue:
     def find(self, task_id: str) -> Job | None:
         """Return the job of that task if it waits or has not ended."""
         with self._changed:
-            if task_id in self._started:
-                return self._started[task_id]
-            return self._find_waiting(task_id)
+            return self._unended.get(task_id)
+
+    def waits(self, task_id: str) -> bool:
+        """Say whether that task waits."""
+        with self._changed:
+            return self._find_waiting(task_id) is not None
 
     def cancel(self, task_ids: Iterable[str]) -> list[Job]:
-        """Stop jobs, none of which starts meanwhile; those not here are ignored.
+        """Ask jobs to end; those not here are ignored.
 
-        Those that have started are asked to end.
+        One that waits keeps its place until it is taken out, and ends there if it is
+        its turn before: so none is lost, whatever comes in between.
 
         Returns:
-            Those that waited, which are now the caller's to end.
+            Those that wait.
         """
-        asked = set(task_ids)
         with self._changed:
-            taken_out = [job for job in self._waiting if job.task_id in asked]
+            asked = [self._unended[i] for i in task_ids if i in self._unended]
+            for job in asked:
+                job.cancel.cancel()
+            return [job for job in asked if job.task_id not in self._started]
+
+    def take_out(self, jobs: Iterable[Job]) -> list[Job]:
+        """Take out those of the jobs that wait; they are the caller's to end."""
+        asked = {job.task_id for job in jobs}
+        with self._changed:
+            taken = [job for job in self._waiting if job.task_id in asked]
             self._waiting = [job for job in self._waiting if job.task_id not in asked]
-            for task_id in asked & self._started.keys():
-                self._started[task_id].cancel.cancel()
-        return taken_out
+            for job in taken:
+                del self._unended[job.task_id]
+        return taken
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it was closed, and all that it had started has ended."""
+        return self._worked.is_set()
 
     def close(self, *, finish: bool) -> None:
-        """Let go of the jobs that wait, unended, and end the thread; again is a no-op.
+        """Let go of the jobs that wait, unended, and end the thread.
+
+        Again, it waits for the same.
 
         Args:
-            finish: Whether started jobs go on to their end, unless a
-                ``KeyboardInterrupt`` comes; otherwise they are cancelled.
+            finish: Whether started jobs go on to their end, unless somebody else
+                closes without that, or a ``KeyboardInterrupt`` comes; otherwise they
+                are cancelled.
+
+        Raises:
+            KeyboardInterrupt: Once all has ended; a second one at once.
         """
-        with self._changed:
-            self._closed = True
-            never_ran, self._waiting = self._waiting, []
-            self._changed.notify()
-        for job in never_ran:
-            job.done.set_result(None)
         try:
+            self._let_go()
             if not finish:
                 self._cancel_started()
-            self._thread.join()
+            self._worked.wait()
         except KeyboardInterrupt:
+            self._let_go()
             self._cancel_started()
-            self._thread.join()
+            self._worked.wait()
             raise
+        self._thread.join()
+
+    def _let_go(self) -> None:
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+            while self._waiting:
+                job = self._waiting[-1]
+                if not job.done.done():
+                    job.done.set_result(None)
+                self._unended.pop(job.task_id, None)
+                self._waiting.pop()
 
     def _cancel_started(self) -> None:
         with self._changed:
@@ -208,10 +246,16 @@ class JobQueue:
                 job.cancel.cancel()
 
     def _work(self) -> None:
-        while (job := self._next()) is not None:
-            # Outside the lock, since it calls at once for a job that has ended.
-            job.done.add_done_callback(partial(self._forget, job))
-            self._run(job)
+        try:
+            while (job := self._next()) is not None:
+                # Outside the lock, since it calls at once for a job that has ended.
+                job.done.add_done_callback(partial(self._forget, job))
+                self._run(job)
+            with self._changed:
+                ending = [job.done for job in self._started.values()]
+            wait(ending)
+        finally:
+            self._worked.set()
 
     def _next(self) -> Job | None:
         """Wait for a job and count it as started; None when the queue is closed."""
@@ -235,11 +279,12 @@ class JobQueue:
                 look_s = None
 
     def _find_waiting(self, task_id: str) -> Job | None:
-        return next((j for j in self._waiting if j.task_id == task_id), None)
+        return None if task_id in self._started else self._unended.get(task_id)
 
     def _forget(self, job: Job, _done: Future[None]) -> None:
         with self._changed:
             self._started.pop(job.task_id, None)
-            empty = not self._started and not self._waiting
+            self._unended.pop(job.task_id, None)
+            empty = not self._unended
         if empty:
             self._on_empty()

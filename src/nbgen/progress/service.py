@@ -265,7 +265,11 @@ class ProgressService:
             return self._known(task_id).pace.step_times_s
 
     def register_callback(
-        self, task_id: str, callback: ProgressCallback
+        self,
+        task_id: str,
+        callback: ProgressCallback,
+        *,
+        elsewhere: GenerationProgress | None = None,
     ) -> Callable[[], None]:
         """Have the callback told of every state of a task, in order, none twice.
 
@@ -274,6 +278,11 @@ class ProgressService:
         quickly (put the value into a queue, wake a loop); one that raises is logged
         and goes on being told.
 
+        Args:
+            task_id: The id of the task.
+            callback: Told of every state.
+            elsewhere: The state to begin with if the task is not followed here.
+
         Returns:
             A function that ends the registration; a call under way may still finish
             after it. Calling it again does nothing.
@@ -281,8 +290,17 @@ class ProgressService:
         # Under the lock, so that no state falls between the present one and the next.
         with self._lock:
             task = self._tasks.get(task_id)
-            present = None if task is None else task.progress
+            present = elsewhere if task is None else task.progress
             return self._dispatcher.register(task_id, callback, present)
+
+    def tell_elsewhere(self, progress: GenerationProgress) -> None:
+        """Tell those who watch a task of its state elsewhere, unless it is known here.
+
+        Nothing of it is kept.
+        """
+        with self._lock:
+            if progress.task_id not in self._tasks:
+                self._dispatcher.publish(progress)
 
     def close(self) -> None:
         """Tell the watchers what is left to tell, then end the service's thread."""

@@ -47,6 +47,9 @@ class Store(TaskStore, DecisionStore, PublicationStore):
     def __init__(self, folder: Path, url: str | None = None) -> None:
         self._database = Database(folder, url)
 
+    def renew_ownership(self) -> None:
+        """See to it that what is submitted from now on is marked as this store's."""
+
     def collect_garbage(self, images: Images, *, dry_run: bool) -> list[str]:
         """Remove what nothing refers to; see ``nbgen.store.garbage``."""
         return collect_garbage(self._database, images, dry_run=dry_run)

@@ -63,14 +63,23 @@ class TaskStore:
         taken = self.get_tasks(ids)
         return next((task_id for task_id in ids if task_id in taken), None)
 
-    def start_task(self, task_id: str) -> None:
-        """Commit that the work on a task has begun."""
+    def start_task(self, task_id: str) -> bool:
+        """Commit that the work on a task has begun.
+
+        Returns:
+            False if it has ended, or is another's to run.
+        """
         with self._database.writing() as connection:
-            connection.execute(
+            changed = connection.execute(
                 tasks.update()
-                .where(tasks.c.id == task_id, tasks.c.outcome.is_(None))
+                .where(
+                    tasks.c.id == task_id,
+                    tasks.c.owner == self._database.owner,
+                    tasks.c.outcome.is_(None),
+                )
                 .values(status=Status.GENERATING, started_at=dt.datetime.now(dt.UTC))
             )
+        return changed.rowcount == 1
 
     def end_task(
         self,
@@ -111,6 +120,40 @@ class TaskStore:
                 )
             )
         return changed.rowcount == 1
+
+    def end_tasks(
+        self,
+        task_ids: Sequence[str],
+        outcome: Outcome,
+        *,
+        ended_at: dt.datetime,
+        error: str,
+    ) -> set[str]:
+        """Commit the same end, without a result, of many tasks that are run here.
+
+        Returns:
+            The ids of those that ended by it, which had not before.
+        """
+        ended: set[str] = set()
+        with self._database.writing() as connection:
+            for some in in_statements(task_ids):
+                changed = connection.scalars(
+                    tasks.update()
+                    .where(
+                        tasks.c.id.in_(some),
+                        tasks.c.owner == self._database.owner,
+                        tasks.c.outcome.is_(None),
+                    )
+                    .values(
+                        status=outcome.status,
+                        outcome=outcome,
+                        error=error,
+                        ended_at=ended_at,
+                    )
+                    .returning(tasks.c.id)
+                )
+                ended.update(changed)
+        return ended
 
     def get_task(self, task_id: str) -> TaskRecord | None:
         """Return the task of that id, or None."""
