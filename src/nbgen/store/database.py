@@ -21,6 +21,14 @@ _NEWEST_MIGRATION = "0002"
 _MIGRATION_LOCK = 0x6E6267656E
 """Any number will do, as long as all processes take the same."""
 
+_UNCHANGED = (
+    "Nothing was changed. Check that it runs and that its disk has room, and try again."
+)
+_UNKNOWN = (
+    "It is not known whether the change was kept. Check that it runs and that its disk "
+    "has room, and look before you try again."
+)
+
 
 class Database:
     """A SQLite file or a PostgreSQL database, with the tables of this version.
@@ -43,7 +51,7 @@ class Database:
         parsed = _check_url(url) if url else _file_url(folder)
         try:
             self._engine, self._owners = _open(parsed, folder)
-        except (OSError, sa.exc.DatabaseError) as error:
+        except (OSError, sa.exc.DBAPIError) as error:
             cause = getattr(error, "orig", None) or error
             where = (
                 f"The data folder {str(folder)!r} cannot be used: {cause}. Choose "
@@ -68,8 +76,15 @@ class Database:
         Raises:
             DataFolderUnusable: The database fails: a full disk, a lost connection.
         """
-        with _clear_errors(), self._writer, self._engine.begin() as connection:
+        with (
+            _clear_errors(),
+            self._writer,
+            self._engine.connect() as connection,
+            connection.begin() as transaction,
+        ):
             yield connection
+            with _clear_errors(_UNKNOWN):
+                transaction.commit()
 
     @contextmanager
     def reading(self) -> Iterator[sa.Connection]:
@@ -97,16 +112,16 @@ class Database:
 
 
 @contextmanager
-def _clear_errors() -> Iterator[None]:
+def _clear_errors(what_now: str = _UNCHANGED) -> Iterator[None]:
     """Tell the database's own failures from mistakes in what it is asked."""
     try:
         yield
-    except sa.exc.OperationalError as error:
-        raise DataFolderUnusable(
-            f"The database failed: {' '.join(str(error.orig).split()).rstrip('.')}. "
-            "Nothing was changed. Check that it runs and that its disk has room, and "
-            "try again."
-        ) from error
+    except sa.exc.IntegrityError:  # says something of the rows: an id is taken
+        raise
+    except sa.exc.DBAPIError as error:
+        # The first line; behind it PostgreSQL quotes the statement.
+        cause = str(error.orig).strip().partition("\n")[0].rstrip(".")
+        raise DataFolderUnusable(f"The database failed: {cause}. {what_now}") from error
 
 
 def _check_url(url: str) -> sa.URL:
