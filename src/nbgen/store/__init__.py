@@ -47,6 +47,16 @@ class Store(TaskStore, DecisionStore, PublicationStore):
     def __init__(self, folder: Path, url: str | None = None) -> None:
         self._database = Database(folder, url)
 
+    def renew_ownership(self) -> None:
+        """See to it that the others see that this one is here; cheap.
+
+        With PostgreSQL that ends when a connection is dropped.
+
+        Raises:
+            DataFolderUnusable: The database cannot be reached.
+        """
+        self._database.renew_ownership()
+
     def collect_garbage(self, images: Images, *, dry_run: bool) -> list[str]:
         """Remove what nothing refers to; see ``nbgen.store.garbage``."""
         return collect_garbage(self._database, images, dry_run=dry_run)

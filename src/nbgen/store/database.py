@@ -102,8 +102,22 @@ class Database:
         return self._owners.own
 
     def is_gone(self, owner: str) -> bool:
-        """Say whether the process that submitted a task has ended."""
-        return self._owners.is_gone(owner)
+        """Say whether the process that submitted a task has ended.
+
+        Raises:
+            DataFolderUnusable: The database fails.
+        """
+        with _clear_errors():
+            return self._owners.is_gone(owner)
+
+    def renew_ownership(self) -> None:
+        """See to it that the others see that this one is here.
+
+        Raises:
+            DataFolderUnusable: The database fails.
+        """
+        with _clear_errors():
+            self._owners.renew()
 
     def close(self) -> None:
         """Close the database; tasks left unfinished count as lost."""
