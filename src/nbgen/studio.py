@@ -154,7 +154,7 @@ class Studio(Framing):
         publishers = load_publishers() if publishers is None else publishers
         folder = default_data_dir() if data_dir is None else Path(data_dir)
         self._store = Store(folder, database or default_database())
-        self._runner = RunnerLock(folder)
+        self._runner = RunnerLock(self._store.lock_folder)
         self._takes_over = take_over
         self._rerun_lost = rerun_lost
         try:

@@ -189,3 +189,24 @@ def test_of_a_commit_whose_answer_is_lost_nothing_is_claimed(
     monkeypatch.undo()
     assert store.get_task("a") is not None
     store.close()
+
+
+def test_an_sqlite_file_has_its_locks_beside_it_whoever_opens_it(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "one").mkdir()
+    folder = (tmp_path / "one").resolve()
+    (tmp_path / "link").symlink_to(folder)
+    expected = {
+        f"sqlite:///{tmp_path}/one/nbgen.sqlite": folder,
+        f"sqlite:///{tmp_path}/link/nbgen.sqlite": folder,
+        f"sqlite:///file:{tmp_path}/one/nbgen.sqlite?uri=true": folder,
+        f"sqlite:///{tmp_path}/one/shared.db": folder / "shared.db.locks",
+    }
+    for url, lock_folder in expected.items():
+        store = Store(tmp_path / "two", url)
+        assert store.lock_folder == lock_folder
+        store.close()
+    by_default = Store(tmp_path / "link")
+    assert by_default.lock_folder == folder
+    by_default.close()

@@ -47,6 +47,11 @@ class Store(TaskStore, DecisionStore, PublicationStore):
     def __init__(self, folder: Path, url: str | None = None) -> None:
         self._database = Database(folder, url)
 
+    @property
+    def lock_folder(self) -> Path:
+        """Where a lock lies that those who run tasks of one queue have in common."""
+        return self._database.lock_folder
+
     def renew_ownership(self) -> None:
         """See to it that the others see that this one is here; cheap.
 

@@ -9,13 +9,14 @@ import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
 from nbgen.errors import DataFolderUnusable, InvalidRequest
 from nbgen.store.owners import FileOwners, Owners, SessionOwners
 
+_FILE_NAME = "nbgen.sqlite"
 _BUSY_TIMEOUT_S = 10
 _NEWEST_MIGRATION = "0002"
 _MIGRATION_LOCK = 0x6E6267656E
@@ -36,13 +37,18 @@ class Database:
     Several processes may open it at the same time.
 
     Args:
-        folder: Where ``nbgen.sqlite`` and the owners' locks lie; made if it does not
-            exist. PostgreSQL needs it not.
+        folder: Where ``nbgen.sqlite`` lies; made if it does not exist. PostgreSQL needs
+            it not.
         url: ``postgresql+psycopg://…`` or ``sqlite:///…``; None is the file in the
             folder.
 
+    Attributes:
+        lock_folder: Where a lock lies that those who run tasks of one queue have in
+            common: beside a SQLite file, whatever the data folder it is opened from;
+            in the data folder with PostgreSQL, where each has a queue of its own.
+
     Raises:
-        InvalidRequest: The URL is of neither kind.
+        InvalidRequest: The URL is of neither kind, or of a database in memory.
         DataFolderUnusable: The folder or the database cannot be read or written, or a
             newer nbgen has been at it.
     """
@@ -50,7 +56,7 @@ class Database:
     def __init__(self, folder: Path, url: str | None = None) -> None:
         parsed = _check_url(url) if url else _file_url(folder)
         try:
-            self._engine, self._owners = _open(parsed, folder)
+            opened = _open(parsed, folder)
         except (OSError, sa.exc.DBAPIError) as error:
             cause = getattr(error, "orig", None) or error
             where = (
@@ -62,6 +68,7 @@ class Database:
                 "as database or NBGEN_DATABASE."
             )
             raise DataFolderUnusable(where) from error
+        self._engine, self._owners, self.lock_folder = opened
         # SQLite lets one write, and the others look again after a while of sleep; our
         # own threads need not sleep.
         self._writer: AbstractContextManager[Any] = (
@@ -156,10 +163,16 @@ def _check_url(url: str) -> sa.URL:
 
 
 def _file_url(folder: Path) -> sa.URL:
-    return sa.URL.create("sqlite", database=str(folder / "nbgen.sqlite"))
+    return sa.URL.create("sqlite", database=str(folder / _FILE_NAME))
 
 
-def _open(url: sa.URL, folder: Path) -> tuple[sa.Engine, Owners]:
+class _Opened(NamedTuple):
+    engine: sa.Engine
+    owners: Owners
+    lock_folder: Path
+
+
+def _open(url: sa.URL, folder: Path) -> _Opened:
     if url.get_backend_name() == "sqlite":
         folder.mkdir(parents=True, exist_ok=True)
         engine = sa.create_engine(url, connect_args={"timeout": _BUSY_TIMEOUT_S})
@@ -173,13 +186,30 @@ def _open(url: sa.URL, folder: Path) -> tuple[sa.Engine, Owners]:
         except ImportError as error:
             raise OSError(f"{error}; pip install 'nbgen[postgresql]'") from error
     try:
+        is_file = engine.dialect.name == "sqlite"
+        locks = _lock_folder(engine) if is_file else folder
         _migrate(engine)
-        if engine.dialect.name == "sqlite":
-            return engine, FileOwners(folder / "owners")
-        return engine, SessionOwners(engine)
+        owners = FileOwners(locks / "owners") if is_file else SessionOwners(engine)
+        return _Opened(engine, owners, locks)
     except BaseException:
         engine.dispose()
         raise
+
+
+def _lock_folder(engine: sa.Engine) -> Path:
+    """Return the folder for the locks of a SQLite file, by whatever name it is opened.
+
+    Two databases in one folder do not keep each other's tasks from running.
+    """
+    with engine.execution_options(reading=True).connect() as connection:
+        found = connection.exec_driver_sql("PRAGMA database_list").first()
+    if found is None or not found.file:
+        allowed = "the URL of a file, sqlite:///…: what is in memory does not last"
+        raise InvalidRequest("database", str(engine.url), allowed)
+    file = Path(found.file).resolve()
+    if file.name == _FILE_NAME:
+        return file.parent
+    return file.with_name(f"{file.name}.locks")
 
 
 def _on_connect(connection: Any, _record: Any) -> None:
