@@ -11,9 +11,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from filelock import FileLock, Timeout
 
 from nbgen.errors import DataFolderInUse, DataFolderUnusable, TaskConflict, TaskError
 from nbgen.schema import Outcome, Status
+from nbgen.store import RunnerLock
 from nbgen.studio import Studio
 from nbgen.testing import PatternEngine
 from tests import postgresql
@@ -234,6 +236,56 @@ def test_data_folders_on_one_postgresql_have_a_queue_each(
     ):
         assert studio.generate("a cat").result(10)
         assert studio.get_record("runs").status is Status.GENERATING
+
+
+def is_free(folder: Path) -> bool:
+    lock = FileLock(folder / "runner.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return False
+    lock.release()
+    return True
+
+
+def test_an_interrupt_while_the_lock_is_taken_leaves_it_free(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    acquire = FileLock.acquire
+
+    def acquire_and_interrupt(lock: FileLock) -> None:
+        acquire(lock)
+        raise KeyboardInterrupt
+
+    runner = RunnerLock(tmp_path)
+    monkeypatch.setattr(FileLock, "acquire", acquire_and_interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        runner.take()
+    monkeypatch.undo()
+    assert not runner.held
+    assert is_free(tmp_path)
+    runner.take()
+    assert not is_free(tmp_path)
+    runner.release()
+    assert is_free(tmp_path)
+
+
+@pytest.mark.parametrize("failing", ["mkdir", "write_text"])
+def test_one_that_fails_to_take_the_lock_leaves_it_to_who_has_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str
+) -> None:
+    def fail(*_args: object, **_options: object) -> None:
+        raise OSError("disk full")
+
+    first, second = RunnerLock(tmp_path), RunnerLock(tmp_path)
+    first.take()
+    monkeypatch.setattr(Path, failing, fail)
+    with pytest.raises(DataFolderUnusable, match="disk full"):
+        second.take()
+    monkeypatch.undo()
+    assert not is_free(tmp_path)
+    first.release()
+    assert is_free(tmp_path)
 
 
 def test_a_folder_that_cannot_be_written_is_said(tmp_path: Path) -> None:
