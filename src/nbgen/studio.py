@@ -158,7 +158,8 @@ class Studio(Framing):
         self._takes_over = take_over
         self._rerun_lost = rerun_lost
         try:
-            self._images = open_images(images or default_images() or folder / "images")
+            place = images or default_images() or folder / "images"
+            self._images = open_images(place, owner=self._store.identity)
             self._publishing = PublicationRunner(self._store, self._images, publishers)
         except BaseException:
             self._store.close()

@@ -191,6 +191,17 @@ def test_of_a_commit_whose_answer_is_lost_nothing_is_claimed(
     store.close()
 
 
+def test_a_database_keeps_its_identity(tmp_path: Path, database: str | None) -> None:
+    first = Store(tmp_path, database)
+    again = Store(tmp_path / "elsewhere", database)
+    assert (again.identity == first.identity) is (database is not None)
+    again.close()
+    first.close()
+    reopened = Store(tmp_path, database)
+    assert reopened.identity == first.identity
+    reopened.close()
+
+
 def test_an_sqlite_file_has_its_locks_beside_it_whoever_opens_it(
     tmp_path: Path,
 ) -> None:

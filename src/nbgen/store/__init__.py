@@ -48,6 +48,11 @@ class Store(TaskStore, DecisionStore, PublicationStore):
         self._database = Database(folder, url)
 
     @property
+    def identity(self) -> str:
+        """What tells this database from all others."""
+        return self._database.identity
+
+    @property
     def lock_folder(self) -> Path:
         """Where a lock lies that those who run tasks of one queue have in common."""
         return self._database.lock_folder

@@ -15,10 +15,11 @@ import sqlalchemy as sa
 
 from nbgen.errors import DataFolderUnusable, InvalidRequest
 from nbgen.store.owners import FileOwners, Owners, SessionOwners
+from nbgen.store.tables import identity
 
 _FILE_NAME = "nbgen.sqlite"
 _BUSY_TIMEOUT_S = 10
-_NEWEST_MIGRATION = "0002"
+_NEWEST_MIGRATION = "0003"
 _MIGRATION_LOCK = 0x6E6267656E
 """Any number will do, as long as all processes take the same."""
 
@@ -43,6 +44,7 @@ class Database:
             folder.
 
     Attributes:
+        identity: What tells this database from all others, wherever it is moved.
         lock_folder: Where a lock lies that those who run tasks of one queue have in
             common: beside a SQLite file, whatever the data folder it is opened from;
             in the data folder with PostgreSQL, where each has a queue of its own.
@@ -68,7 +70,7 @@ class Database:
                 "as database or NBGEN_DATABASE."
             )
             raise DataFolderUnusable(where) from error
-        self._engine, self._owners, self.lock_folder = opened
+        self._engine, self._owners, self.lock_folder, self.identity = opened
         # SQLite lets one write, and the others look again after a while of sleep; our
         # own threads need not sleep.
         self._writer: AbstractContextManager[Any] = (
@@ -170,6 +172,7 @@ class _Opened(NamedTuple):
     engine: sa.Engine
     owners: Owners
     lock_folder: Path
+    identity: str
 
 
 def _open(url: sa.URL, folder: Path) -> _Opened:
@@ -188,9 +191,9 @@ def _open(url: sa.URL, folder: Path) -> _Opened:
     try:
         is_file = engine.dialect.name == "sqlite"
         locks = _lock_folder(engine) if is_file else folder
-        _migrate(engine)
+        known_as = _migrate(engine)
         owners = FileOwners(locks / "owners") if is_file else SessionOwners(engine)
-        return _Opened(engine, owners, locks)
+        return _Opened(engine, owners, locks, known_as)
     except BaseException:
         engine.dispose()
         raise
@@ -235,8 +238,8 @@ def _without_jit(connection: Any, _record: Any) -> None:
     connection.commit()
 
 
-def _migrate(engine: sa.Engine) -> None:
-    """Bring the tables up to date, one process at a time."""
+def _migrate(engine: sa.Engine) -> str:
+    """Bring the tables up to date, one process at a time, and return the identity."""
     with engine.begin() as connection:
         if connection.dialect.name == "postgresql":
             connection.execute(
@@ -247,9 +250,12 @@ def _migrate(engine: sa.Engine) -> None:
             known = connection.scalar(
                 sa.text("SELECT version_num FROM alembic_version")
             )
-        if known == _NEWEST_MIGRATION:
-            return  # the usual case, and importing alembic takes a tenth of a second
-        _upgrade(connection)
+        # Usually there is nothing to do, and importing alembic takes a tenth of a
+        # second.
+        if known != _NEWEST_MIGRATION:
+            _upgrade(connection)
+        known_as: str = connection.execute(sa.select(identity.c.id)).scalar_one()
+        return known_as
 
 
 def _upgrade(connection: sa.Connection) -> None:
