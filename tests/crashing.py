@@ -252,7 +252,9 @@ class Crashes:
 
     def _check_files(self, studio: Studio) -> None:
         files = [
-            path for path in (self._folder / "images").rglob("*") if path.is_file()
+            path
+            for path in (self._folder / "images").rglob("*.*")
+            if path.is_file()  # a mark of the database has no suffix
         ]
         for path in files:
             os.utime(path, (time.time() - _OLD_S,) * 2)

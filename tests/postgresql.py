@@ -8,12 +8,16 @@ import pwd
 import shutil
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, LiteralString
 from uuid import uuid4
 
 import psycopg
+import sqlalchemy as sa
+from sqlalchemy import make_url
 
 
 class Server:
@@ -30,6 +34,35 @@ class Server:
         ) as connection:
             connection.execute(f"CREATE DATABASE {name}")
         return f"postgresql+psycopg://nbgen@/{name}?host={self._folder}"
+
+    def drop_connections(self, url: str) -> None:
+        """End all connections to a database, as a restart of the server would."""
+        self._ask(
+            "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity"
+            " WHERE datname = %s",
+            make_url(url).database,
+        )
+
+    def _ask(self, query: LiteralString, *values: object) -> list[tuple[Any, ...]]:
+        with psycopg.connect(
+            host=str(self._folder), user="nbgen", dbname="postgres", autocommit=True
+        ) as connection:
+            return connection.execute(query, values).fetchall()
+
+
+def wait_until_gone(url: str, application: str) -> None:
+    """Wait until the server has noticed that a process is dead.
+
+    Args:
+        url: The database that it had open.
+        application: Its ``PGAPPNAME``.
+    """
+    query = sa.text("SELECT 1 FROM pg_stat_activity WHERE application_name = :name")
+    engine = sa.create_engine(url, isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        while connection.execute(query, {"name": application}).first():
+            time.sleep(0.01)
+    engine.dispose()
 
 
 @contextmanager

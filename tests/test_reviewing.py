@@ -360,3 +360,16 @@ def test_threads_that_agree_each_have_one_vote(studio: Studio) -> None:
     }
     assert len(studio.decisions("a")) == 4
     assert studio.get_record("a").decision == studio.decisions("a")[0]
+
+
+def test_a_bulk_may_be_longer_than_a_database_has_locks(studio: Studio) -> None:
+    make(studio)
+    ids = ["a", *(f"t{number}" for number in range(70_000))]
+    requests = [
+        DecisionRequest(task_id=task_id, verdict=Verdict.REJECTED, reviewer_id="ada")
+        for task_id in ids
+    ]
+    first, *others = studio.decide_many(requests)
+    assert isinstance(first, Decision)
+    assert len(others) == 70_000
+    assert {type(answer) for answer in others} == {UnknownTask}

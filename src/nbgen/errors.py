@@ -15,6 +15,7 @@
     ├── UnknownBatch          unknown_batch           no batch of that id
     ├── DataFolderUnusable    data_folder_unusable    nothing can be kept there
     ├── DataFolderInUse       data_folder_in_use      another process runs its tasks
+    ├── ForeignPictures       foreign_pictures        others may refer to them
     ├── QueueFull             queue_full              too many tasks wait
     ├── TaskError             task_error
     │   ├── UnknownTask       unknown_task            no task of that id
@@ -196,6 +197,12 @@ class DataFolderInUse(NbgenError):
             "when they have ended, submit there, or open another folder with data_dir, "
             "--data-dir or NBGEN_DATA_DIR. To look and to decide works here, too."
         )
+
+
+class ForeignPictures(NbgenError):
+    """Garbage cannot be told from pictures that another database refers to."""
+
+    code = "foreign_pictures"
 
 
 class QueueFull(NbgenError):

@@ -136,6 +136,10 @@ class Keeping:
 
         Returns:
             The names of the files.
+
+        Raises:
+            ForeignPictures: They are another database's, or several keep theirs in one
+                place.
         """
         return self._store.collect_garbage(self._images, dry_run=dry_run)
 

@@ -157,7 +157,7 @@ class Studio(Framing):
         publishers = load_publishers() if publishers is None else publishers
         folder = default_data_dir() if data_dir is None else Path(data_dir)
         self._store = Store(folder, database or default_database())
-        self._runner = RunnerLock(folder)
+        self._runner = RunnerLock(self._store.lock_folder)
         self._submitting = threading.Lock()
         self._doubtful = set()
         self._closed = False
@@ -166,7 +166,8 @@ class Studio(Framing):
         self._takes_over = take_over
         self._rerun_lost = rerun_lost
         try:
-            self._images = open_images(images or default_images() or folder / "images")
+            place = images or default_images() or folder / "images"
+            self._images = open_images(place, owner=self._store.identity)
             self._publishing = PublicationRunner(self._store, self._images, publishers)
         except BaseException:
             self._store.close()

@@ -7,6 +7,7 @@ import sqlite3
 import threading
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -23,7 +24,9 @@ from nbgen.store.database import Database
 from nbgen.store.tables import metadata
 from nbgen.studio import Studio
 from nbgen.testing import PatternEngine
+from tests import postgresql
 from tests.server.client import ask
+from tests.store.test_tasks import record
 
 # What was kept before there were migrations.
 OLD_TABLES = """
@@ -138,3 +141,83 @@ def test_a_database_that_fails_says_so_and_changes_nothing(
         other.rollback()
         assert studio.tasks() == []
         assert studio.generate("a cat", task_id="a").result(10).images
+
+
+def test_what_the_database_refuses_is_said_without_the_statement(
+    tmp_path: Path, database: str | None
+) -> None:
+    opened = Database(tmp_path, database)
+    for opening in (opened.writing, opened.reading):
+        with (
+            pytest.raises(DataFolderUnusable, match="Nothing was changed") as raised,
+            opening() as connection,
+        ):
+            connection.execute(sa.text("SELECT secret FROM nowhere"))
+        assert "secret" not in str(raised.value)
+    opened.close()
+
+
+def test_a_text_that_postgresql_cannot_keep_is_said(
+    tmp_path: Path, postgresql_server: postgresql.Server
+) -> None:
+    opened = Database(tmp_path, postgresql_server.new_database())
+    with (
+        pytest.raises(DataFolderUnusable, match="NUL"),
+        opened.writing() as connection,
+    ):
+        connection.execute(sa.select(sa.literal("a\0cat")))
+    opened.close()
+
+
+def test_of_a_commit_whose_answer_is_lost_nothing_is_claimed(
+    tmp_path: Path, database: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(tmp_path, database)
+    dialect = store._database._engine.dialect
+    commit = dialect.do_commit
+
+    def commit_and_fail(connection: Any) -> None:
+        commit(connection)
+        raise dialect.loaded_dbapi.OperationalError("the connection is lost")
+
+    monkeypatch.setattr(dialect, "do_commit", commit_and_fail)
+    with pytest.raises(
+        DataFolderUnusable, match=r"lost\. It is not known whether"
+    ) as e:
+        store.add_tasks([record()])
+    assert "Nothing" not in str(e.value)
+    monkeypatch.undo()
+    assert store.get_task("a") is not None
+    store.close()
+
+
+def test_a_database_keeps_its_identity(tmp_path: Path, database: str | None) -> None:
+    first = Store(tmp_path, database)
+    again = Store(tmp_path / "elsewhere", database)
+    assert (again.identity == first.identity) is (database is not None)
+    again.close()
+    first.close()
+    reopened = Store(tmp_path, database)
+    assert reopened.identity == first.identity
+    reopened.close()
+
+
+def test_an_sqlite_file_has_its_locks_beside_it_whoever_opens_it(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "one").mkdir()
+    folder = (tmp_path / "one").resolve()
+    (tmp_path / "link").symlink_to(folder)
+    expected = {
+        f"sqlite:///{tmp_path}/one/nbgen.sqlite": folder,
+        f"sqlite:///{tmp_path}/link/nbgen.sqlite": folder,
+        f"sqlite:///file:{tmp_path}/one/nbgen.sqlite?uri=true": folder,
+        f"sqlite:///{tmp_path}/one/shared.db": folder / "shared.db.locks",
+    }
+    for url, lock_folder in expected.items():
+        store = Store(tmp_path / "two", url)
+        assert store.lock_folder == lock_folder
+        store.close()
+    by_default = Store(tmp_path / "link")
+    assert by_default.lock_folder == folder
+    by_default.close()

@@ -5,7 +5,10 @@ from __future__ import annotations
 import datetime as dt
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +24,7 @@ from nbgen.schema import (
     TaskRecord,
 )
 from nbgen.store import Store
+from tests import postgresql
 
 MINUTE = dt.timedelta(minutes=1)
 NOW = dt.datetime(2026, 1, 2, 3, 4, 5, tzinfo=dt.UTC)
@@ -140,7 +144,7 @@ def test_a_task_ends_once(store: Store) -> None:
     assert not store.end_task(
         "a", Outcome.SUCCEEDED, ended_at=NOW, current_step=50, result=RESULT
     )
-    store.start_task("a")
+    assert not store.start_task("a")
     found = store.get_task("a")
     assert found is not None
     assert (found.status, found.outcome) == (Status.FAILED, Outcome.CANCELLED)
@@ -152,7 +156,7 @@ def test_what_ran_in_a_killed_process_is_lost_and_what_waited_waits(
 ) -> None:
     program = (
         "import sys; sys.path.insert(0, sys.argv[2]);"
-        "from test_tasks import record; from nbgen.store import Store;"
+        "from tests.store.test_tasks import record; from nbgen.store import Store;"
         "from pathlib import Path;"
         "store = Store(Path(sys.argv[1]), sys.argv[3] or None);"
         "store.add_tasks([record('killed')]);"
@@ -160,7 +164,7 @@ def test_what_ran_in_a_killed_process_is_lost_and_what_waited_waits(
         "store.add_tasks([record('waiting')]);"
         "print('ready', flush=True); sys.stdin.read()"
     )
-    here = str(Path(__file__).parent)
+    here = str(Path(__file__).parents[2])
     with subprocess.Popen(
         [sys.executable, "-c", program, str(tmp_path), here, database or ""],
         stdin=subprocess.PIPE,
@@ -189,6 +193,65 @@ def test_what_ran_in_a_killed_process_is_lost_and_what_waited_waits(
     assert list((tmp_path).glob("owners/*")) == []
 
 
+def test_a_task_that_another_took_over_does_not_begin_here(
+    store: Store,
+    tmp_path: Path,
+    database: str | None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    store.add_tasks([record()])
+    other = Store(tmp_path, database)
+    monkeypatch.setattr(other._database, "is_gone", lambda _owner: True)
+    assert [task.id for task in other.adopt_tasks()] == ["a"]
+    assert not store.start_task("a")
+    assert other.start_task("a")
+    assert other.start_task("a")  # once more, after memory had run out
+    other.close()
+
+
+@pytest.mark.parametrize(
+    ("has_begun", "rerun_lost"), [(False, False), (True, False), (True, True)]
+)
+def test_of_two_that_take_over_at_once_each_task_goes_to_one(
+    tmp_path: Path,
+    postgresql_server: postgresql.Server,
+    has_begun: bool,
+    rerun_lost: bool,
+) -> None:
+    """On SQLite there is one writer, so they cannot."""
+    url = postgresql_server.new_database()
+    dead = Store(tmp_path, url)
+    names = [f"t{number}" for number in range(9)]
+    dead.add_tasks([record(name) for name in names])
+    if has_begun:
+        dead.start_task("t8")
+    dead.close()
+    both_know = threading.Barrier(2)
+    stores = [Store(tmp_path, url) for _ in range(2)]
+
+    def take_over(store: Store) -> list[str]:
+        database, is_gone = store._database, store._database.is_gone
+
+        def is_gone_at_once(owner: str) -> bool:
+            # A connection that was closed is gone a moment later.
+            while not is_gone(owner):
+                time.sleep(0.01)
+            both_know.wait(10)
+            return True
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(database, "is_gone", is_gone_at_once)
+            return [task.id for task in store.adopt_tasks(rerun_lost=rerun_lost)]
+
+    with ThreadPoolExecutor(2) as pool:
+        adopted = list(pool.map(take_over, stores))
+    for store in stores:
+        store.close()
+    expected = names[:-1] if has_begun and not rerun_lost else names
+    assert sorted(adopted[0] + adopted[1]) == expected
+    assert all(ids == sorted(ids) for ids in adopted)
+
+
 def test_a_folder_that_cannot_be_used_is_said(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(DataFolderUnusable, match=r"cannot be used: .*Choose another"):
@@ -204,3 +267,6 @@ def test_a_database_that_cannot_be_used_is_said(tmp_path: Path) -> None:
     with pytest.raises(InvalidRequest, match="must be a URL that starts with") as bad:
         Store(tmp_path, "mysql://ada:secret@localhost/x")
     assert "secret" not in str(bad.value)
+    for url in ("sqlite://", "sqlite:///:memory:"):
+        with pytest.raises(InvalidRequest, match=r"what is in memory does not last"):
+            Store(tmp_path, url)

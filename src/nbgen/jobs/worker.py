@@ -278,32 +278,28 @@ class Worker:
         self._end(job, outcome, error=text, result=partial, made_with=made.facts)
 
     def _save(self, job: Job, made: _Made) -> GenerationResult:
-        """Save the pictures, all or none."""
-        new: list[str] = []
+        """Save the pictures; the result has all of them, or there is none.
+
+        What was saved before a cancel or a failure stays: another task may have made
+        the same file and refer to it. Garbage is collected elsewhere.
+        """
         images = []
-        try:
-            for index, picture in enumerate(made.pictures):
-                job.cancel.raise_if_cancelled()
-                seed = job.seed + index
-                data = encode_picture(
-                    picture, job.request, seed=seed, index=index, facts=made.facts
-                )
-                saved = self._images.save(data, job.request.output_format)
-                if saved.is_new:
-                    new.append(saved.name)
-                image = ImageRecord(
-                    name=saved.name,
-                    url=f"/images/{saved.name}",
-                    width=picture.width,
-                    height=picture.height,
-                    seed=seed,
-                )
-                images.append(image)
+        for index, picture in enumerate(made.pictures):
             job.cancel.raise_if_cancelled()
-        except BaseException:
-            for name in new:
-                self._images.discard(name)
-            raise
+            seed = job.seed + index
+            data = encode_picture(
+                picture, job.request, seed=seed, index=index, facts=made.facts
+            )
+            name = self._images.save(data, job.request.output_format)
+            image = ImageRecord(
+                name=name,
+                url=f"/images/{name}",
+                width=picture.width,
+                height=picture.height,
+                seed=seed,
+            )
+            images.append(image)
+        job.cancel.raise_if_cancelled()
         return GenerationResult(
             images=tuple(images),
             generation_time=time.monotonic() - made.started_at_s,

@@ -47,8 +47,25 @@ class Store(TaskStore, DecisionStore, PublicationStore):
     def __init__(self, folder: Path, url: str | None = None) -> None:
         self._database = Database(folder, url)
 
+    @property
+    def identity(self) -> str:
+        """What tells this database from all others."""
+        return self._database.identity
+
+    @property
+    def lock_folder(self) -> Path:
+        """Where a lock lies that those who run tasks of one queue have in common."""
+        return self._database.lock_folder
+
     def renew_ownership(self) -> None:
-        """See to it that what is submitted from now on is marked as this store's."""
+        """See to it that the others see that this one is here; cheap.
+
+        With PostgreSQL that ends when a connection is dropped.
+
+        Raises:
+            DataFolderUnusable: The database cannot be reached.
+        """
+        self._database.renew_ownership()
 
     def collect_garbage(self, images: Images, *, dry_run: bool) -> list[str]:
         """Remove what nothing refers to; see ``nbgen.store.garbage``."""

@@ -9,17 +9,27 @@ import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
 from nbgen.errors import DataFolderUnusable, InvalidRequest
+from nbgen.settings import DATABASE_FILE
 from nbgen.store.owners import FileOwners, Owners, SessionOwners
+from nbgen.store.tables import identity
 
 _BUSY_TIMEOUT_S = 10
-_NEWEST_MIGRATION = "0002"
+_NEWEST_MIGRATION = "0003"
 _MIGRATION_LOCK = 0x6E6267656E
 """Any number will do, as long as all processes take the same."""
+
+_UNCHANGED = (
+    "Nothing was changed. Check that it runs and that its disk has room, and try again."
+)
+_UNKNOWN = (
+    "It is not known whether the change was kept. Check that it runs and that its disk "
+    "has room, and look before you try again."
+)
 
 
 class Database:
@@ -28,13 +38,19 @@ class Database:
     Several processes may open it at the same time.
 
     Args:
-        folder: Where ``nbgen.sqlite`` and the owners' locks lie; made if it does not
-            exist. PostgreSQL needs it not.
+        folder: Where ``nbgen.sqlite`` lies; made if it does not exist. PostgreSQL needs
+            it not.
         url: ``postgresql+psycopg://…`` or ``sqlite:///…``; None is the file in the
             folder.
 
+    Attributes:
+        identity: What tells this database from all others, wherever it is moved.
+        lock_folder: Where a lock lies that those who run tasks of one queue have in
+            common: beside a SQLite file, whatever the data folder it is opened from;
+            in the data folder with PostgreSQL, where each has a queue of its own.
+
     Raises:
-        InvalidRequest: The URL is of neither kind.
+        InvalidRequest: The URL is of neither kind, or of a database in memory.
         DataFolderUnusable: The folder or the database cannot be read or written, or a
             newer nbgen has been at it.
     """
@@ -42,8 +58,8 @@ class Database:
     def __init__(self, folder: Path, url: str | None = None) -> None:
         parsed = _check_url(url) if url else _file_url(folder)
         try:
-            self._engine, self._owners = _open(parsed, folder)
-        except (OSError, sa.exc.DatabaseError) as error:
+            opened = _open(parsed, folder)
+        except (OSError, sa.exc.DBAPIError) as error:
             cause = getattr(error, "orig", None) or error
             where = (
                 f"The data folder {str(folder)!r} cannot be used: {cause}. Choose "
@@ -54,6 +70,7 @@ class Database:
                 "as database or NBGEN_DATABASE."
             )
             raise DataFolderUnusable(where) from error
+        self._engine, self._owners, self.lock_folder, self.identity = opened
         # SQLite lets one write, and the others look again after a while of sleep; our
         # own threads need not sleep.
         self._writer: AbstractContextManager[Any] = (
@@ -68,8 +85,15 @@ class Database:
         Raises:
             DataFolderUnusable: The database fails: a full disk, a lost connection.
         """
-        with _clear_errors(), self._writer, self._engine.begin() as connection:
+        with (
+            _clear_errors(),
+            self._writer,
+            self._engine.connect() as connection,
+            connection.begin() as transaction,
+        ):
             yield connection
+            with _clear_errors(_UNKNOWN):
+                transaction.commit()
 
     @contextmanager
     def reading(self) -> Iterator[sa.Connection]:
@@ -87,8 +111,22 @@ class Database:
         return self._owners.own
 
     def is_gone(self, owner: str) -> bool:
-        """Say whether the process that submitted a task has ended."""
-        return self._owners.is_gone(owner)
+        """Say whether the process that submitted a task has ended.
+
+        Raises:
+            DataFolderUnusable: The database fails.
+        """
+        with _clear_errors():
+            return self._owners.is_gone(owner)
+
+    def renew_ownership(self) -> None:
+        """See to it that the others see that this one is here.
+
+        Raises:
+            DataFolderUnusable: The database fails.
+        """
+        with _clear_errors():
+            self._owners.renew()
 
     def close(self) -> None:
         """Close the database; tasks left unfinished count as lost."""
@@ -97,16 +135,16 @@ class Database:
 
 
 @contextmanager
-def _clear_errors() -> Iterator[None]:
+def _clear_errors(what_now: str = _UNCHANGED) -> Iterator[None]:
     """Tell the database's own failures from mistakes in what it is asked."""
     try:
         yield
-    except sa.exc.OperationalError as error:
-        raise DataFolderUnusable(
-            f"The database failed: {' '.join(str(error.orig).split()).rstrip('.')}. "
-            "Nothing was changed. Check that it runs and that its disk has room, and "
-            "try again."
-        ) from error
+    except sa.exc.IntegrityError:  # says something of the rows: an id is taken
+        raise
+    except sa.exc.DBAPIError as error:
+        # The first line; behind it PostgreSQL quotes the statement.
+        cause = str(error.orig).strip().partition("\n")[0].rstrip(".")
+        raise DataFolderUnusable(f"The database failed: {cause}. {what_now}") from error
 
 
 def _check_url(url: str) -> sa.URL:
@@ -127,10 +165,17 @@ def _check_url(url: str) -> sa.URL:
 
 
 def _file_url(folder: Path) -> sa.URL:
-    return sa.URL.create("sqlite", database=str(folder / "nbgen.sqlite"))
+    return sa.URL.create("sqlite", database=str(folder / DATABASE_FILE))
 
 
-def _open(url: sa.URL, folder: Path) -> tuple[sa.Engine, Owners]:
+class _Opened(NamedTuple):
+    engine: sa.Engine
+    owners: Owners
+    lock_folder: Path
+    identity: str
+
+
+def _open(url: sa.URL, folder: Path) -> _Opened:
     if url.get_backend_name() == "sqlite":
         folder.mkdir(parents=True, exist_ok=True)
         engine = sa.create_engine(url, connect_args={"timeout": _BUSY_TIMEOUT_S})
@@ -144,13 +189,30 @@ def _open(url: sa.URL, folder: Path) -> tuple[sa.Engine, Owners]:
         except ImportError as error:
             raise OSError(f"{error}; pip install 'nbgen[postgresql]'") from error
     try:
-        _migrate(engine)
-        if engine.dialect.name == "sqlite":
-            return engine, FileOwners(folder / "owners")
-        return engine, SessionOwners(engine)
+        is_file = engine.dialect.name == "sqlite"
+        locks = _lock_folder(engine) if is_file else folder
+        known_as = _migrate(engine)
+        owners = FileOwners(locks / "owners") if is_file else SessionOwners(engine)
+        return _Opened(engine, owners, locks, known_as)
     except BaseException:
         engine.dispose()
         raise
+
+
+def _lock_folder(engine: sa.Engine) -> Path:
+    """Return the folder for the locks of a SQLite file, by whatever name it is opened.
+
+    Two databases in one folder do not keep each other's tasks from running.
+    """
+    with engine.execution_options(reading=True).connect() as connection:
+        found = connection.exec_driver_sql("PRAGMA database_list").first()
+    if found is None or not found.file:
+        allowed = "the URL of a file, sqlite:///…: what is in memory does not last"
+        raise InvalidRequest("database", str(engine.url), allowed)
+    file = Path(found.file).resolve()
+    if file.name == DATABASE_FILE:
+        return file.parent
+    return file.with_name(f"{file.name}.locks")
 
 
 def _on_connect(connection: Any, _record: Any) -> None:
@@ -176,8 +238,8 @@ def _without_jit(connection: Any, _record: Any) -> None:
     connection.commit()
 
 
-def _migrate(engine: sa.Engine) -> None:
-    """Bring the tables up to date, one process at a time."""
+def _migrate(engine: sa.Engine) -> str:
+    """Bring the tables up to date, one process at a time, and return the identity."""
     with engine.begin() as connection:
         if connection.dialect.name == "postgresql":
             connection.execute(
@@ -188,9 +250,12 @@ def _migrate(engine: sa.Engine) -> None:
             known = connection.scalar(
                 sa.text("SELECT version_num FROM alembic_version")
             )
-        if known == _NEWEST_MIGRATION:
-            return  # the usual case, and importing alembic takes a tenth of a second
-        _upgrade(connection)
+        # Usually there is nothing to do, and importing alembic takes a tenth of a
+        # second.
+        if known != _NEWEST_MIGRATION:
+            _upgrade(connection)
+        known_as: str = connection.execute(sa.select(identity.c.id)).scalar_one()
+        return known_as
 
 
 def _upgrade(connection: sa.Connection) -> None:

@@ -8,8 +8,9 @@ rules themselves are in ``nbgen.review.decide``, and called from here.
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
+from zlib import crc32
 
 import msgspec
 import sqlalchemy as sa
@@ -22,6 +23,10 @@ from nbgen.store.database import Database
 from nbgen.store.publications import cancel_publications, queue_publications
 from nbgen.store.tables import content
 from nbgen.store.tasks import in_statements, insert_tasks, read_tasks
+
+_DECIDING = 0x6E6267
+"""Any number will do, as long as all processes take the same."""
+_LOCKS = 256
 
 
 class Subject(NamedTuple):
@@ -168,15 +173,16 @@ class DecisionStore:
         return decision
 
 
-def _lock(connection: sa.Connection, task_ids: Sequence[str]) -> None:
+def _lock(connection: sa.Connection, task_ids: Iterable[str]) -> None:
     """Keep others from deciding on the tasks until the transaction ends."""
     if connection.dialect.name != "postgresql":
         return  # SQLite has one writer, and that is us
-    # By name rather than by row, so that a task that is not there yet is locked too;
-    # in one order, or two bulks would wait for each other for ever.
-    for task_id in task_ids:
-        key = sa.func.hashtextextended(task_id, 0)
-        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(key)))
+    # By name rather than by row, so that a task that is not there yet is locked too; in
+    # one order, or two bulks would wait for each other for ever; and each lock for many
+    # names, as the server has room for a few thousand.
+    for bucket in sorted({crc32(task_id.encode()) % _LOCKS for task_id in task_ids}):
+        lock = sa.func.pg_advisory_xact_lock(_DECIDING, bucket)
+        connection.execute(sa.select(lock))
 
 
 def _read_subjects(

@@ -6,23 +6,23 @@ Thread-safe, also beside running tasks, whose files are too young to be looked a
 from __future__ import annotations
 
 import datetime as dt
-import re
 from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 
 from nbgen.checks import IMAGE_NAME
+from nbgen.errors import ForeignPictures
 from nbgen.store.images import Images
 from nbgen.store.tables import content, decisions, tasks
 
 if TYPE_CHECKING:
     from nbgen.store.database import Database
 
-# A picture is saved before the row that refers to it is committed; a file that young
-# may yet be wanted.
+# A picture is saved, or made young, before the row that refers to it is committed; a
+# file that young may yet be wanted.
 _YOUNG = dt.timedelta(hours=1)
 
-_MENTION = re.compile(rf"(?<![0-9a-f]){IMAGE_NAME.pattern}")
+_EVER = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 
 
 def collect_garbage(database: Database, images: Images, *, dry_run: bool) -> list[str]:
@@ -38,27 +38,69 @@ def collect_garbage(database: Database, images: Images, *, dry_run: bool) -> lis
 
     Returns:
         The names of the files.
+
+    Raises:
+        ForeignPictures: Another database may refer to them.
     """
     old = dt.datetime.now(dt.UTC) - _YOUNG
     # The files first: one that is saved and referred to meanwhile is not among them.
     found = [file.name for file in images.files() if file.written_at < old]
     mentioned = _mentioned(database) if found else set()
     garbage = [name for name in found if name not in mentioned]
-    for name in () if dry_run else garbage:
-        images.discard(name)
-    return garbage
+    if not garbage:
+        return []
+    _check_owner(database.identity, images.owners())
+    if dry_run:
+        return garbage
+    # Reading all took its time, in which somebody may have mentioned an old file.
+    mentioned = _mentioned(database, since=old)
+    return [
+        name
+        for name in garbage
+        if name not in mentioned and images.discard(name, written_before=old)
+    ]
 
 
-def _mentioned(database: Database) -> set[str]:
+def _check_owner(identity: str, owners: set[str]) -> None:
+    others = ", ".join(f"owner-{owner}" for owner in sorted(owners - {identity}))
+    if not owners:
+        raise ForeignPictures(
+            "It is not known which database these pictures belong to, as none was "
+            "saved since nbgen leaves marks of that. Make a picture with the studio "
+            "that they belong to, and try again."
+        )
+    if identity not in owners:
+        raise ForeignPictures(
+            "These pictures belong to another database than the one that is open, "
+            "which does not know what is referred to. Open the right one with "
+            "--data-dir or NBGEN_DATABASE. If that is gone for good, make a picture "
+            f"with this one and remove the marks beside the pictures: {others}."
+        )
+    if others:
+        raise ForeignPictures(
+            "Several databases keep their pictures here, and none knows what the "
+            "others refer to. Give each its own place with NBGEN_IMAGES. If the others "
+            f"are gone for good, remove their marks beside the pictures: {others}."
+        )
+
+
+def _mentioned(database: Database, since: dt.datetime = _EVER) -> set[str]:
+    """Return the names in all rows that changed since then."""
     queries = (
-        sa.select(tasks.c.request, tasks.c.result),
-        sa.select(decisions.c.image, decisions.c.featured_image_url),
-        sa.select(content.c.metadata, content.c.featured_image_url),
+        sa.select(tasks.c.request, tasks.c.result).where(
+            sa.or_(tasks.c.created_at >= since, tasks.c.ended_at >= since)
+        ),
+        sa.select(decisions.c.image, decisions.c.featured_image_url).where(
+            decisions.c.decided_at >= since
+        ),
+        sa.select(content.c.metadata, content.c.featured_image_url).where(
+            content.c.updated_at >= since
+        ),
     )
     names: set[str] = set()
     with database.reading() as connection:
         for query in queries:
             for row in connection.execute(query.execution_options(yield_per=1_000)):
                 for text in row:
-                    names.update(match[0] for match in _MENTION.finditer(text or ""))
+                    names.update(match[0] for match in IMAGE_NAME.finditer(text or ""))
     return names

@@ -28,6 +28,9 @@ def keep_picture(
 ) -> str | None:
     """Put a picture into the image folder and return its name there.
 
+    One that is there already is made young, so that it lasts until the row that refers
+    to it is committed.
+
     Args:
         images: Where pictures are kept.
         field: What the picture is for, for the error.
@@ -42,7 +45,7 @@ def keep_picture(
     if isinstance(source, str):
         name = source.removeprefix(IMAGE_URL)
         if IMAGE_NAME.fullmatch(name):
-            if not images.has(name):
+            if not images.keep(name):
                 raise InvalidRequest(field, source, ALLOWED)
             return name
     try:
@@ -57,7 +60,7 @@ def keep_picture(
     except Exception as error:  # whatever Pillow raises over a broken file
         shown = source if isinstance(source, (str, Path)) else type(source).__name__
         raise InvalidRequest(field, str(shown), ALLOWED) from error
-    return images.save(buffer.getvalue(), "png").name
+    return images.save(buffer.getvalue(), "png")
 
 
 def _open(source: str | Path | bytes | Image.Image) -> Image.Image:

@@ -6,12 +6,17 @@ is held by a connection, so it works between machines too.
 
 from __future__ import annotations
 
+import contextlib
+import os
+import threading
 from pathlib import Path
 from typing import Protocol
 from uuid import UUID, uuid4
 
 import sqlalchemy as sa
 from filelock import FileLock, Timeout
+
+_MOMENT_S = 10.0
 
 
 class Owners(Protocol):
@@ -25,6 +30,9 @@ class Owners(Protocol):
 
     def is_gone(self, owner: str) -> bool:
         """Say whether the process of an owner has ended."""
+
+    def renew(self) -> None:
+        """See to it that the others see that this one is here."""
 
     def close(self) -> None:
         """Let the others see that this one is gone."""
@@ -42,20 +50,35 @@ class FileOwners:
         folder.mkdir(parents=True, exist_ok=True)
         self.own = uuid4().hex
         self._lock = FileLock(self._path(self.own))
-        self._lock.acquire(timeout=0)
+        # Another that opens may look at the file, and remove it, before it is locked.
+        self._lock.acquire(timeout=_MOMENT_S, poll_interval=0.01)
+        for path in folder.glob("*.lock"):
+            with contextlib.suppress(OSError):  # it may be another user's
+                self.is_gone(path.stem)  # which removes those of processes that died
 
     def is_gone(self, owner: str) -> bool:
         """Say whether the process of an owner has ended."""
         if owner == self.own:
             return False
-        lock = FileLock(self._path(owner))
+        path = self._path(owner)
+        lock = FileLock(path)
         try:
             lock.acquire(timeout=0)
         except Timeout:
             return False
-        lock.release()
-        self._path(owner).unlink(missing_ok=True)
+        try:
+            if os.name != "nt":
+                # While it is locked, or it might be somebody's by now.
+                path.unlink(missing_ok=True)
+        finally:
+            lock.release()
+        if os.name == "nt":  # there no file is removed that anybody has open
+            with contextlib.suppress(OSError):
+                path.unlink(missing_ok=True)
         return True
+
+    def renew(self) -> None:
+        """Do nothing: a lock on a file lasts as long as its process."""
 
     def close(self) -> None:
         """Let the others see that this one is gone."""
@@ -69,36 +92,68 @@ class FileOwners:
 class SessionOwners:
     """Owners that hold advisory locks of PostgreSQL.
 
+    The lock goes with its connection, which a restart, a failover or a firewall may
+    drop while the process lives. Others then take this one's tasks over; what they have
+    not taken is its own again as soon as it takes the lock again, on another
+    connection, which it does whenever it is used.
+
     Args:
         engine: The database; one of its connections is kept.
     """
 
     def __init__(self, engine: sa.Engine) -> None:
         self.own = uuid4().hex
-        # Outside transactions: one that stays open for days would stop PostgreSQL
-        # from clearing up.
-        self._connection = engine.connect().execution_options(
-            isolation_level="AUTOCOMMIT"
-        )
-        self._connection.execute(sa.select(sa.func.pg_advisory_lock(_key(self.own))))
+        self._engine = engine
+        self._asking = threading.Lock()
+        self._is_held = False
+        self._connection = self._connect()
+        self.renew()
 
     def is_gone(self, owner: str) -> bool:
         """Say whether the process of an owner has ended."""
+        self.renew()
         if owner == self.own:
             return False
-        took = self._connection.scalar(
-            sa.select(sa.func.pg_try_advisory_lock(_key(owner)))
-        )
-        if took:
-            self._connection.execute(sa.select(sa.func.pg_advisory_unlock(_key(owner))))
-        return bool(took)
+        with self._asking:
+            took = self._try(owner)
+            if took:
+                unlock = sa.func.pg_advisory_unlock(_key(owner))
+                self._connection.execute(sa.select(unlock))
+        return took
+
+    def renew(self) -> None:
+        """See to it that the others see that this one is here."""
+        with self._asking:
+            try:
+                self._connection.execute(sa.select(1))
+            except sa.exc.SQLAlchemyError:
+                self._drop()
+                self._connection = self._connect()
+            if not self._is_held:
+                # Not to be waited for: the server may take the old connection for alive
+                # for hours yet, and as long as it does this one counts as here.
+                self._is_held = self._try(self.own)
 
     def close(self) -> None:
         """Let the others see that this one is gone."""
+        with self._asking:
+            self._drop()
+
+    def _connect(self) -> sa.Connection:
+        self._is_held = False
+        # Outside transactions: one that stays open for days would stop PostgreSQL
+        # from clearing up.
+        return self._engine.connect().execution_options(isolation_level="AUTOCOMMIT")
+
+    def _drop(self) -> None:
         if not self._connection.closed:
             # One that is only closed goes back to the pool with its locks.
             self._connection.invalidate()
             self._connection.close()
+
+    def _try(self, owner: str) -> bool:
+        lock = sa.func.pg_try_advisory_lock(_key(owner))
+        return bool(self._connection.scalar(sa.select(lock)))
 
 
 def _key(owner: str) -> int:

@@ -16,6 +16,10 @@ from filelock import FileLock, Timeout
 
 from nbgen.errors import DataFolderInUse, DataFolderUnusable
 
+# One for all, as the studios of a process have one lock on a file, which counts how
+# often it was taken.
+_taking = threading.Lock()
+
 
 class RunnerLock:
     """The right to run tasks, of one process at a time.
@@ -29,7 +33,6 @@ class RunnerLock:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._holder = folder / "runner.txt"
-        self._taking = threading.Lock()
         # One for all of this process; a lock of its own for each would exclude them.
         self._lock = FileLock(
             str((folder / "runner.lock").resolve()),
@@ -46,22 +49,26 @@ class RunnerLock:
             DataFolderInUse: Another process has it.
             DataFolderUnusable: The folder cannot be written.
         """
-        with self._taking:
+        with _taking:
             if self.held:
                 return
+            before = self._lock.lock_counter
             try:
                 self._folder.mkdir(parents=True, exist_ok=True)
                 self._lock.acquire()
                 self._holder.write_text(_name())
+                self.held = True
             except Timeout:
                 raise DataFolderInUse(str(self._folder), self._told()) from None
             except OSError as error:
-                self._lock.release()
                 raise DataFolderUnusable(
                     f"The data folder {str(self._folder)!r} cannot be used: {error}. "
                     "Choose another with data_dir, --data-dir or NBGEN_DATA_DIR."
                 ) from error
-            self.held = True
+            finally:
+                # Also if an interrupt came when it was taken and not yet said to be.
+                if not self.held and self._lock.lock_counter > before:
+                    self._lock.release()
 
     @property
     def is_another_s(self) -> bool:
@@ -72,7 +79,7 @@ class RunnerLock:
 
     def release(self) -> None:
         """Let others take it; no-op if it is not held."""
-        with self._taking:
+        with _taking:
             if self.held:
                 self.held = False
                 self._lock.release()

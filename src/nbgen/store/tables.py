@@ -38,6 +38,11 @@ class Moment(sa.types.TypeDecorator[dt.datetime]):
 
 metadata = sa.MetaData()
 
+# Of one row, drawn when the table was made: whose the pictures are that lie somewhere.
+identity = sa.Table(
+    "identity", metadata, sa.Column("id", sa.String(32), primary_key=True)
+)
+
 tasks = sa.Table(
     "tasks",
     metadata,

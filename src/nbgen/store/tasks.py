@@ -9,6 +9,7 @@ from __future__ import annotations
 import datetime as dt
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from operator import attrgetter
 from typing import Any
 
 import msgspec
@@ -64,19 +65,16 @@ class TaskStore:
         return next((task_id for task_id in ids if task_id in taken), None)
 
     def start_task(self, task_id: str) -> bool:
-        """Commit that the work on a task has begun.
+        """Commit that the work on a task has begun; return False if it may not begin.
 
-        Returns:
-            False if it has ended, or is another's to run.
+        That is when it has ended, or another has taken it over, who runs it.
         """
+        self._database.renew_ownership()
+        own = tasks.c.owner == self._database.owner
         with self._database.writing() as connection:
             changed = connection.execute(
                 tasks.update()
-                .where(
-                    tasks.c.id == task_id,
-                    tasks.c.owner == self._database.owner,
-                    tasks.c.outcome.is_(None),
-                )
+                .where(tasks.c.id == task_id, own, tasks.c.outcome.is_(None))
                 .values(status=Status.GENERATING, started_at=dt.datetime.now(dt.UTC))
             )
         return changed.rowcount == 1
@@ -296,12 +294,15 @@ class TaskStore:
                 .where(running, theirs)
                 .values(again if rerun_lost else lost)
             )
+            # In one statement: of two that take over at the same moment, each gets
+            # what the other has not got.
             rows = connection.execute(
-                sa.select(tasks).where(waiting, theirs).order_by(tasks.c.number)
+                tasks.update()
+                .where(waiting, theirs)
+                .values(owner=self._database.owner)
+                .returning(tasks)
             ).all()
-            connection.execute(
-                tasks.update().where(waiting, theirs).values(owner=self._database.owner)
-            )
+        rows = sorted(rows, key=attrgetter("number"))
         return [_record(row, ()) for row in rows]
 
 
