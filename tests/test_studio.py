@@ -551,7 +551,9 @@ def test_approve(studio: Studio) -> None:
     assert decision.feedback == "Lovely"
     assert decision.featured_image_url == task.result().images[0].url
     assert task.record.approval_status == "approved"
-    assert studio.approve("a", reviewer_id="bob") == decision
+    assert studio.approve("a", reviewer_id="ada") == decision
+    assert studio.approve("a", reviewer_id="bob").version == 2
+    assert task.record.decision == decision
 
 
 def test_a_decision_is_not_turned_round(studio: Studio) -> None:

@@ -28,6 +28,9 @@ NAMES = st.from_regex(r"[0-9a-f]{32}\.(png|jpeg|webp)", fullmatch=True)
 SIDES = st.sampled_from([64, 72, 128])
 
 
+_LETTERS = st.characters(exclude_characters="\0")
+
+
 @st.composite
 def requests(draw: st.DrawFn) -> GenerationRequest:
     """Draw a request with every field set to something."""
@@ -35,8 +38,8 @@ def requests(draw: st.DrawFn) -> GenerationRequest:
     num_images = draw(st.integers(1, 16))
     image = draw(st.none() | NAMES)
     return GenerationRequest(
-        prompt=draw(st.text(min_size=1, max_size=200).filter(str.strip)),
-        negative_prompt=draw(st.text(max_size=50)),
+        prompt=draw(st.text(_LETTERS, min_size=1, max_size=200).filter(str.strip)),
+        negative_prompt=draw(st.text(_LETTERS, max_size=50)),
         width=draw(st.none() | SIDES),
         height=draw(st.none() | SIDES),
         num_inference_steps=draw(st.integers(100, 150)),
