@@ -221,13 +221,19 @@ class JobQueue:
             self._let_go()
             if not finish:
                 self._cancel_started()
-            self._worked.wait()
+            self._wait_worked()
         except KeyboardInterrupt:
             self._let_go()
             self._cancel_started()
-            self._worked.wait()
+            self._wait_worked()
             raise
         self._thread.join()
+
+    def _wait_worked(self) -> None:
+        # Python looks for a Ctrl-C only before it begins to wait, and misses one that
+        # comes at that very moment.
+        while not self._worked.wait(_LOOK_EVERY_S):
+            pass
 
     def _let_go(self) -> None:
         with self._changed:
