@@ -31,7 +31,15 @@ os.kill(os.getpid(), 9)
 def owner_that_died(folder: Path, url: str | None) -> str:
     """Open the database in a process that is killed; return how it was marked."""
     program = [sys.executable, "-c", DIE, str(folder), url or ""]
-    done = subprocess.run(program, stdout=subprocess.PIPE, text=True, check=False)
+    done = subprocess.run(
+        program,
+        stdout=subprocess.PIPE,
+        text=True,
+        check=False,
+        env={**os.environ, "PGAPPNAME": "dead"},
+    )
+    if url is not None:
+        postgresql.wait_until_gone(url, "dead")
     return done.stdout.strip()
 
 

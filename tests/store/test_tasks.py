@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import os
 import subprocess
 import sys
 import threading
@@ -169,6 +170,7 @@ def test_what_ran_in_a_killed_process_is_lost_and_what_waited_waits(
         [sys.executable, "-c", program, str(tmp_path), here, database or ""],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
+        env={**os.environ, "PGAPPNAME": "killed"},
     ) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"ready\n"
@@ -178,6 +180,8 @@ def test_what_ran_in_a_killed_process_is_lost_and_what_waited_waits(
         beside.close()
         process.kill()
         process.wait()
+    if database is not None:
+        postgresql.wait_until_gone(database, "killed")
     store = Store(tmp_path, database)
     adopted = store.adopt_tasks()
     lost = store.get_task("killed")
@@ -233,7 +237,7 @@ def test_of_two_that_take_over_at_once_each_task_goes_to_one(
         database, is_gone = store._database, store._database.is_gone
 
         def is_gone_at_once(owner: str) -> bool:
-            # A connection that was closed is gone a moment later.
+            # Asking takes the lock for a moment, in which the other finds it held.
             while not is_gone(owner):
                 time.sleep(0.01)
             both_know.wait(10)

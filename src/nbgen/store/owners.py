@@ -137,6 +137,9 @@ class SessionOwners:
     def close(self) -> None:
         """Let the others see that this one is gone."""
         with self._asking:
+            # The server notices a closed connection some time later.
+            with contextlib.suppress(sa.exc.SQLAlchemyError):
+                self._connection.execute(sa.select(sa.func.pg_advisory_unlock_all()))
             self._drop()
 
     def _connect(self) -> sa.Connection:
