@@ -5,7 +5,9 @@ Thread-safe: each transaction takes a connection of its own from the pool.
 
 from __future__ import annotations
 
+import sqlite3
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
@@ -19,6 +21,7 @@ from nbgen.store.owners import FileOwners, Owners, SessionOwners
 from nbgen.store.tables import identity
 
 _BUSY_TIMEOUT_S = 10
+_BUSY_PAUSE_S = 0.01
 _NEWEST_MIGRATION = "0003"
 _MIGRATION_LOCK = 0x6E6267656E
 """Any number will do, as long as all processes take the same."""
@@ -219,11 +222,28 @@ def _on_connect(connection: Any, _record: Any) -> None:
     # The driver's own BEGIN is deferred: two writers that both read first would
     # fail with "database is locked". We begin ourselves, in _on_begin.
     connection.isolation_level = None
-    connection.execute("PRAGMA journal_mode=WAL")
+    _write_ahead(connection)
     # Who was told that a task has ended or was decided may act on it at once. With
     # NORMAL a power cut may take the last commits back, and the answer would be a lie.
     connection.execute("PRAGMA synchronous=FULL")
     connection.execute("PRAGMA foreign_keys=ON")
+
+
+def _write_ahead(connection: Any) -> None:
+    """Keep a log beside the file, so that nobody who reads waits for who writes."""
+    give_up_at_s = time.monotonic() + _BUSY_TIMEOUT_S
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+        except sqlite3.OperationalError as error:
+            # Of several that open a new file, one changes it; here alone SQLite does
+            # not wait by itself.
+            busy = error.sqlite_errorcode == sqlite3.SQLITE_BUSY
+            if not busy or time.monotonic() > give_up_at_s:
+                raise
+            time.sleep(_BUSY_PAUSE_S)
+        else:
+            return
 
 
 def _on_begin(connection: sa.Connection) -> None:
