@@ -36,7 +36,7 @@ from nbgen.generation.memory import MemoryPlan
 from nbgen.generation.schedule import split_steps
 from nbgen.generation.sdxl import SDXLEngine
 from nbgen.jobs import Job, RunHistory
-from nbgen.jobs.worker import _Made
+from nbgen.jobs.made import Made as Reporter
 from nbgen.progress import GenerationProgress, Preview, ProgressService, Stage
 from nbgen.schema import GenerationRequest
 
@@ -271,7 +271,7 @@ class Bench:
         [picture] = self._engine.generate(
             self._request,
             seed=SEED,
-            reporter=_Made(
+            reporter=Reporter(
                 Job(task_id, self._request, 7),
                 self._service,
                 RunHistory(Path(os.devnull), "none"),

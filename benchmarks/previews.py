@@ -19,7 +19,7 @@ from typing import NamedTuple
 from nbgen.generation.engine import CancelToken
 from nbgen.generation.sdxl import SDXLEngine
 from nbgen.jobs import Job, RunHistory
-from nbgen.jobs.worker import _Made
+from nbgen.jobs.made import Made
 from nbgen.progress import Preview, ProgressService
 from nbgen.schema import GenerationRequest
 
@@ -54,7 +54,7 @@ class Bench:
         [picture] = self._engine.generate(
             self._request,
             seed=7,
-            reporter=_Made(
+            reporter=Made(
                 Job(task_id, self._request, 7),
                 self._service,
                 RunHistory(Path(os.devnull), "none"),

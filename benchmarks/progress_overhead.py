@@ -30,7 +30,7 @@ from nbgen.generation.loading import Pipelines, load
 from nbgen.generation.sdxl import SDXLEngine
 from nbgen.generation.worker_main import Event, Start, _Generation, _send
 from nbgen.jobs import Job, RunHistory
-from nbgen.jobs.worker import _Made
+from nbgen.jobs.made import Made
 from nbgen.progress import GenerationProgress, ProgressService, Stage, StagePlan
 from nbgen.schema import GenerationRequest
 
@@ -65,7 +65,7 @@ class Interval(NamedTuple):
         return cls(statistics.median(ranked), ranked[rank], ranked[-1 - rank])
 
 
-class Timed(_Made):
+class Timed(Made):
     """A worker's reporter that notes what its reports of steps cost.
 
     Args:

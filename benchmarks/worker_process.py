@@ -21,7 +21,7 @@ from nbgen.progress import Preview, Stage, StagePlan
 from nbgen.schema import GenerationRequest
 from nbgen.testing import PatternEngine
 
-RUNS = 5
+RUNS = 3
 FEW_STEPS, MANY_STEPS = 10, 150
 STEP_RUNS = 50
 PROGRAM = """

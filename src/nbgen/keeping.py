@@ -16,7 +16,8 @@ import msgspec
 from nbgen.checks import check_batch_name, check_choice, check_text, check_whole
 from nbgen.decision import ContentTask, Decision
 from nbgen.errors import InvalidRequest, UnknownBatch, UnknownImage, UnknownTask
-from nbgen.review.decide import Quorum, Review, fold
+from nbgen.review.decide import Review, fold
+from nbgen.review.quorum import Quorum
 from nbgen.schema import BatchRow, Status, TaskPage, TaskRecord
 from nbgen.store import Images, Store
 

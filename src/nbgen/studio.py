@@ -30,10 +30,10 @@ from nbgen.progress import ProgressService
 from nbgen.progress.dispatcher import ProgressCallback
 from nbgen.progress.previews import PreviewCallback
 from nbgen.progress.progress import progress_of_record
-from nbgen.review.decide import read_quorum
 from nbgen.review.installed import load_publishers
 from nbgen.review.publish import Publisher
 from nbgen.review.publishing import PublicationRunner
+from nbgen.review.quorum import read_quorum
 from nbgen.schema import (
     GenerationRequest,
     Metadata,

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from nbgen.decision import ApprovalStatus, ContentTask, Decision, DecisionRequest
 from nbgen.errors import DecisionConflict, InvalidRequest
-from nbgen.review.decide import Quorum, fold, read_quorum, rule, rule_undo
+from nbgen.review.decide import fold, rule, rule_undo
+from nbgen.review.quorum import Quorum, read_quorum
 from nbgen.schema import Verdict
 from nbgen.store import Subject
 

@@ -22,23 +22,13 @@ from nbgen.errors import InvalidRequest, NbgenError, WorkerDied
 from nbgen.generation.engine import Cancelled, Engine
 from nbgen.generation.recipe import encode_picture
 from nbgen.jobs.history import RunHistory
+from nbgen.jobs.made import Made
 from nbgen.jobs.queue import Job
-from nbgen.progress import Preview, ProgressService, Stage, StagePlan
+from nbgen.progress import ProgressService, Stage
 from nbgen.schema import GenerationResult, ImageRecord, Outcome, TaskRecord
 from nbgen.store import Images, Store
 
 logger = logging.getLogger(__name__)
-
-_STAGE_MESSAGES = {
-    Stage.LOAD: "Loading the model",
-    Stage.COMPILE: "Compiling the model for this size; minutes, once",
-    Stage.ENCODE: "Reading the prompt",
-    Stage.BASE_MODEL: "Sampling with the base model",
-    Stage.REFINER_MODEL: "Sampling with the refiner",
-    Stage.DECODE: "Decoding the picture",
-    Stage.SAVE: "Saving the picture",
-}
-
 
 _NEVER_RAN = "Cancelled before it started."
 
@@ -101,8 +91,8 @@ class Worker:
         except RuntimeError:  # the interpreter exits, and starts no more threads
             self._finish(job, made)
 
-    def _try(self, job: Job, message: str | None = None) -> _Made:
-        made = _Made(job, self._progress, self._history, was_loaded=self._loaded)
+    def _try(self, job: Job, message: str | None = None) -> Made:
+        made = Made(job, self._progress, self._history, was_loaded=self._loaded)
         try:
             self._make(job, made, message)
         except BaseException as error:  # noqa: BLE001 - whatever a model may raise
@@ -187,7 +177,7 @@ class Worker:
         self.save_ends()
         self.release()
 
-    def _make(self, job: Job, made: _Made, message: str | None) -> None:
+    def _make(self, job: Job, made: Made, message: str | None) -> None:
         job.cancel.raise_if_cancelled()
         if not self._store.start_task(job.task_id):
             raise _Elsewhere(self._store.get_task(job.task_id))
@@ -220,7 +210,7 @@ class Worker:
             picture.load()
             return picture
 
-    def _finish(self, job: Job, made: _Made) -> None:
+    def _finish(self, job: Job, made: Made) -> None:
         """Save what was made and end the job; the saver's thread, never raises."""
         try:
             self._save_and_end(job, made)
@@ -230,7 +220,7 @@ class Worker:
                 job.error = error
                 self._end(job, Outcome.FAILED, error=type(error).__name__)
 
-    def _save_and_end(self, job: Job, made: _Made) -> None:
+    def _save_and_end(self, job: Job, made: Made) -> None:
         result = None
         try:
             if made.pictures and not isinstance(made.error, Cancelled):
@@ -261,7 +251,7 @@ class Worker:
     def _fail(
         self,
         job: Job,
-        made: _Made,
+        made: Made,
         error: BaseException,
         partial: GenerationResult | None,
     ) -> None:
@@ -277,7 +267,7 @@ class Worker:
         outcome = Outcome.LOST if isinstance(error, WorkerDied) else Outcome.FAILED
         self._end(job, outcome, error=text, result=partial, made_with=made.facts)
 
-    def _save(self, job: Job, made: _Made) -> GenerationResult:
+    def _save(self, job: Job, made: Made) -> GenerationResult:
         """Save the pictures; the result has all of them, or there is none.
 
         What was saved before a cancel or a failure stays: another task may have made
@@ -373,82 +363,3 @@ class Worker:
             self._progress.mark_failed(
                 job.task_id, error or "", outcome=outcome, result=result
             )
-
-
-class _Made:
-    """What became of a job so far, and the reporter that tells those who watch.
-
-    Owned by the worker thread until it is handed to the saver's.
-    """
-
-    def __init__(
-        self,
-        job: Job,
-        progress: ProgressService,
-        history: RunHistory,
-        *,
-        was_loaded: bool,
-    ) -> None:
-        self.pictures: list[Image.Image] = []
-        self.facts: dict[str, str] = {}
-        self.notes: list[str] = []
-        self.error: BaseException | None = None
-        self.started_at_s = time.monotonic()
-        self._job = job
-        self._task_id = job.task_id
-        self._progress = progress
-        self._history = history
-        self._was_loaded = was_loaded
-        self._plan: Sequence[StagePlan] = ()
-        self._steps = 0
-
-    def start(self) -> None:
-        expected_s = self._history.expected_s(
-            self._job.request, loaded=self._was_loaded
-        )
-        self._progress.update_progress(
-            self._task_id,
-            current_stage=Stage.LOAD,
-            message=_STAGE_MESSAGES[Stage.LOAD],
-            expected_s=expected_s,
-        )
-
-    def plan(self, stages: Sequence[StagePlan]) -> None:
-        self._plan = stages
-        expected_s = self._history.expected_s(
-            self._job.request, stages, loaded=self._was_loaded
-        )
-        self._progress.update_progress(
-            self._task_id, plan=stages, expected_s=expected_s
-        )
-
-    def remember(self) -> None:
-        """Keep how long the stages took, once the task has ended."""
-        self._history.remember(
-            self._job.request,
-            self._plan,
-            self._progress.stage_times(self._task_id),
-            was_loaded=self._was_loaded,
-            made_with=self.facts,
-        )
-
-    def start_stage(self, stage: Stage) -> None:
-        self._progress.update_progress(
-            self._task_id, current_stage=stage, message=_STAGE_MESSAGES[stage]
-        )
-
-    def finish_step(self) -> None:
-        self._steps += 1
-        self._progress.update_progress(self._task_id, current_step=self._steps)
-
-    def warn(self, message: str) -> None:
-        if message not in self.notes:
-            logger.warning("Task %s: %s", self._task_id, message)
-            self.notes.append(message)
-        self._progress.update_progress(self._task_id, message=message)
-
-    def wants_preview(self) -> bool:
-        return self._progress.previews.wanted(self._task_id)
-
-    def show_preview(self, preview: Preview) -> None:
-        self._progress.previews.show(self._task_id, preview)

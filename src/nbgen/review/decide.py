@@ -7,13 +7,11 @@ the transaction that appends to the log.
 from __future__ import annotations
 
 import datetime as dt
-import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import msgspec
 
-from nbgen.checks import check_reviewer_id
 from nbgen.decision import ApprovalStatus, Decision, DecisionRequest, Verdict
 from nbgen.errors import (
     DecisionConflict,
@@ -22,62 +20,9 @@ from nbgen.errors import (
     UnknownTask,
 )
 from nbgen.review.image_url import find_image_url, searched_places
+from nbgen.review.quorum import Quorum, either
 from nbgen.schema import Status
 from nbgen.store import Images, Ruling, Subject
-
-# How many, and of whom: "any", "2", "all:ada,bob", "2:ada,bob,eve".
-_QUORUM = re.compile(r"(any|all|0*[1-9][0-9]{0,2})(?::(.*))?", re.ASCII | re.DOTALL)
-
-
-class Quorum(NamedTuple):
-    """Whose approvals a task needs.
-
-    Attributes:
-        needed: How many.
-        named: The reviewers who may decide; empty for anybody.
-    """
-
-    needed: int = 1
-    named: tuple[str, ...] = ()
-
-    def missing(self, approvers: Sequence[str]) -> str | None:
-        """Say, as a phrase, what is missing for an approval; None if nothing is."""
-        counted = [name for name in approvers if not self.named or name in self.named]
-        left = self.needed - len(counted)
-        if left <= 0:
-            return None
-        silent = [name for name in self.named if name not in counted]
-        if self.named and left == len(silent):
-            return f"the approval of {', '.join(silent)}"
-        more = "1 more approval" if left == 1 else f"{left} more approvals"
-        return f"{more} of {_either(silent)}" if silent else more
-
-
-def read_quorum(text: object) -> Quorum:
-    """Return the quorum that a text names.
-
-    Args:
-        text: ``"any"`` for one approval of anybody, ``"2"`` for so many of anybody,
-            ``"2:ada,bob,eve"`` for so many of the named, ``"all:ada,bob"`` for those of
-            all the named.
-
-    Raises:
-        InvalidRequest: It names none.
-    """
-    found = _QUORUM.fullmatch(text) if isinstance(text, str) else None
-    if found is not None:
-        how_many, listed = found.groups()
-        names = () if listed is None else listed.split(",")
-        named = tuple(dict.fromkeys(check_reviewer_id(name) for name in names))
-        words = {"any": 1, "all": len(named)}
-        needed = words[how_many] if how_many in words else int(how_many)
-        if needed and (not named or needed <= len(named)):
-            return Quorum(needed, named)
-    raise InvalidRequest(
-        "quorum",
-        text,
-        "'any', a number such as '2', or with names '2:ada,bob,eve' or 'all:ada,bob'",
-    )
 
 
 class Review(NamedTuple):
@@ -374,12 +319,7 @@ def _approval(log: Sequence[Decision], quorum: Quorum) -> Decision | None:
 
 def _check_named(quorum: Quorum, reviewer_id: str) -> None:
     if quorum.named and reviewer_id not in quorum.named:
-        raise InvalidRequest("reviewer_id", reviewer_id, _either(quorum.named))
-
-
-def _either(names: Sequence[str]) -> str:
-    *others, last = names
-    return f"{', '.join(others)} or {last}" if others else last
+        raise InvalidRequest("reviewer_id", reviewer_id, either(quorum.named))
 
 
 def _check_expected(subject: Subject, expected: int | None) -> None:
