@@ -15,7 +15,7 @@ SOURCE = Path(__file__).parent.parent / "src" / "nbgen"
 # From the ground up: a part imports its own and those of lower rows, never another of
 # its own row.
 ROWS = [
-    {"errors", "settings"},
+    {"errors", "settings", "whole_file"},
     {"checks"},
     {"decision"},
     {"schema"},

@@ -11,7 +11,13 @@ from typing import TYPE_CHECKING, cast
 from nbgen.batch import Batch, is_missing
 from nbgen.checks import check_batch_name, check_whole
 from nbgen.errors import DataFolderInUse, TaskConflict
-from nbgen.queueing import HIGHEST_PRIORITY, Queueing, in_batch, new_id, new_record
+from nbgen.queueing import (
+    HIGHEST_PRIORITY,
+    Queueing,
+    in_batch,
+    new_child,
+    new_record,
+)
 from nbgen.schema import GenerationRequest, TaskRecord
 
 if TYPE_CHECKING:
@@ -87,7 +93,7 @@ class Batching(Queueing):
             # Again: somebody may have been faster.
             missing = self._missing_ids(batch_id, wanted)
             lasts = self.get_records(missing)
-            records = [_another(last, last.priority) for last in lasts]
+            records = [new_child(last) for last in lasts]
             if records:
                 self._add(records)
 
@@ -122,15 +128,9 @@ class Batching(Queueing):
             elif known[first_id].request != request:
                 raise TaskConflict(first_id)
             elif is_missing(row):
-                records.append(_another(known[row.task_id], priority))
+                records.append(new_child(known[row.task_id], priority=priority))
         return records
 
     def _missing_ids(self, batch_id: str, names: Container[str]) -> list[str]:
         rows = self._store.list_rows(batch_id)
         return [row.task_id for row in rows if row.name in names and is_missing(row)]
-
-
-def _another(last: TaskRecord, priority: int) -> TaskRecord:
-    """Return a task that waits, in the place of one that made nothing."""
-    record = new_record(new_id(), last.request, last.id, priority=priority)
-    return in_batch(record, last.batch_id, last.batch_row)

@@ -6,7 +6,6 @@ Thread-safety: every method may be called from any thread.
 from __future__ import annotations
 
 import datetime as dt
-import uuid
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TypeVar
@@ -20,6 +19,7 @@ from nbgen.review.decide import Review, fold
 from nbgen.review.quorum import Quorum
 from nbgen.schema import BatchRow, Status, TaskPage, TaskRecord
 from nbgen.store import Images, Store
+from nbgen.whole_file import write_whole
 
 _Record = TypeVar("_Record", TaskRecord, ContentTask)
 
@@ -147,12 +147,7 @@ class Keeping:
     def _copy_picture(self, name: str, target: Path) -> None:
         data = self.read_image(name)
         target.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = target.with_name(f".{target.name}.{uuid.uuid4().hex}.part")
-        try:
-            unfinished.write_bytes(data)
-            unfinished.replace(target)
-        finally:
-            unfinished.unlink(missing_ok=True)
+        write_whole(target, data)
 
     def _review(self, log: tuple[Decision, ...]) -> Review:
         return fold(log, self._quorum)

@@ -118,8 +118,7 @@ class Queueing(Reviewing):
                 raise TaskError(
                     old.id, f"Task {old.id!r} has not ended. Wait for it, or cancel it."
                 )
-            record = new_record(new_id(), old.request, old.id, priority=old.priority)
-            records.append(in_batch(record, old.batch_id, old.batch_row))
+            records.append(new_child(old))
         if not records:
             return []
         with self._submission():
@@ -370,12 +369,7 @@ class Queueing(Reviewing):
         request: GenerationRequest,
         commit: Callable[[TaskRecord], Decision],
     ) -> Task | None:
-        parent = self.get_record(parent_id)
-        child = in_batch(
-            new_record(new_id(), request, parent_id, priority=parent.priority),
-            parent.batch_id,
-            parent.batch_row,
-        )
+        child = new_child(self.get_record(parent_id), request)
         with self._submission():
             self._queue.check_room()
             with self._in_doubt([child.id]):
@@ -457,6 +451,28 @@ def new_record(
         status=Status.PENDING,
         created_at=dt.datetime.now(dt.UTC),
     )
+
+
+def new_child(
+    parent: TaskRecord,
+    request: GenerationRequest | None = None,
+    *,
+    priority: int | None = None,
+) -> TaskRecord:
+    """Return a task that waits and takes the place of another, in its batch too.
+
+    Args:
+        parent: The other.
+        request: What to make; None for the same.
+        priority: Its priority; None for the same.
+    """
+    child = new_record(
+        new_id(),
+        parent.request if request is None else request,
+        parent.id,
+        priority=parent.priority if priority is None else priority,
+    )
+    return in_batch(child, parent.batch_id, parent.batch_row)
 
 
 def in_batch(

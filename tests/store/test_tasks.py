@@ -271,6 +271,9 @@ def test_a_database_that_cannot_be_used_is_said(tmp_path: Path) -> None:
     with pytest.raises(InvalidRequest, match="must be a URL that starts with") as bad:
         Store(tmp_path, "mysql://ada:secret@localhost/x")
     assert "secret" not in str(bad.value)
+    for url in ("sqlite+aiosqlite:///x", "postgresql+asyncpg://h/x"):
+        with pytest.raises(InvalidRequest, match="database must be a URL that starts"):
+            Store(tmp_path, url)
     for url in ("sqlite://", "sqlite:///:memory:"):
         with pytest.raises(InvalidRequest, match=r"what is in memory does not last"):
             Store(tmp_path, url)

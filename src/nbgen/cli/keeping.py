@@ -21,6 +21,7 @@ from nbgen.cli.terminal import DataDir, app, clear_errors, console, counted, fai
 from nbgen.decision import ApprovalStatus, PublicationRecord, PublicationState
 from nbgen.errors import DataFolderUnusable, InvalidRequest, UnknownImage
 from nbgen.settings import DATABASE_FILE, default_data_dir, default_database
+from nbgen.whole_file import write_whole
 
 if TYPE_CHECKING:
     from nbgen.decision import Decision
@@ -207,10 +208,10 @@ def export(
                     except UnknownImage:
                         gone.append(image.name)
                         continue
-                    _write_whole(folder / image.name, data)
+                    write_whole(folder / image.name, data)
                     files.append(image.name)
             text = json.dumps(described, indent=2)
-            _write_whole(folder / "tasks.json", f"{text}\n".encode())
+            write_whole(folder / "tasks.json", f"{text}\n".encode())
     if as_json:
         _print_json({"tasks": len(described), "files": files, "missing": gone})
     else:
@@ -324,12 +325,3 @@ def _coloured(word: str) -> str:
 def _print_json(value: object) -> None:
     # Past the console, which would fold and colour it.
     typer.echo(json.dumps(value, indent=2))
-
-
-def _write_whole(path: Path, data: bytes) -> None:
-    unfinished = path.with_name(f".{path.name}.part")
-    try:
-        unfinished.write_bytes(data)
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)

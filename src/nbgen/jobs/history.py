@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-import tempfile
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,6 +16,7 @@ import msgspec
 
 from nbgen.progress import Stage, StagePlan
 from nbgen.schema import GenerationRequest
+from nbgen.whole_file import write_whole
 
 logger = logging.getLogger(__name__)
 
@@ -123,10 +122,7 @@ class RunHistory:
     def _write(self) -> None:
         try:
             data = msgspec.json.encode(self._content)
-            handle, unfinished = tempfile.mkstemp(dir=self._path.parent, suffix=".part")
-            with os.fdopen(handle, "wb") as file:
-                file.write(data)
-            Path(unfinished).replace(self._path)
+            write_whole(self._path, data)
         except Exception as error:  # noqa: BLE001 - a time left is not worth a failure
             logger.warning("The times of the last run could not be kept: %s", error)
 

@@ -11,7 +11,6 @@ import datetime as dt
 import hashlib
 import os
 import re
-import uuid
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 from urllib.parse import quote
@@ -19,6 +18,7 @@ from urllib.parse import quote
 import msgspec
 
 from nbgen.errors import PublishFailed
+from nbgen.whole_file import write_whole
 
 _FIRST_DELAY_S = 5.0
 _LONGEST_DELAY_S = 3_600.0
@@ -121,10 +121,10 @@ class FolderPublisher:
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             if publication.image is not None:
-                _write(picture, publication.image.read_bytes())
+                write_whole(picture, publication.image.read_bytes())
                 description["image"] = picture.name
             encoded = msgspec.json.format(msgspec.json.encode(description))
-            _write(self._folder / f"{stem}.json", encoded)
+            write_whole(self._folder / f"{stem}.json", encoded)
         except OSError as error:
             raise PublishFailed(
                 f"Task {publication.task_id!r} could not be published in the folder "
@@ -150,18 +150,3 @@ def _file_stem(task_id: str) -> str:
         digest = hashlib.sha256(task_id.encode()).hexdigest()[:32]
         stem = f"{stem[:_LONGEST_STEM]}-{digest}"
     return f"%{ord(stem[0]):02X}{stem[1:]}" if _DEVICE.fullmatch(stem) else stem
-
-
-def _write(path: Path, data: bytes) -> None:
-    """Write the file, whole or not at all."""
-    # Not a file of tempfile's: those are hidden from whoever else reads the folder.
-    unfinished = path.with_name(f".{uuid.uuid4().hex}.part")
-    try:
-        with unfinished.open("xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        unfinished.replace(path)
-    except BaseException:
-        unfinished.unlink(missing_ok=True)
-        raise

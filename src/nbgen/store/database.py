@@ -20,6 +20,8 @@ from nbgen.settings import DATABASE_FILE
 from nbgen.store.owners import FileOwners, Owners, SessionOwners
 from nbgen.store.tables import identity
 
+# Those that need no event loop, of databases whose SQL we know.
+_DRIVERS = ("pysqlite", "psycopg", "psycopg2")
 _BUSY_TIMEOUT_S = 10
 _BUSY_PAUSE_S = 0.01
 _NEWEST_MIGRATION = "0003"
@@ -153,8 +155,7 @@ def _clear_errors(what_now: str = _UNCHANGED) -> Iterator[None]:
 def _check_url(url: str) -> sa.URL:
     try:
         parsed = sa.make_url(url)
-        known = parsed.get_backend_name() in ("sqlite", "postgresql")
-        parsed.get_dialect()
+        known = parsed.get_driver_name() in _DRIVERS
     except (sa.exc.ArgumentError, ImportError):
         known = False
     if not known:

@@ -22,9 +22,9 @@ from uuid import uuid4
 
 from nbgen.checks import IMAGE_NAME
 from nbgen.errors import DataFolderUnusable, InvalidRequest
+from nbgen.whole_file import UNFINISHED, write_whole
 
 _MARK = re.compile(r"owner-([0-9a-f]{32})")
-_UNFINISHED = ".part"
 
 # An object need not be written again to be young when it was written so lately.
 _FRESH = dt.timedelta(minutes=10)
@@ -207,17 +207,8 @@ class ImageFolder:
             self._unmarked = None
 
     def _write(self, path: Path, data: bytes) -> None:
-        unfinished = self._folder / f"{uuid4().hex}{_UNFINISHED}"
-        try:
-            with unfinished.open("xb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            unfinished.replace(path)
-            self._sync_folder()
-        except BaseException:
-            unfinished.unlink(missing_ok=True)
-            raise
+        write_whole(path, data)
+        self._sync_folder()
 
     def _sync_folder(self) -> None:
         # The row that names the file is committed next; a power cut must not keep the
@@ -341,7 +332,7 @@ class RemoteImages:
         if not self._moves:
             self._system.pipe_file(self._place(name), data)
             return
-        unfinished = self._place(f"{uuid4().hex}{_UNFINISHED}")
+        unfinished = self._place(f"{uuid4().hex}{UNFINISHED}")
         try:
             self._system.pipe_file(unfinished, data)
             self._system.mv(unfinished, self._place(name))
@@ -385,7 +376,7 @@ def _name(data: bytes, kind: str) -> str:
 
 
 def _is_ours(name: str) -> bool:
-    return bool(IMAGE_NAME.fullmatch(name)) or name.endswith(_UNFINISHED)
+    return bool(IMAGE_NAME.fullmatch(name)) or name.endswith(UNFINISHED)
 
 
 def _owners(names: Iterable[str]) -> set[str]:
