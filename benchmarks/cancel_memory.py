@@ -26,7 +26,7 @@ from nbgen.schema import GenerationRequest
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from nbgen.progress import Preview, Stage, StagePlan
+    from nbgen.schema import Preview, Stage, StagePlan
 
 CANCELS, GOAL_STEPS = 10, 2
 MIB = 2**20

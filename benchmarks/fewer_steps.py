@@ -21,8 +21,12 @@ sys.path.insert(0, str(ROOT))
 
 from nbgen.generation.engine import CancelToken  # noqa: E402
 from nbgen.generation.sdxl import SDXLEngine  # noqa: E402
-from nbgen.progress import Preview, Stage, StagePlan  # noqa: E402
-from nbgen.schema import GenerationRequest  # noqa: E402
+from nbgen.schema import (  # noqa: E402
+    GenerationRequest,  # noqa: E402
+    Preview,
+    Stage,
+    StagePlan,
+)
 from tools.measure_tiny import unseen_scenes  # noqa: E402
 from tools.tiny.measure import measure  # noqa: E402
 

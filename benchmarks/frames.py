@@ -21,7 +21,7 @@ import pandas as pd
 
 from nbgen.frames import FrameBatch
 from nbgen.studio import Studio
-from nbgen.testing import PatternEngine
+from nbgen.testing.engine import PatternEngine
 
 COLOURS = ("red", "green", "blue", "amber", "violet")
 

@@ -32,13 +32,14 @@ from PIL import Image
 from nbgen.generation.checkpoints import TINY_FOLDER, Checkpoint
 from nbgen.generation.engine import Cancelled, CancelToken
 from nbgen.generation.loading import Pipelines, assemble, find_device
-from nbgen.generation.memory import MemoryPlan
+from nbgen.generation.memory_plan import MemoryPlan
 from nbgen.generation.schedule import split_steps
 from nbgen.generation.sdxl import SDXLEngine
-from nbgen.jobs import Job, RunHistory
-from nbgen.jobs.made import Made as Reporter
-from nbgen.progress import GenerationProgress, Preview, ProgressService, Stage
-from nbgen.schema import GenerationRequest
+from nbgen.local.job_queue import Job
+from nbgen.local.job_run import JobRun as Reporter
+from nbgen.local.timings import Timings
+from nbgen.progress import ProgressService
+from nbgen.schema import GenerationProgress, GenerationRequest, Preview, Stage
 
 BASE_STEP_TFLOP, REFINER_STEP_TFLOP, DECODE_TFLOP = 13.52, 14.57, 10.47
 """Counted on the configurations below, at 1024x1024, a step with guidance."""
@@ -188,7 +189,7 @@ def build(device: str, dtype: torch.dtype, *, tiny: bool) -> tuple[Any, Any]:
     return base, refiner
 
 
-class Made(NamedTuple):
+class JobRun(NamedTuple):
     """One picture: its pixels, the seconds it took, and those of its stages."""
 
     pixels: bytes
@@ -216,13 +217,13 @@ class Bench:
         self._engine.close()
         self._service.close()
 
-    def plain(self) -> Made:
+    def plain(self) -> JobRun:
         """Make it by plain diffusers."""
         started_at_s = time.perf_counter()
         pixels = self._plain_picture().tobytes()
-        return Made(pixels, time.perf_counter() - started_at_s, {}, 0)
+        return JobRun(pixels, time.perf_counter() - started_at_s, {}, 0)
 
-    def nbgen(self, *, looked_at: bool = False) -> Made:
+    def nbgen(self, *, looked_at: bool = False) -> JobRun:
         """Make it by nbgen."""
         task_id = self._new_task()
         shown: list[Preview] = []
@@ -232,7 +233,7 @@ class Bench:
         pixels = self._generate(task_id, CancelToken()).tobytes()
         seconds = time.perf_counter() - started_at_s
         self._service.mark_complete(task_id)
-        return Made(pixels, seconds, self._service.stage_times(task_id), len(shown))
+        return JobRun(pixels, seconds, self._service.stage_times(task_id), len(shown))
 
     def cancel(self, step: int, delay_s: float) -> tuple[float, int]:
         """Return how long a run went on after a cancel, and for how many steps."""
@@ -274,7 +275,7 @@ class Bench:
             reporter=Reporter(
                 Job(task_id, self._request, 7),
                 self._service,
-                RunHistory(Path(os.devnull), "none"),
+                Timings(Path(os.devnull), "none"),
                 was_loaded=True,
             ),
             cancel=cancel,
@@ -353,7 +354,7 @@ def measure(
     }
 
 
-def _ratio(those: list[Made], others: list[Made]) -> float:
+def _ratio(those: list[JobRun], others: list[JobRun]) -> float:
     pairs = zip(those, others, strict=True)
     return statistics.median(one.seconds / other.seconds for one, other in pairs)
 

@@ -18,10 +18,11 @@ from typing import NamedTuple
 
 from nbgen.generation.engine import CancelToken
 from nbgen.generation.sdxl import SDXLEngine
-from nbgen.jobs import Job, RunHistory
-from nbgen.jobs.made import Made
-from nbgen.progress import Preview, ProgressService
-from nbgen.schema import GenerationRequest
+from nbgen.local.job_queue import Job
+from nbgen.local.job_run import JobRun
+from nbgen.local.timings import Timings
+from nbgen.progress import ProgressService
+from nbgen.schema import GenerationRequest, Preview
 
 GOAL_RATIO = 1.01
 
@@ -54,10 +55,10 @@ class Bench:
         [picture] = self._engine.generate(
             self._request,
             seed=7,
-            reporter=Made(
+            reporter=JobRun(
                 Job(task_id, self._request, 7),
                 self._service,
-                RunHistory(Path(os.devnull), "none"),
+                Timings(Path(os.devnull), "none"),
                 was_loaded=True,
             ),
             cancel=CancelToken(),

@@ -25,14 +25,15 @@ import torch
 from PIL import Image
 
 from nbgen.generation.checkpoints import find_checkpoint
+from nbgen.generation.child import Event, Start, _Generation, _send
 from nbgen.generation.engine import CancelToken, StepReporter
 from nbgen.generation.loading import Pipelines, load
 from nbgen.generation.sdxl import SDXLEngine
-from nbgen.generation.worker_main import Event, Start, _Generation, _send
-from nbgen.jobs import Job, RunHistory
-from nbgen.jobs.made import Made
-from nbgen.progress import GenerationProgress, ProgressService, Stage, StagePlan
-from nbgen.schema import GenerationRequest
+from nbgen.local.job_queue import Job
+from nbgen.local.job_run import JobRun
+from nbgen.local.timings import Timings
+from nbgen.progress import ProgressService
+from nbgen.schema import GenerationProgress, GenerationRequest, Stage, StagePlan
 
 GOAL_RATIO, GOAL_US = 1.01, 20.0
 STEPS, SIDE, SEED = 50, 128, 7
@@ -65,7 +66,7 @@ class Interval(NamedTuple):
         return cls(statistics.median(ranked), ranked[rank], ranked[-1 - rank])
 
 
-class Timed(Made):
+class Timed(JobRun):
     """A worker's reporter that notes what its reports of steps cost.
 
     Args:
@@ -80,7 +81,7 @@ class Timed(Made):
         super().__init__(
             Job(task_id, REQUEST, SEED),
             progress,
-            RunHistory(Path(os.devnull), "none"),
+            Timings(Path(os.devnull), "none"),
             was_loaded=True,
         )
         self._times_us = times_us

@@ -22,18 +22,20 @@ from pathlib import Path
 
 import msgspec
 
-from nbgen.decision import Decision, DecisionRequest, Verdict
 from nbgen.schema import (
+    Decision,
+    DecisionRequest,
     GenerationRequest,
     GenerationResult,
     ImageRecord,
     Outcome,
     Status,
+    Verdict,
 )
 from nbgen.store import Store
 from nbgen.store.tables import content, decisions, prompts, tasks
 from nbgen.studio import Studio
-from nbgen.testing import PatternEngine
+from nbgen.testing.engine import PatternEngine
 
 TASKS = 100_000
 BATCH = 5_000

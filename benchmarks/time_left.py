@@ -19,7 +19,8 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from nbgen import Studio
-from nbgen.progress import GenerationProgress, ProgressService, Stage, StagePlan
+from nbgen.progress import ProgressService
+from nbgen.schema import GenerationProgress, Stage, StagePlan
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

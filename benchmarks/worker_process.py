@@ -17,9 +17,8 @@ from collections.abc import Sequence
 
 from nbgen.generation.engine import CancelToken, Engine
 from nbgen.generation.process import ProcessEngine
-from nbgen.progress import Preview, Stage, StagePlan
-from nbgen.schema import GenerationRequest
-from nbgen.testing import PatternEngine
+from nbgen.schema import GenerationRequest, Preview, Stage, StagePlan
+from nbgen.testing.engine import PatternEngine
 
 RUNS = 3
 FEW_STEPS, MANY_STEPS = 10, 150

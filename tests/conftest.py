@@ -14,7 +14,7 @@ from playwright.sync_api import Browser, sync_playwright
 
 from nbgen.server import Server, Timing
 from nbgen.studio import Studio
-from nbgen.testing import PatternEngine
+from nbgen.testing.engine import PatternEngine
 from tests import postgresql
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")

@@ -30,10 +30,10 @@ from PIL import Image
 from nbgen.errors import TaskError
 from nbgen.generation.engine import Engine
 from nbgen.generation.process import ProcessEngine
+from nbgen.handles.task import Task
 from nbgen.schema import GenerationRequest, Outcome, Status, TaskRecord
 from nbgen.studio import Studio
-from nbgen.task import Task
-from nbgen.testing import PatternEngine
+from nbgen.testing.engine import PatternEngine
 
 _BACKLOG = 12
 _STEP_S = 0.002

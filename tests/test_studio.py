@@ -19,7 +19,6 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from nbgen.checks import MAX_SEED
 from nbgen.errors import (
     CheckpointNotFound,
     DecisionConflict,
@@ -38,13 +37,22 @@ from nbgen.errors import (
     UnknownTask,
 )
 from nbgen.generation.recipe import encode_picture, recipe
-from nbgen.jobs import Job, JobQueue
-from nbgen.progress import GenerationProgress, ProgressService, Stage
-from nbgen.schema import Metadata, Outcome, OutputFormat, Status, Verdict
+from nbgen.handles.task import Task
+from nbgen.local.job_queue import Job, JobQueue
+from nbgen.progress import ProgressService
+from nbgen.schema import (
+    GenerationProgress,
+    Metadata,
+    Outcome,
+    OutputFormat,
+    Stage,
+    Status,
+    Verdict,
+)
+from nbgen.schema.checks import MAX_SEED
 from nbgen.store import Store
 from nbgen.studio import Studio
-from nbgen.task import Task
-from nbgen.testing import PatternEngine
+from nbgen.testing.engine import PatternEngine
 
 MakeStudio = Callable[..., Studio]
 
@@ -311,7 +319,7 @@ def test_a_disk_that_fails_leaves_no_watcher_waiting(
     def fail(*_args: object, **_kwargs: object) -> bool:
         raise OSError("disk full")
 
-    monkeypatch.setattr("nbgen.store.Store.end_task", fail)
+    monkeypatch.setattr("nbgen.store.tasks.TaskStore.end_task", fail)
     task = studio.generate("a cat", task_id="a")
     with pytest.raises(GenerationFailed, match="disk full"):
         task.result(10)
@@ -328,7 +336,7 @@ def test_an_end_that_was_first_is_the_end_for_all(
     task = studio.generate("a cat", task_id="a", num_inference_steps=3)
     assert gate.reached.wait(10)
     beside = Store(tmp_path / "data")
-    beside.end_task(
+    beside.tasks.end_task(
         "a",
         Outcome.LOST,
         ended_at=dt.datetime.now(dt.UTC),
@@ -523,7 +531,7 @@ def test_a_store_that_fails_leaves_no_watcher_waiting(
         raise OSError("disk full")
 
     with monkeypatch.context() as patched:
-        patched.setattr("nbgen.store.Store.add_tasks", fail)
+        patched.setattr("nbgen.store.tasks.TaskStore.add_tasks", fail)
         with pytest.raises(OSError, match="disk full"):
             studio.generate("a cat", task_id="a")
     assert until_end(studio, "a")[-1].error == "disk full"
@@ -622,7 +630,7 @@ class HeldEncoding:
         self._at_picture = at_picture
         self.reached = threading.Event()
         self.opened = threading.Event()
-        monkeypatch.setattr("nbgen.jobs.worker.encode_picture", self._encode)
+        monkeypatch.setattr("nbgen.local.worker.encode_picture", self._encode)
 
     def _encode(self, *arguments: Any, index: int, **options: Any) -> bytes:
         if index == self._at_picture:
@@ -927,7 +935,7 @@ def test_a_process_that_exits_cancels_its_task(
     program = f"""
 import threading
 from nbgen.studio import Studio
-from nbgen.testing import PatternEngine
+from nbgen.testing.engine import PatternEngine
 
 reached = threading.Event()
 

@@ -27,7 +27,6 @@ from hypothesis.stateful import (
 )
 from PIL import Image
 
-from nbgen.decision import ApprovalStatus, Decision, Verdict
 from nbgen.errors import (
     DecisionConflict,
     GenerationFailed,
@@ -39,11 +38,19 @@ from nbgen.errors import (
     TaskLost,
 )
 from nbgen.generation.engine import CancelToken
-from nbgen.queueing import new_record
-from nbgen.schema import GenerationRequest, Outcome, Status, TaskRecord
+from nbgen.schema import (
+    ApprovalStatus,
+    Decision,
+    GenerationRequest,
+    Outcome,
+    Status,
+    TaskRecord,
+    Verdict,
+    new_record,
+)
 from nbgen.store import Store
 from nbgen.studio import Studio
-from nbgen.testing import PatternEngine
+from nbgen.testing.engine import PatternEngine
 
 _EXAMPLES = int(os.environ.get("NBGEN_EXAMPLES", "60"))
 _QUEUE_LIMIT = 4
@@ -378,10 +385,10 @@ class StudioMachine(RuleBasedStateMachine):
         for has_begun in ran:
             task_id = f"died-{len(self._known)}"
             request = _request("red")
-            died.add_tasks([new_record(task_id, request)])
+            died.tasks.add_tasks([new_record(task_id, request)])
             self._add(task_id, "red", 0)
             if has_begun:
-                died.start_task(task_id)
+                died.tasks.start_task(task_id)
                 if not reruns:
                     self._known[task_id].outcome = Outcome.LOST
         died.close()

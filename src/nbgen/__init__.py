@@ -11,40 +11,40 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from nbgen.batch import Batch as Batch
-    from nbgen.decision import DecisionRequest as DecisionRequest
     from nbgen.errors import NbgenError as NbgenError
     from nbgen.errors import RowErrors as RowErrors
     from nbgen.frames import read_frame as read_frame
     from nbgen.generation.recipe import recipe as recipe
-    from nbgen.progress import GenerationProgress as GenerationProgress
+    from nbgen.handles.batch import Batch as Batch
+    from nbgen.handles.task import Task as Task
     from nbgen.progress import ProgressService as ProgressService
     from nbgen.progress import get_progress_service as get_progress_service
-    from nbgen.review.publish import FolderPublisher as FolderPublisher
+    from nbgen.review.publishers import FolderPublisher as FolderPublisher
     from nbgen.review.webhook import WebhookPublisher as WebhookPublisher
+    from nbgen.schema import DecisionRequest as DecisionRequest
+    from nbgen.schema import GenerationProgress as GenerationProgress
     from nbgen.schema import GenerationRequest as GenerationRequest
     from nbgen.schema import GenerationResult as GenerationResult
     from nbgen.studio import Studio as Studio
-    from nbgen.task import Task as Task
     from nbgen.widgets import BatchPanel as BatchPanel
     from nbgen.widgets import GenerationPanel as GenerationPanel
 
 __version__ = "0.1.0"
 
 _MODULE_OF = {
-    "Batch": "nbgen.batch",
+    "Batch": "nbgen.handles.batch",
     "BatchPanel": "nbgen.widgets",
-    "DecisionRequest": "nbgen.decision",
-    "FolderPublisher": "nbgen.review.publish",
+    "DecisionRequest": "nbgen.schema",
+    "FolderPublisher": "nbgen.review.publishers",
     "GenerationPanel": "nbgen.widgets",
-    "GenerationProgress": "nbgen.progress",
+    "GenerationProgress": "nbgen.schema",
     "GenerationRequest": "nbgen.schema",
     "GenerationResult": "nbgen.schema",
     "NbgenError": "nbgen.errors",
     "ProgressService": "nbgen.progress",
     "RowErrors": "nbgen.errors",
     "Studio": "nbgen.studio",
-    "Task": "nbgen.task",
+    "Task": "nbgen.handles.task",
     "WebhookPublisher": "nbgen.review.webhook",
     "get_progress_service": "nbgen.progress",
     "read_frame": "nbgen.frames",

@@ -8,17 +8,17 @@ from __future__ import annotations
 from collections.abc import Container, Iterable, Mapping
 from typing import TYPE_CHECKING, cast
 
-from nbgen.batch import Batch, is_missing
-from nbgen.checks import check_batch_name, check_whole
 from nbgen.errors import DataFolderInUse, TaskConflict
-from nbgen.queueing import (
-    HIGHEST_PRIORITY,
-    Queueing,
+from nbgen.handles.batch import Batch, is_missing
+from nbgen.queueing import HIGHEST_PRIORITY, Queueing
+from nbgen.schema import (
+    GenerationRequest,
+    TaskRecord,
     in_batch,
     new_child,
     new_record,
 )
-from nbgen.schema import GenerationRequest, TaskRecord
+from nbgen.schema.checks import check_batch_name, check_int
 
 if TYPE_CHECKING:
     from nbgen.studio import Studio
@@ -57,7 +57,7 @@ class Batching(Queueing):
             StudioClosed: The studio is closed.
         """
         check_batch_name("batch_id", batch_id)
-        check_whole("priority", priority, -HIGHEST_PRIORITY, HIGHEST_PRIORITY)
+        check_int("priority", priority, -HIGHEST_PRIORITY, HIGHEST_PRIORITY)
         for name, request in requests.items():
             check_batch_name("row", name)
             self._check_pictures(request)
@@ -114,11 +114,11 @@ class Batching(Queueing):
         Raises:
             TaskConflict: A row stands for something else.
         """
-        rows = {row.name: row for row in self._store.list_rows(batch_id)}
+        rows = {row.name: row for row in self._store.tasks.list_rows(batch_id)}
         again = rows.keys() & requests.keys()
         last_ids = [rows[name].task_id for name in again]
         first_ids = [f"{batch_id}:{name}" for name in again]
-        known = self._store.get_tasks([*first_ids, *last_ids])
+        known = self._store.tasks.get_tasks([*first_ids, *last_ids])
         records = []
         for name, request in requests.items():
             row, first_id = rows.get(name), f"{batch_id}:{name}"
@@ -132,5 +132,5 @@ class Batching(Queueing):
         return records
 
     def _missing_ids(self, batch_id: str, names: Container[str]) -> list[str]:
-        rows = self._store.list_rows(batch_id)
+        rows = self._store.tasks.list_rows(batch_id)
         return [row.task_id for row in rows if row.name in names and is_missing(row)]

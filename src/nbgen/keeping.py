@@ -12,14 +12,22 @@ from typing import TypeVar
 
 import msgspec
 
-from nbgen.checks import check_batch_name, check_choice, check_text, check_whole
-from nbgen.decision import ContentTask, Decision
+from nbgen.atomic import write_atomic
 from nbgen.errors import InvalidRequest, UnknownBatch, UnknownImage, UnknownTask
-from nbgen.review.decide import Review, fold
+from nbgen.images import Images
 from nbgen.review.quorum import Quorum
-from nbgen.schema import BatchRow, Status, TaskPage, TaskRecord
-from nbgen.store import Images, Store
-from nbgen.whole_file import write_whole
+from nbgen.review.rules import fold
+from nbgen.schema import (
+    BatchRow,
+    ContentTask,
+    Decision,
+    Review,
+    Status,
+    TaskPage,
+    TaskRecord,
+)
+from nbgen.schema.checks import check_batch_name, check_choice, check_int, check_text
+from nbgen.store import Store
 
 _Record = TypeVar("_Record", TaskRecord, ContentTask)
 
@@ -62,8 +70,8 @@ class Keeping:
         if batch_id is not None and not isinstance(batch_id, str):
             allowed = "the id of a batch, such as that of batch.id"
             raise InvalidRequest("batch_id", batch_id, allowed)
-        page = self._store.list_tasks(
-            limit=check_whole("limit", limit, 1, 1_000),
+        page = self._store.tasks.list_tasks(
+            limit=check_int("limit", limit, 1, 1_000),
             status=None if status is None else check_choice("status", status, Status),
             text=None if text is None else check_text("text", text),
             since=since,
@@ -78,7 +86,7 @@ class Keeping:
         Raises:
             UnknownTask: There is no such task.
         """
-        record = self._store.get_task(task_id)
+        record = self._store.tasks.get_task(task_id)
         if record is None:
             raise UnknownTask(task_id)
         return self._reviewed(record)
@@ -90,7 +98,7 @@ class Keeping:
             UnknownTask: There is no such task; the first that is missing.
         """
         wanted = list(task_ids)
-        found = self._store.get_tasks(wanted)
+        found = self._store.tasks.get_tasks(wanted)
         for task_id in wanted:
             if task_id not in found:
                 raise UnknownTask(task_id)
@@ -103,7 +111,7 @@ class Keeping:
             InvalidRequest: It is no id of a batch.
             UnknownBatch: There is no such batch.
         """
-        rows = self._store.list_rows(check_batch_name("batch_id", batch_id))
+        rows = self._store.tasks.list_rows(check_batch_name("batch_id", batch_id))
         if not rows:
             raise UnknownBatch(batch_id)
         return rows
@@ -147,7 +155,7 @@ class Keeping:
     def _copy_picture(self, name: str, target: Path) -> None:
         data = self.read_image(name)
         target.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(target, data)
+        write_atomic(target, data)
 
     def _review(self, log: tuple[Decision, ...]) -> Review:
         return fold(log, self._quorum)

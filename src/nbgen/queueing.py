@@ -7,19 +7,12 @@ that is opened on the same data.
 
 from __future__ import annotations
 
-import datetime as dt
 import logging
-import secrets
 import threading
-import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, cast
 
-import msgspec
-
-from nbgen.checks import MAX_SEED, check_task_id, check_whole
-from nbgen.decision import Decision
 from nbgen.errors import (
     DataFolderInUse,
     DataFolderUnusable,
@@ -28,13 +21,24 @@ from nbgen.errors import (
     TaskError,
     UnknownTask,
 )
-from nbgen.jobs import Job, JobQueue, Worker
-from nbgen.progress import GenerationProgress, ProgressService
-from nbgen.progress.progress import progress_of_record
+from nbgen.handles.task import Task
+from nbgen.images import keep_picture
+from nbgen.local.job_queue import Job, JobQueue
+from nbgen.local.runner_lock import RunnerLock
+from nbgen.local.worker import Worker
+from nbgen.progress import ProgressService
 from nbgen.reviewing import Reviewing
-from nbgen.schema import GenerationRequest, Status, TaskRecord
-from nbgen.store import RunnerLock, keep_picture
-from nbgen.task import Task
+from nbgen.schema import (
+    Decision,
+    GenerationProgress,
+    GenerationRequest,
+    TaskRecord,
+    new_child,
+    new_id,
+    new_record,
+    progress_of_record,
+)
+from nbgen.schema.checks import check_int, check_task_id
 
 if TYPE_CHECKING:
     from nbgen.studio import Studio
@@ -73,7 +77,7 @@ class Queueing(Reviewing):
         if task_id is None:
             task_id = new_id()
         check_task_id(task_id)
-        check_whole("priority", priority, -HIGHEST_PRIORITY, HIGHEST_PRIORITY)
+        check_int("priority", priority, -HIGHEST_PRIORITY, HIGHEST_PRIORITY)
         self._check_pictures(request)
         with self._submitting:
             if self._closed:
@@ -153,7 +157,7 @@ class Queueing(Reviewing):
             TaskError: It does not wait here.
             InvalidRequest: The priority is not allowed.
         """
-        check_whole("priority", priority, -HIGHEST_PRIORITY, HIGHEST_PRIORITY)
+        check_int("priority", priority, -HIGHEST_PRIORITY, HIGHEST_PRIORITY)
         self.get_record(task_id)
         with self._submitting:
             if not self._queue.waits(task_id):
@@ -162,7 +166,7 @@ class Queueing(Reviewing):
                     f"Task {task_id!r} does not wait here: it runs, has ended, or is "
                     "another process's. Only a waiting task has a place in the queue.",
                 )
-            self._store.set_priority(task_id, priority)
+            self._store.tasks.set_priority(task_id, priority)
             # One that has begun meanwhile could not have been sooner.
             self._queue.prioritise(task_id, priority)
 
@@ -229,7 +233,7 @@ class Queueing(Reviewing):
         # in between has its end in the record.
         with self._submitting:
             job = self._queue.find(task_id)
-            record = self._store.get_task(task_id)
+            record = self._store.tasks.get_task(task_id)
         if record is None:
             raise UnknownTask(task_id)
         return self._handle(record, job)
@@ -262,7 +266,7 @@ class Queueing(Reviewing):
         self._runner.take()
         if not self._takes_over:
             return
-        adopted = self._store.adopt_tasks(rerun_lost=self._rerun_lost)
+        adopted = self._store.tasks.adopt_tasks(rerun_lost=self._rerun_lost)
         with self._in_doubt(record.id for record in adopted):
             self._queue_stored(adopted)
 
@@ -307,7 +311,7 @@ class Queueing(Reviewing):
         self._worker.save_ends()
         if not self._doubtful or self._closed:
             return
-        records = self._store.get_tasks(list(self._doubtful))
+        records = self._store.tasks.get_tasks(list(self._doubtful))
         stored = []
         for task_id in self._doubtful:
             record = records.get(task_id)
@@ -340,7 +344,7 @@ class Queueing(Reviewing):
 
     def _another_runs(self) -> bool:
         """Say whether another process runs the tasks of the data folder."""
-        if not self._runner.is_another_s:
+        if not self._runner.held_elsewhere:
             return False
         # As far as one can tell: the one that was last may be idle, or dead.
         with self._submitting:
@@ -390,7 +394,7 @@ class Queueing(Reviewing):
 
     def _find_same(self, task_id: str, request: GenerationRequest) -> Task | None:
         """Return the task of that id, if there is one; under the submitters' lock."""
-        standing = self._store.get_task(task_id)
+        standing = self._store.tasks.get_task(task_id)
         if standing is None:
             return None
         if standing.request != request:
@@ -400,14 +404,14 @@ class Queueing(Reviewing):
     def _add(self, records: Sequence[TaskRecord]) -> list[Job]:
         """Commit new tasks, all or none, and queue them; under the submitters' lock."""
         self._queue.check_room(len(records))
-        taken = self._store.find_taken(records)
+        taken = self._store.tasks.find_taken(records)
         if taken is not None:
             raise TaskConflict(taken)
         jobs = [_job(record) for record in records]
         with self._in_doubt():
             for record in records:
                 self._announce(record)
-            self._store.add_tasks(records)
+            self._store.tasks.add_tasks(records)
             self._queue.submit(jobs)
         self._doubtful.difference_update(record.id for record in records)
         return jobs
@@ -426,65 +430,6 @@ class Queueing(Reviewing):
 
     def _handle(self, record: TaskRecord, job: Job | None) -> Task:
         return Task(cast("Studio", self), record, job)
-
-
-def new_id() -> str:
-    """Return an id that no task has."""
-    return uuid.uuid4().hex[:12]
-
-
-def new_record(
-    task_id: str,
-    request: GenerationRequest,
-    parent_id: str | None = None,
-    *,
-    priority: int = 0,
-) -> TaskRecord:
-    """Return a task that waits, with a seed of its own if the request names none."""
-    seed = request.seed
-    return TaskRecord(
-        id=task_id,
-        parent_id=parent_id,
-        request=request,
-        seed=_draw_seed(request) if seed is None else seed,
-        priority=priority,
-        status=Status.PENDING,
-        created_at=dt.datetime.now(dt.UTC),
-    )
-
-
-def new_child(
-    parent: TaskRecord,
-    request: GenerationRequest | None = None,
-    *,
-    priority: int | None = None,
-) -> TaskRecord:
-    """Return a task that waits and takes the place of another, in its batch too.
-
-    Args:
-        parent: The other.
-        request: What to make; None for the same.
-        priority: Its priority; None for the same.
-    """
-    child = new_record(
-        new_id(),
-        parent.request if request is None else request,
-        parent.id,
-        priority=parent.priority if priority is None else priority,
-    )
-    return in_batch(child, parent.batch_id, parent.batch_row)
-
-
-def in_batch(
-    record: TaskRecord, batch_id: str | None, batch_row: str | None
-) -> TaskRecord:
-    """Return the task as one for that row of a batch; None for no batch."""
-    return msgspec.structs.replace(record, batch_id=batch_id, batch_row=batch_row)
-
-
-def _draw_seed(request: GenerationRequest) -> int:
-    # So that the last picture of a batch has a seed that may be asked for, too.
-    return secrets.randbelow(MAX_SEED - request.num_images)
 
 
 def _job(record: TaskRecord) -> Job:

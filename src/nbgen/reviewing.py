@@ -14,39 +14,35 @@ from typing import Any
 
 import msgspec
 
-from nbgen.checks import (
+from nbgen.errors import DecisionConflict, InvalidRequest, NbgenError, UnknownTask
+from nbgen.handles.task import Task
+from nbgen.keeping import Keeping
+from nbgen.local.outbox import Outbox
+from nbgen.review.rules import describe, find_picture, is_generated, rule, rule_undo
+from nbgen.schema import (
+    Change,
+    ContentTask,
+    Decision,
+    DecisionRequest,
+    GenerationRequest,
+    PublicationRecord,
+    Review,
+    Subject,
+    TaskRecord,
+    Verdict,
+)
+from nbgen.schema.checks import (
     check_featured_url,
     check_reviewer_id,
     check_task_id,
     check_version,
 )
-from nbgen.decision import (
-    ContentTask,
-    Decision,
-    DecisionRequest,
-    PublicationRecord,
-    Verdict,
-)
-from nbgen.errors import DecisionConflict, InvalidRequest, NbgenError, UnknownTask
-from nbgen.keeping import Keeping
-from nbgen.review.decide import (
-    Review,
-    describe,
-    find_picture,
-    is_generated,
-    rule,
-    rule_undo,
-)
-from nbgen.review.publishing import PublicationRunner
-from nbgen.schema import GenerationRequest, TaskRecord
-from nbgen.store import Change, Subject
-from nbgen.task import Task
 
 
 class Reviewing(Keeping):
     """Decides on tasks; ``Studio`` is one, and says where everything is."""
 
-    _publishing: PublicationRunner
+    _publishing: Outbox
 
     def approve(
         self,
@@ -160,7 +156,7 @@ class Reviewing(Keeping):
         )
         if request.feedback is None:
             raise InvalidRequest("feedback", feedback, "what should change")
-        parent = self._store.get_task(task_id)
+        parent = self._store.tasks.get_task(task_id)
         if parent is None:
             _unless_error(self.decide_many([request])[0])
             return None
@@ -215,7 +211,7 @@ class Reviewing(Keeping):
                 now=dt.datetime.now(dt.UTC),
             ),
         )
-        answers = self._store.decide([undoing], self._publishing.names)
+        answers = self._store.decisions.decide([undoing], self._publishing.names)
         self._publishing.wake()
         return _unless_error(answers[0])
 
@@ -258,7 +254,7 @@ class Reviewing(Keeping):
 
     def decisions(self, task_id: str | None = None) -> list[Decision]:
         """Return the log of decisions, oldest first: of one task, or all of it."""
-        return self._store.list_decisions(task_id)
+        return self._store.decisions.list_decisions(task_id)
 
     def review(self, task_id: str) -> Review:
         """Return what the decisions on a task come to.
@@ -297,7 +293,7 @@ class Reviewing(Keeping):
         Raises:
             InvalidRequest: A value is not allowed.
         """
-        stored = self._store.put_content(
+        stored = self._store.decisions.put_content(
             check_task_id(task_id),
             _check_metadata(metadata),
             check_featured_url(featured_image_url),
@@ -310,7 +306,7 @@ class Reviewing(Keeping):
         Raises:
             UnknownTask: There is no such task.
         """
-        content = self._store.get_subjects([task_id])[task_id].content
+        content = self._store.decisions.get_subjects([task_id])[task_id].content
         if content is None:
             raise UnknownTask(task_id)
         return self._reviewed(content)
@@ -340,14 +336,16 @@ class Reviewing(Keeping):
     ) -> list[Decision | NbgenError]:
         """Commit decisions, the first of them with a child."""
         changes, refused = [], {}
-        subjects = self._store.get_subjects([request.task_id for request in requests])
+        subjects = self._store.decisions.get_subjects(
+            [request.task_id for request in requests]
+        )
         for index, request in enumerate(requests):
             subject = subjects[request.task_id]
             try:
                 if child is None:
                     _check_needs_no_child(subject, request)
                 # Outside the transaction: looking for a file may take a while.
-                picture = find_picture(subject, request, self._images)
+                picture = find_picture(subject, request, self._images.has)
             except NbgenError as error:
                 refused[index] = error
                 continue
@@ -359,7 +357,7 @@ class Reviewing(Keeping):
                 now=dt.datetime.now(dt.UTC),
             )
             changes.append(Change(request.task_id, decided, child))
-        answers = iter(self._store.decide(changes, self._publishing.names))
+        answers = iter(self._store.decisions.decide(changes, self._publishing.names))
         self._publishing.wake()
         return [
             refused[index] if index in refused else next(answers)
@@ -367,7 +365,7 @@ class Reviewing(Keeping):
         ]
 
     def _known_subject(self, task_id: str) -> Subject:
-        subject = self._store.get_subjects([task_id])[task_id]
+        subject = self._store.decisions.get_subjects([task_id])[task_id]
         if subject.task is None and subject.content is None:
             raise UnknownTask(task_id)
         return subject

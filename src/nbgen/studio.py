@@ -20,40 +20,45 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-from nbgen.checks import check_choice
 from nbgen.errors import DataFolderInUse, InvalidRequest
 from nbgen.framing import Framing
 from nbgen.generation.checkpoints import find_checkpoint
 from nbgen.generation.process import ProcessEngine, load_sdxl
-from nbgen.jobs import FollowedTasks, JobQueue, RunHistory, Worker
+from nbgen.handles.task import Task
+from nbgen.images import keep_picture, open_images
+from nbgen.local.job_queue import JobQueue
+from nbgen.local.outbox import Outbox
+from nbgen.local.runner_lock import RunnerLock
+from nbgen.local.timings import Timings
+from nbgen.local.watching import Watching
+from nbgen.local.worker import Worker
 from nbgen.progress import ProgressService
 from nbgen.progress.dispatcher import ProgressCallback
 from nbgen.progress.previews import PreviewCallback
-from nbgen.progress.progress import progress_of_record
 from nbgen.review.installed import load_publishers
-from nbgen.review.publish import Publisher
-from nbgen.review.publishing import PublicationRunner
+from nbgen.review.publishers import Publisher
 from nbgen.review.quorum import read_quorum
 from nbgen.schema import (
     GenerationRequest,
     Metadata,
     OutputFormat,
     SchedulerName,
+    progress_of_record,
 )
+from nbgen.schema.checks import check_choice
 from nbgen.settings import (
     default_data_dir,
     default_database,
     default_images,
     default_quorum,
 )
-from nbgen.store import RunnerLock, Store, keep_picture, open_images
-from nbgen.task import Task
+from nbgen.store import Store
 
 if TYPE_CHECKING:
     from PIL import Image
 
     from nbgen.generation.engine import Engine
-    from nbgen.generation.memory import MemoryPlan
+    from nbgen.generation.memory_plan import MemoryPlan
 
     PictureSource = str | Path | bytes | Image.Image
 
@@ -168,7 +173,7 @@ class Studio(Framing):
         try:
             place = images or default_images() or folder / "images"
             self._images = open_images(place, owner=self._store.identity)
-            self._publishing = PublicationRunner(self._store, self._images, publishers)
+            self._publishing = Outbox(self._store, self._images, publishers)
         except BaseException:
             self._store.close()
             raise
@@ -178,9 +183,9 @@ class Studio(Framing):
             self._store,
             self._images,
             self._progress,
-            RunHistory(folder / "timings.json", str(checkpoint)),
+            Timings(folder / "timings.json", str(checkpoint)),
         )
-        self._followed = FollowedTasks(self._store, self._progress)
+        self._followed = Watching(self._store, self._progress)
         self._closing = ExitStack()
         # The first of these is the last to happen, so that whoever becomes the runner
         # finds our tasks to be taken over.
@@ -335,7 +340,7 @@ class Studio(Framing):
             A function that ends the watching.
         """
         if self._progress.get_progress(task_id) is None:
-            record = self._store.get_task(task_id)
+            record = self._store.tasks.get_task(task_id)
             if record is not None and record.status.ended:
                 callback(progress_of_record(record))
                 return lambda: None

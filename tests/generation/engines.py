@@ -16,8 +16,8 @@ from PIL import Image
 
 from nbgen.errors import CheckpointNotFound, InvalidRequest, NbgenError
 from nbgen.generation.engine import StepReporter
-from nbgen.progress import Preview
-from nbgen.testing import PatternEngine
+from nbgen.schema import Preview
+from nbgen.testing.engine import PatternEngine
 
 STEP_S = 0.02
 

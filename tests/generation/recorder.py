@@ -9,8 +9,7 @@ from typing import Any
 from PIL import Image
 
 from nbgen.generation.engine import CancelToken, Engine
-from nbgen.progress import Preview, Stage, StagePlan
-from nbgen.schema import GenerationRequest
+from nbgen.schema import GenerationRequest, Preview, Stage, StagePlan
 
 
 class Recorder:

@@ -32,10 +32,9 @@ from nbgen.generation import process
 from nbgen.generation.engine import Cancelled, CancelToken, Engine
 from nbgen.generation.process import ProcessEngine, load_sdxl
 from nbgen.generation.sdxl import SDXLEngine
-from nbgen.progress import Preview
-from nbgen.schema import GenerationRequest, Outcome
+from nbgen.schema import GenerationRequest, Outcome, Preview
 from nbgen.studio import Studio
-from nbgen.testing import PatternEngine
+from nbgen.testing.engine import PatternEngine
 from tests.generation.engines import (
     DyingEngine,
     EchoEngine,

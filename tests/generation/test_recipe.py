@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 from PIL import ExifTags, Image, PngImagePlugin
 
 import nbgen
-from nbgen.checks import MAX_PROMPT_LENGTH, MAX_SEED
 from nbgen.errors import NoRecipe
 from nbgen.generation.checkpoints import TINY_FOLDER
 from nbgen.generation.recipe import encode_picture, recipe
 from nbgen.schema import GenerationRequest, Metadata, OutputFormat, SchedulerName
+from nbgen.schema.checks import MAX_PROMPT_LENGTH, MAX_SEED
 from nbgen.studio import Studio
 
 FACTS = {"checkpoint": "tiny", "device": "CPU"}

@@ -19,9 +19,9 @@ from safetensors.torch import save_file
 from nbgen.errors import BrokenPicture, CheckpointNotFound, OutOfMemory
 from nbgen.generation.checkpoints import TINY_FOLDER
 from nbgen.generation.engine import Cancelled
-from nbgen.generation.memory import MemoryPlan
+from nbgen.generation.memory_plan import MemoryPlan
 from nbgen.generation.sdxl import SDXLEngine
-from nbgen.progress import Stage
+from nbgen.schema import Stage
 from tests.generation.recorder import Recorder, run
 
 QUICK_STEPS: dict[str, Any] = {"num_inference_steps": 3}

@@ -15,14 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nbgen.errors import InvalidRequest, TaskConflict, UnknownTask
-from nbgen.progress import (
-    GenerationProgress,
-    ProgressService,
-    Stage,
-    StagePlan,
-    get_progress_service,
-)
-from nbgen.schema import Outcome, Status
+from nbgen.progress import ProgressService, get_progress_service
+from nbgen.schema import GenerationProgress, Outcome, Stage, StagePlan, Status
 
 PLAN = [
     StagePlan(Stage.BASE_MODEL, 8, 8),

@@ -9,9 +9,9 @@ import pytest
 
 from nbgen.errors import InvalidRequest, PublishFailed
 from nbgen.review.installed import load_publishers
-from nbgen.review.publish import Publication
+from nbgen.review.publishers import Publication
 from nbgen.studio import Studio
-from nbgen.testing import PatternEngine
+from nbgen.testing.engine import PatternEngine
 
 PUBLICATION = Publication(
     task_id="a",

@@ -24,7 +24,7 @@ from tornado.netutil import bind_sockets
 from tornado.web import Application, RequestHandler
 
 from nbgen.errors import InvalidRequest, PublishFailed
-from nbgen.review.publish import Publication, Publisher
+from nbgen.review.publishers import Publication, Publisher
 from nbgen.review.webhook import WebhookPublisher, _CheckingResolver
 
 PUBLICATION = Publication(

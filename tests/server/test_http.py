@@ -20,7 +20,7 @@ from nbgen.generation.checkpoints import TINY_FOLDER
 from nbgen.schema import GenerationRequest
 from nbgen.server import Server
 from nbgen.studio import Studio
-from nbgen.testing import PatternEngine
+from nbgen.testing.engine import PatternEngine
 from tests.server.client import ask
 
 MakeStudio = Callable[..., Studio]

@@ -22,7 +22,7 @@ from nbgen.progress import ProgressService
 from nbgen.server import Server, Timing
 from nbgen.server.progress_socket import ProgressSocket, Watchers
 from nbgen.studio import Studio
-from nbgen.testing import PatternEngine
+from nbgen.testing.engine import PatternEngine
 from tests.conftest import QUICK
 from tests.server.client import socket_url
 

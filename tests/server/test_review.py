@@ -9,8 +9,8 @@ from urllib.parse import quote
 
 import pytest
 
-from nbgen.decision import ApprovalStatus
-from nbgen.review.publish import FolderPublisher
+from nbgen.review.publishers import FolderPublisher
+from nbgen.schema import ApprovalStatus
 from nbgen.server import Server
 from nbgen.studio import Studio
 from tests.server.client import Answer, ask

@@ -12,12 +12,13 @@ import pytest
 from tornado.iostream import IOStream
 from websockets.sync.client import connect
 
-from nbgen.progress import GenerationProgress, ProgressService
+from nbgen.progress import ProgressService
 from nbgen.queueing import Queueing
+from nbgen.schema import GenerationProgress
 from nbgen.server import Server, Timing
 from nbgen.server.progress_socket import ProgressSocket
 from nbgen.studio import Studio
-from nbgen.testing import PatternEngine
+from nbgen.testing.engine import PatternEngine
 from tests.server.client import ask, socket_url
 from tests.server.test_progress_socket import read, read_all
 

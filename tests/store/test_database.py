@@ -23,7 +23,7 @@ from nbgen.store import database as module
 from nbgen.store.database import Database
 from nbgen.store.tables import metadata
 from nbgen.studio import Studio
-from nbgen.testing import PatternEngine
+from nbgen.testing.engine import PatternEngine
 from tests import postgresql
 from tests.server.client import ask
 from tests.store.test_tasks import record
@@ -71,7 +71,7 @@ def test_what_was_kept_before_migrations_is_taken_over(tmp_path: Path) -> None:
         connection.executescript(OLD_TABLES)
     connection.close()
     store = Store(tmp_path)
-    [task] = store.list_tasks(limit=10, text="a cat")
+    [task] = store.tasks.list_tasks(limit=10, text="a cat")
     store.close()
     assert (task.id, task.request.prompt, task.current_step) == ("a", "A Cat", 50)
     assert task.created_at == dt.datetime(2026, 1, 2, 3, 4, 5, tzinfo=dt.UTC)
@@ -184,10 +184,10 @@ def test_of_a_commit_whose_answer_is_lost_nothing_is_claimed(
     with pytest.raises(
         DataFolderUnusable, match=r"lost\. It is not known whether"
     ) as e:
-        store.add_tasks([record()])
+        store.tasks.add_tasks([record()])
     assert "Nothing" not in str(e.value)
     monkeypatch.undo()
-    assert store.get_task("a") is not None
+    assert store.tasks.get_task("a") is not None
     store.close()
 
 

@@ -13,7 +13,7 @@ from nbgen.errors import DataFolderUnusable
 from nbgen.store import Store
 from nbgen.store.database import Database
 from nbgen.studio import Studio
-from nbgen.testing import PatternEngine
+from nbgen.testing.engine import PatternEngine
 from tests import postgresql
 from tests.store.test_tasks import record
 
@@ -100,7 +100,7 @@ def test_a_dropped_connection_costs_no_task(
 ) -> None:
     url = postgresql_server.new_database()
     left = Store(tmp_path, url)
-    left.add_tasks([record("left")])
+    left.tasks.add_tasks([record("left")])
     left.close()
     with Studio(
         tmp_path, engine=PatternEngine(), database=url, take_over=False
@@ -110,8 +110,8 @@ def test_a_dropped_connection_costs_no_task(
     # To take over is to ask who is gone, on the connection that was dropped.
     store = Store(tmp_path, url)
     postgresql_server.drop_connections(url)
-    assert [task.id for task in store.adopt_tasks()] == ["left"]
-    assert store.start_task("left")
+    assert [task.id for task in store.tasks.adopt_tasks()] == ["left"]
+    assert store.tasks.start_task("left")
     postgresql_server.drop_connections(url)
     store.close()
 
@@ -121,11 +121,11 @@ def test_a_task_that_begins_makes_its_owner_seen(
 ) -> None:
     url = postgresql_server.new_database()
     store, other = Store(tmp_path, url), Store(tmp_path, url)
-    store.add_tasks([record()])
+    store.tasks.add_tasks([record()])
     postgresql_server.drop_connections(url)
-    assert store.start_task("a")
-    other.adopt_tasks()
-    found = store.get_task("a")
+    assert store.tasks.start_task("a")
+    other.tasks.adopt_tasks()
+    found = store.tasks.get_task("a")
     assert found is not None
     assert found.outcome is None
     store.close()

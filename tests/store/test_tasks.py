@@ -61,10 +61,10 @@ def store(tmp_path: Path, database: str | None) -> Iterator[Store]:
 def test_a_task_comes_back_as_it_was(
     store: Store, tmp_path: Path, database: str | None
 ) -> None:
-    store.add_tasks([record()])
-    assert store.get_task("a") == record()
-    store.start_task("a")
-    store.end_task(
+    store.tasks.add_tasks([record()])
+    assert store.tasks.get_task("a") == record()
+    store.tasks.start_task("a")
+    store.tasks.end_task(
         "a",
         Outcome.SUCCEEDED,
         ended_at=NOW,
@@ -76,7 +76,7 @@ def test_a_task_comes_back_as_it_was(
     )
     store.close()
     again = Store(tmp_path, database)
-    found = again.get_task("a")
+    found = again.tasks.get_task("a")
     again.close()
     assert found is not None
     assert (found.status, found.outcome) == (Status.COMPLETED, Outcome.SUCCEEDED)
@@ -88,27 +88,27 @@ def test_a_task_comes_back_as_it_was(
 
 
 def test_an_id_is_taken_once(store: Store) -> None:
-    store.add_tasks([record()])
+    store.tasks.add_tasks([record()])
     with pytest.raises(TaskConflict, match="'a' exists"):
-        store.add_tasks([record("b"), record()])
-    assert store.get_task("b") is None
-    assert store.get_task("b") is None
+        store.tasks.add_tasks([record("b"), record()])
+    assert store.tasks.get_task("b") is None
+    assert store.tasks.get_task("b") is None
 
 
 def test_the_newest_tasks_come_first(store: Store) -> None:
     for name in "abc":
-        store.add_tasks([record(name)])
-    assert [task.id for task in store.list_tasks(limit=2)] == ["c", "b"]
+        store.tasks.add_tasks([record(name)])
+    assert [task.id for task in store.tasks.list_tasks(limit=2)] == ["c", "b"]
 
 
 def ids(store: Store, **filters: Any) -> list[str]:
-    return [task.id for task in store.list_tasks(**{"limit": 10, **filters})]
+    return [task.id for task in store.tasks.list_tasks(**{"limit": 10, **filters})]
 
 
 def test_tasks_are_found_by_status_text_and_time(store: Store) -> None:
     for number, prompt in enumerate(["A CAT", "100% Straße", "a cat_and a dog"]):
-        store.add_tasks([record(f"t{number}", prompt, NOW + number * MINUTE)])
-    store.end_task("t0", Outcome.FAILED, ended_at=NOW, current_step=0)
+        store.tasks.add_tasks([record(f"t{number}", prompt, NOW + number * MINUTE)])
+    store.tasks.end_task("t0", Outcome.FAILED, ended_at=NOW, current_step=0)
     assert ids(store, status=Status.FAILED) == ["t0"]
     assert ids(store, status=Status.PENDING) == ["t2", "t1"]
     assert ids(store, text="a Cat") == ["t2", "t0"]
@@ -123,11 +123,11 @@ def test_pages_hold_each_task_once(store: Store) -> None:
     """Also those of one moment, and while new ones come."""
     names = [f"t{number}" for number in range(7)]
     for number, name in enumerate(names):
-        store.add_tasks([record(name, created_at=NOW + (number // 3) * MINUTE)])
-    pages = [store.list_tasks(limit=3)]
-    store.add_tasks([record("new", created_at=NOW + 10 * MINUTE)])
+        store.tasks.add_tasks([record(name, created_at=NOW + (number // 3) * MINUTE)])
+    pages = [store.tasks.list_tasks(limit=3)]
+    store.tasks.add_tasks([record("new", created_at=NOW + 10 * MINUTE)])
     while (cursor := pages[-1].next_cursor) is not None:
-        pages.append(store.list_tasks(limit=3, cursor=cursor))
+        pages.append(store.tasks.list_tasks(limit=3, cursor=cursor))
     assert [len(page) for page in pages] == [3, 3, 1]
     assert [task.id for page in pages for task in page] == names[::-1]
 
@@ -135,18 +135,18 @@ def test_pages_hold_each_task_once(store: Store) -> None:
 @pytest.mark.parametrize("cursor", ["", "x", "1-", "-1", "1-1-1", "f" * 99 + "-1"])
 def test_a_cursor_of_somebody_elses_is_refused(store: Store, cursor: str) -> None:
     with pytest.raises(InvalidRequest, match="next_cursor of a page"):
-        store.list_tasks(limit=3, cursor=cursor)
+        store.tasks.list_tasks(limit=3, cursor=cursor)
 
 
 def test_a_task_ends_once(store: Store) -> None:
-    store.add_tasks([record()])
-    store.start_task("a")
-    assert store.end_task("a", Outcome.CANCELLED, ended_at=NOW, current_step=3)
-    assert not store.end_task(
+    store.tasks.add_tasks([record()])
+    store.tasks.start_task("a")
+    assert store.tasks.end_task("a", Outcome.CANCELLED, ended_at=NOW, current_step=3)
+    assert not store.tasks.end_task(
         "a", Outcome.SUCCEEDED, ended_at=NOW, current_step=50, result=RESULT
     )
-    assert not store.start_task("a")
-    found = store.get_task("a")
+    assert not store.tasks.start_task("a")
+    found = store.tasks.get_task("a")
     assert found is not None
     assert (found.status, found.outcome) == (Status.FAILED, Outcome.CANCELLED)
     assert found.result is None
@@ -160,9 +160,9 @@ def test_what_ran_in_a_killed_process_is_lost_and_what_waited_waits(
         "from tests.store.test_tasks import record; from nbgen.store import Store;"
         "from pathlib import Path;"
         "store = Store(Path(sys.argv[1]), sys.argv[3] or None);"
-        "store.add_tasks([record('killed')]);"
-        "store.start_task('killed');"
-        "store.add_tasks([record('waiting')]);"
+        "store.tasks.add_tasks([record('killed')]);"
+        "store.tasks.start_task('killed');"
+        "store.tasks.add_tasks([record('waiting')]);"
         "print('ready', flush=True); sys.stdin.read()"
     )
     here = str(Path(__file__).parents[2])
@@ -175,17 +175,17 @@ def test_what_ran_in_a_killed_process_is_lost_and_what_waited_waits(
         assert process.stdout is not None
         assert process.stdout.readline() == b"ready\n"
         beside = Store(tmp_path, database)
-        alive = beside.get_task("killed")
-        assert beside.adopt_tasks() == []
+        alive = beside.tasks.get_task("killed")
+        assert beside.tasks.adopt_tasks() == []
         beside.close()
         process.kill()
         process.wait()
     if database is not None:
         postgresql.wait_until_gone(database, "killed")
     store = Store(tmp_path, database)
-    adopted = store.adopt_tasks()
-    lost = store.get_task("killed")
-    assert store.adopt_tasks() == []
+    adopted = store.tasks.adopt_tasks()
+    lost = store.tasks.get_task("killed")
+    assert store.tasks.adopt_tasks() == []
     store.close()
     assert [task.id for task in adopted] == ["waiting"]
     assert adopted[0].status is Status.PENDING
@@ -203,13 +203,13 @@ def test_a_task_that_another_took_over_does_not_begin_here(
     database: str | None,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    store.add_tasks([record()])
+    store.tasks.add_tasks([record()])
     other = Store(tmp_path, database)
     monkeypatch.setattr(other._database, "is_gone", lambda _owner: True)
-    assert [task.id for task in other.adopt_tasks()] == ["a"]
-    assert not store.start_task("a")
-    assert other.start_task("a")
-    assert other.start_task("a")  # once more, after memory had run out
+    assert [task.id for task in other.tasks.adopt_tasks()] == ["a"]
+    assert not store.tasks.start_task("a")
+    assert other.tasks.start_task("a")
+    assert other.tasks.start_task("a")  # once more, after memory had run out
     other.close()
 
 
@@ -226,9 +226,9 @@ def test_of_two_that_take_over_at_once_each_task_goes_to_one(
     url = postgresql_server.new_database()
     dead = Store(tmp_path, url)
     names = [f"t{number}" for number in range(9)]
-    dead.add_tasks([record(name) for name in names])
+    dead.tasks.add_tasks([record(name) for name in names])
     if has_begun:
-        dead.start_task("t8")
+        dead.tasks.start_task("t8")
     dead.close()
     both_know = threading.Barrier(2)
     stores = [Store(tmp_path, url) for _ in range(2)]
@@ -245,7 +245,7 @@ def test_of_two_that_take_over_at_once_each_task_goes_to_one(
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(database, "is_gone", is_gone_at_once)
-            return [task.id for task in store.adopt_tasks(rerun_lost=rerun_lost)]
+            return [task.id for task in store.tasks.adopt_tasks(rerun_lost=rerun_lost)]
 
     with ThreadPoolExecutor(2) as pool:
         adopted = list(pool.map(take_over, stores))

@@ -9,9 +9,9 @@ from typing import Any, cast
 import ipywidgets
 import pytest
 
-from nbgen.batch import Batch, BatchProgress
 from nbgen.errors import InvalidRequest, UnknownBatch
-from nbgen.schema import GenerationRequest
+from nbgen.handles.batch import Batch
+from nbgen.schema import BatchProgress, GenerationRequest
 from nbgen.studio import Studio
 from nbgen.widgets import BatchPanel, batch_panel
 from nbgen.widgets.progress_view import duration

@@ -1,6 +1,6 @@
 """The command line.
 
-``making`` has the commands that make pictures, ``keeping`` those that list, decide on,
+``generate`` has the commands that make pictures, ``manage`` those that list, decide on,
 clear up and export what was made. Commands only translate; the rules are the studio's
 and the server's.
 """
@@ -10,10 +10,10 @@ from __future__ import annotations
 import sys
 from io import TextIOWrapper
 
-from nbgen.cli import keeping, making
+from nbgen.cli import generate, manage
 from nbgen.cli.terminal import app
 
-__all__ = ["keeping", "main", "making"]
+__all__ = ["manage", "main", "generate"]
 
 
 def main() -> None:

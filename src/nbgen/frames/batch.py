@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from nbgen.batch import Batch
-from nbgen.checks import check_batch_name
 from nbgen.frames.rows import read_rows
 from nbgen.frames.tables import MADE_COLUMNS, records_frame
+from nbgen.handles.batch import Batch
+from nbgen.schema.checks import check_batch_name
 
 if TYPE_CHECKING:
     from nbgen.studio import Studio

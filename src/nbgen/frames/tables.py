@@ -15,10 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from nbgen.checks import check_whole
-from nbgen.decision import Decision
 from nbgen.errors import InvalidRequest
-from nbgen.schema import ImageRecord, TaskRecord
+from nbgen.schema import Decision, ImageRecord, TaskRecord
+from nbgen.schema.checks import check_int
 
 if TYPE_CHECKING:
     from nbgen.studio import Studio
@@ -227,7 +226,7 @@ def _records(
 
 
 def _check_limit(limit: int | None) -> int | None:
-    return None if limit is None else check_whole("limit", limit, 0, 2**31)
+    return None if limit is None else check_int("limit", limit, 0, 2**31)
 
 
 def _task_row(studio: Studio, record: TaskRecord) -> dict[str, Any]:

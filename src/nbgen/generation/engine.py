@@ -10,8 +10,7 @@ if TYPE_CHECKING:
 
     from PIL import Image
 
-    from nbgen.progress import Preview, Stage, StagePlan
-    from nbgen.schema import GenerationRequest
+    from nbgen.schema import GenerationRequest, Preview, Stage, StagePlan
 
 
 class Cancelled(Exception):

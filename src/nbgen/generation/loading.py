@@ -16,7 +16,7 @@ import transformers
 
 from nbgen.errors import CheckpointNotFound
 from nbgen.generation.checkpoints import REFINER_SHARES, SDXL_BASE, Checkpoint
-from nbgen.generation.memory import Device, MemoryPlan, plan_memory
+from nbgen.generation.memory_plan import Device, MemoryPlan, plan_memory
 
 # Diffusers publishes no types, and its names are resolved lazily.
 _DIFFUSERS: Any = diffusers

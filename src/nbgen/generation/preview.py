@@ -22,7 +22,7 @@ from PIL import Image
 from torch import Tensor
 
 from nbgen.generation.engine import StepReporter
-from nbgen.progress import Preview
+from nbgen.schema import Preview
 
 logger = logging.getLogger(__name__)
 

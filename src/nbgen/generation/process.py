@@ -27,14 +27,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nbgen.errors import WorkerDied
+from nbgen.generation.child import Cancel, Event, Start, WantPreview
 from nbgen.generation.engine import CancelToken, Engine, StepReporter
-from nbgen.generation.worker_main import Cancel, Event, Start, WantPreview
 from nbgen.schema import GenerationRequest
 
 if TYPE_CHECKING:
     from PIL import Image
 
-    from nbgen.generation.memory import MemoryPlan
+    from nbgen.generation.memory_plan import MemoryPlan
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +52,7 @@ _SIGKILL = 9
 _PROGRAM = (
     "import sys; lifeline = int(sys.argv[1]); sys.path[:] = sys.argv[2:]; "
     "del sys.argv[1:]; "
-    "from nbgen.generation.worker_main import main; main(lifeline)"
+    "from nbgen.generation.child import main; main(lifeline)"
 )
 
 

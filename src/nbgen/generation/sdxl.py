@@ -18,13 +18,12 @@ from nbgen.errors import CheckpointNotFound
 from nbgen.generation.checkpoints import Checkpoint, find_checkpoint
 from nbgen.generation.engine import CancelToken, StepReporter
 from nbgen.generation.loading import Pipelines, find_device, load
-from nbgen.generation.memory import MemoryPlan
+from nbgen.generation.memory_plan import MemoryPlan
 from nbgen.generation.preview import PreviewMaker, fit_colours, tiny_decoder
-from nbgen.generation.run import Run, free_memory, out_of_memory
+from nbgen.generation.sampling import Run, free_memory, out_of_memory
 from nbgen.generation.schedule import Split, split_steps
-from nbgen.generation.words import describe_unknown, unknown_words
-from nbgen.progress import Stage, StagePlan
-from nbgen.schema import GenerationRequest
+from nbgen.generation.vocabulary import describe_unknown, unknown_words
+from nbgen.schema import GenerationRequest, Stage, StagePlan
 
 # Operations counted on the public SDXL configurations at 1024x1024: 13.52 TFLOP for
 # a step of the base model with guidance, 14.57 for the refiner's, 10.47 to decode.
@@ -191,7 +190,7 @@ def _sample_and_decode(
         latents = run.sample(seeds)
     except Exception as error:
         if not out_of_memory(error) or len(seeds) == 1:
-            raise run.explained(error) from error
+            raise run.with_advice(error) from error
     if latents is not None:
         yield from run.decode(latents)
         return
@@ -206,7 +205,7 @@ def _sample_and_decode(
         try:
             latents = run.sample([seed])
         except Exception as error:
-            raise run.explained(error) from error
+            raise run.with_advice(error) from error
         yield from run.decode(latents)
 
 

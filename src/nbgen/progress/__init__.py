@@ -1,15 +1,6 @@
-"""The state of running work: pure values and one thread-safe hub."""
+"""The state of running work: one thread-safe hub and those it tells."""
 
-from nbgen.progress.previews import Preview, PreviewHub
-from nbgen.progress.progress import GenerationProgress, Stage, StagePlan
+from nbgen.progress.previews import PreviewHub
 from nbgen.progress.service import ProgressService, get_progress_service
 
-__all__ = [
-    "GenerationProgress",
-    "Preview",
-    "PreviewHub",
-    "ProgressService",
-    "Stage",
-    "StagePlan",
-    "get_progress_service",
-]
+__all__ = ["PreviewHub", "ProgressService", "get_progress_service"]

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from queue import SimpleQueue
 from typing import NamedTuple
 
-from nbgen.progress.progress import GenerationProgress
+from nbgen.schema import GenerationProgress
 
 logger = logging.getLogger(__name__)
 

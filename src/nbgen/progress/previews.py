@@ -10,23 +10,9 @@ import logging
 import threading
 from collections.abc import Callable
 
-import msgspec
+from nbgen.schema import Preview
 
 logger = logging.getLogger(__name__)
-
-
-class Preview(msgspec.Struct, frozen=True):
-    """What a picture will look like, seen while it is made.
-
-    Attributes:
-        jpeg: A small JPEG file.
-        width: Its width in pixels: an eighth of the picture's, or up to 512.
-        height: Its height in pixels.
-    """
-
-    jpeg: bytes
-    width: int
-    height: int
 
 
 PreviewCallback = Callable[[Preview], None]

@@ -15,19 +15,21 @@ from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 
-from nbgen.checks import check_task_id
 from nbgen.errors import InvalidRequest, TaskConflict, UnknownTask
 from nbgen.progress.dispatcher import Dispatcher, ProgressCallback
-from nbgen.progress.eta import Pace
+from nbgen.progress.pace import Pace
 from nbgen.progress.previews import PreviewHub
-from nbgen.progress.progress import (
+from nbgen.schema import (
     GenerationProgress,
+    GenerationResult,
+    Outcome,
     Stage,
     StagePlan,
+    Status,
     done_message,
     shown_percentage,
 )
-from nbgen.schema import GenerationResult, Outcome, Status
+from nbgen.schema.checks import check_task_id
 
 
 def utc_now() -> dt.datetime:
@@ -293,7 +295,7 @@ class ProgressService:
             present = elsewhere if task is None else task.progress
             return self._dispatcher.register(task_id, callback, present)
 
-    def tell_elsewhere(self, progress: GenerationProgress) -> None:
+    def publish_foreign(self, progress: GenerationProgress) -> None:
         """Tell those who watch a task of its state elsewhere, unless it is known here.
 
         Nothing of it is kept.

@@ -8,7 +8,7 @@ from __future__ import annotations
 from importlib.metadata import EntryPoint, entry_points
 
 from nbgen.errors import InvalidRequest, PublishFailed
-from nbgen.review.publish import FolderPublisher, Publisher
+from nbgen.review.publishers import FolderPublisher, Publisher
 from nbgen.settings import default_publish_folder, default_webhook
 
 _GROUP = "nbgen.publishers"

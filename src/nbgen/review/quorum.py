@@ -9,8 +9,8 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from nbgen.checks import check_reviewer_id
 from nbgen.errors import InvalidRequest
+from nbgen.schema.checks import check_reviewer_id
 
 # How many, and of whom: "any", "2", "all:ada,bob", "2:ada,bob,eve".
 _QUORUM = re.compile(r"(any|all|0*[1-9][0-9]{0,2})(?::(.*))?", re.ASCII | re.DOTALL)

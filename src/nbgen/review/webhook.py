@@ -20,7 +20,7 @@ from tornado.netutil import DefaultLoopResolver
 from tornado.simple_httpclient import SimpleAsyncHTTPClient
 
 from nbgen.errors import InvalidRequest, PublishFailed
-from nbgen.review.publish import Publication
+from nbgen.review.publishers import Publication
 
 _TIMEOUT_S = 10.0
 _LONGEST_ANSWER = 2**20

@@ -11,17 +11,11 @@ from typing import Any
 import msgspec
 from tornado.web import HTTPError
 
-from nbgen.checks import check_task_id
 from nbgen.errors import InvalidRequest, NbgenError, TaskError, UnknownImage
-from nbgen.progress.progress import done_message
-from nbgen.schema import GenerationRequest, GenerationResult
-from nbgen.server.base import (
-    BaseHandler,
-    publications_body,
-    task_body,
-    task_links,
-)
-from nbgen.task import Task
+from nbgen.handles.task import Task
+from nbgen.schema import GenerationRequest, GenerationResult, done_message
+from nbgen.schema.checks import check_task_id
+from nbgen.server.base import BaseHandler, publications_body, task_body, task_links
 
 _REQUEST_FIELDS = frozenset(GenerationRequest.__struct_fields__)
 _LONGEST_LIST = 1_000

@@ -20,12 +20,13 @@ import msgspec
 from tornado.web import HTTPError
 from tornado.websocket import WebSocketClosedError, WebSocketHandler
 
-from nbgen.checks import check_task_id
 from nbgen.errors import UnknownTask
-from nbgen.progress import GenerationProgress
-from nbgen.progress.messages import KEEP_ALIVE, WatchSession, encode_progress
+from nbgen.schema import GenerationProgress
+from nbgen.schema.checks import check_task_id
 from nbgen.server.base import BaseHandler
 from nbgen.studio import Studio
+from nbgen.wire.progress import KEEP_ALIVE, encode_progress
+from nbgen.wire.session import WatchSession
 
 logger = logging.getLogger(__name__)
 

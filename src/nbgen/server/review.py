@@ -8,21 +8,16 @@ from typing import Any
 
 import msgspec
 
-from nbgen.checks import check_reviewer_id, check_task_id
-from nbgen.decision import (
+from nbgen.errors import InvalidRequest, NbgenError
+from nbgen.schema import (
     ContentTask,
     Decision,
     DecisionRequest,
     PublicationState,
     Verdict,
 )
-from nbgen.errors import InvalidRequest, NbgenError
-from nbgen.server.base import (
-    BaseHandler,
-    error_body,
-    error_status,
-    publications_body,
-)
+from nbgen.schema.checks import check_reviewer_id, check_task_id
+from nbgen.server.base import BaseHandler, error_body, error_status, publications_body
 from nbgen.studio import Studio
 
 _LONGEST_BULK = 500

@@ -7,33 +7,26 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from nbgen.images import Images
 from nbgen.store.database import Database
-from nbgen.store.decisions import Change, DecisionStore, Ruling, Subject
+from nbgen.store.decisions import DecisionStore
 from nbgen.store.garbage import collect_garbage
-from nbgen.store.images import ImageFolder, Images, open_images
-from nbgen.store.inputs import keep_picture
 from nbgen.store.publications import PublicationStore
-from nbgen.store.runner import RunnerLock
 from nbgen.store.tasks import TaskStore
 
-__all__ = [
-    "Change",
-    "ImageFolder",
-    "Images",
-    "Ruling",
-    "RunnerLock",
-    "Store",
-    "Subject",
-    "keep_picture",
-    "open_images",
-]
+__all__ = ["Store"]
 
 
-class Store(TaskStore, DecisionStore, PublicationStore):
+class Store:
     """What lasts of a studio, but for the pictures.
 
     Opening it changes no task; ``adopt_tasks`` takes over those of processes that are
     gone.
+
+    Attributes:
+        tasks: The tasks.
+        decisions: The decisions, and the tasks that were made elsewhere.
+        publications: The publications.
 
     Args:
         folder: Where ``nbgen.sqlite`` lies; made if it does not exist.
@@ -46,6 +39,9 @@ class Store(TaskStore, DecisionStore, PublicationStore):
 
     def __init__(self, folder: Path, url: str | None = None) -> None:
         self._database = Database(folder, url)
+        self.tasks = TaskStore(self._database)
+        self.decisions = DecisionStore(self._database)
+        self.publications = PublicationStore(self._database)
 
     @property
     def identity(self) -> str:

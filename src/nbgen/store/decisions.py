@@ -2,22 +2,21 @@
 
 Thread-safe, also between processes: whoever decides on a task keeps others from
 deciding on it until the transaction ends, so each sees what all before it decided. The
-rules themselves are in ``nbgen.review.decide``, and called from here.
+rules themselves are in ``nbgen.review.rules``, and called from here.
 """
 
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 from zlib import crc32
 
 import msgspec
 import sqlalchemy as sa
 
-from nbgen.decision import ContentTask, Decision
 from nbgen.errors import NbgenError
-from nbgen.schema import TaskRecord
+from nbgen.schema import Change, ContentTask, Decision, Ruling, Subject
 from nbgen.store import log
 from nbgen.store.database import Database
 from nbgen.store.publications import cancel_publications, queue_publications
@@ -29,61 +28,11 @@ _DECIDING = 0x6E6267
 _LOCKS = 256
 
 
-class Subject(NamedTuple):
-    """What is decided on: a task that was generated here, one made elsewhere, or both.
-
-    Attributes:
-        task_id: The id.
-        task: The task of that id that was generated here, or None.
-        content: The task of that id that was made elsewhere, or None.
-        log: The decisions so far, oldest first.
-    """
-
-    task_id: str
-    task: TaskRecord | None
-    content: ContentTask | None
-    log: tuple[Decision, ...]
-
-
-class Ruling(NamedTuple):
-    """What is to be done about a request to decide.
-
-    Attributes:
-        decision: The decision to append, or the one that stands already.
-        is_new: Whether it is to be appended.
-        publishes: The approval that is in force now, if none was before: the decision
-            itself, or one that counts again since another was undone.
-        withdraws: Whether the task was approved before, and is not any more.
-    """
-
-    decision: Decision
-    is_new: bool = False
-    publishes: Decision | None = None
-    withdraws: bool = False
-
-
-class Change(NamedTuple):
-    """A change to the log that somebody asks for.
-
-    Attributes:
-        task_id: The task.
-        rule: Says what is to be done, from what the log says at that moment; it may
-            raise an ``NbgenError`` to refuse.
-        child: A task to add together with the decision, or None.
-    """
-
-    task_id: str
-    rule: Callable[[Subject], Ruling]
-    child: TaskRecord | None = None
-
-
 class DecisionStore:
-    """The decisions of one database, and the tasks that were made elsewhere.
+    """The decisions of one database, and the tasks that were made elsewhere."""
 
-    A part of ``Store``, which says what database that is.
-    """
-
-    _database: Database
+    def __init__(self, database: Database) -> None:
+        self._database = database
 
     def decide(
         self, changes: Sequence[Change], publishers: Sequence[str]

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 
-from nbgen.checks import IMAGE_NAME
 from nbgen.errors import ForeignPictures
-from nbgen.store.images import Images
+from nbgen.images import Images
+from nbgen.schema.checks import IMAGE_NAME
 from nbgen.store.tables import content, decisions, tasks
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import msgspec
 import sqlalchemy as sa
 
-from nbgen.decision import Decision, Verdict
+from nbgen.schema import Decision, Verdict
 from nbgen.store.tables import Row, decisions
 
 

@@ -12,18 +12,16 @@ from collections.abc import Sequence
 
 import sqlalchemy as sa
 
-from nbgen.decision import Decision, PublicationRecord, PublicationState
+from nbgen.schema import Decision, PublicationRecord, PublicationState
 from nbgen.store.database import Database
 from nbgen.store.tables import Row, publications
 
 
 class PublicationStore:
-    """The publications of one database.
+    """The publications of one database."""
 
-    A part of ``Store``, which says what database that is.
-    """
-
-    _database: Database
+    def __init__(self, database: Database) -> None:
+        self._database = database
 
     def list_publications(self, task_id: str) -> list[PublicationRecord]:
         """Return the publications of a task, oldest first."""

@@ -15,10 +15,10 @@ from typing import Any
 import msgspec
 import sqlalchemy as sa
 
-from nbgen.decision import Decision
 from nbgen.errors import InvalidRequest, TaskConflict
 from nbgen.schema import (
     BatchRow,
+    Decision,
     GenerationRequest,
     GenerationResult,
     Outcome,
@@ -39,12 +39,10 @@ _CURSOR = re.compile(r"([0-9a-f]{1,14})-([0-9a-f]{1,8})")
 
 
 class TaskStore:
-    """The tasks of one database.
+    """The tasks of one database."""
 
-    A part of ``Store``, which says what database that is.
-    """
-
-    _database: Database
+    def __init__(self, database: Database) -> None:
+        self._database = database
 
     def add_tasks(self, records: Sequence[TaskRecord]) -> None:
         """Commit new tasks, all or none.

@@ -12,8 +12,9 @@ from html import escape
 
 import ipywidgets
 
-from nbgen.batch import Batch, BatchProgress
 from nbgen.errors import InvalidRequest
+from nbgen.handles.batch import Batch
+from nbgen.schema import BatchProgress
 from nbgen.widgets.panel import ErrorLine, Panel
 from nbgen.widgets.progress_view import duration
 from nbgen.widgets.pump import Pump

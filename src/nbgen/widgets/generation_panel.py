@@ -15,17 +15,18 @@ from collections.abc import Callable
 import ipywidgets
 
 from nbgen.errors import NbgenError
-from nbgen.progress import GenerationProgress, Preview
+from nbgen.handles.task import Task
 from nbgen.schema import (
     Decision,
+    GenerationProgress,
     Outcome,
+    Preview,
     SchedulerName,
     Status,
     TaskRecord,
     Verdict,
 )
 from nbgen.studio import Studio
-from nbgen.task import Task
 from nbgen.widgets.panel import ErrorLine, Panel
 from nbgen.widgets.progress_view import ProgressView
 from nbgen.widgets.pump import Pump

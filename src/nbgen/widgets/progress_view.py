@@ -7,8 +7,7 @@ from html import escape
 
 import ipywidgets
 
-from nbgen.progress import GenerationProgress, Preview
-from nbgen.schema import Outcome, Status
+from nbgen.schema import GenerationProgress, Outcome, Preview, Status
 
 _BAR_STYLE = {
     Outcome.SUCCEEDED: "success",

@@ -1,0 +1,1 @@
+"""Handles on tasks and batches."""

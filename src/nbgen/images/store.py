@@ -1,0 +1,84 @@
+"""The finished pictures, in a folder or wherever fsspec can write.
+
+Thread-safe: a file is written whole or not at all, and its name is made from its
+bytes, so no file is ever overwritten with another.
+
+Beside the pictures lies a mark for each database that refers to any, an empty file
+``owner-…`` with the identity of that database. Several databases may share pictures;
+the marks tell that no one of them knows which are garbage.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+from nbgen.atomic import UNFINISHED
+from nbgen.schema.checks import IMAGE_NAME
+
+_MARK = re.compile(r"owner-([0-9a-f]{32})")
+
+
+class FoundFile(NamedTuple):
+    """A file where the pictures lie: its name and when it was last written."""
+
+    name: str
+    written_at: dt.datetime
+
+
+class Images(Protocol):
+    """Picture files under names that say what is in them."""
+
+    def save(self, data: bytes, kind: str) -> str:
+        """Write a picture file, whole or not at all, and return its name.
+
+        One that is there already is made young.
+
+        Args:
+            data: The bytes of the file.
+            kind: ``"png"``, ``"jpeg"`` or ``"webp"``.
+        """
+
+    def keep(self, name: str) -> bool:
+        """Say whether there is a picture of that name, and make it young.
+
+        For whoever is about to refer to it: one that nothing referred to so far is
+        garbage until the row that does is committed.
+        """
+
+    def discard(self, name: str, written_before: dt.datetime) -> bool:
+        """Remove a file that nothing refers to; return False if it was not removed.
+
+        One that was written since, or is gone, is left as it is.
+        """
+
+    def read(self, name: str) -> bytes | None:
+        """Return the bytes of the picture of that name, or None if there is none."""
+
+    def path(self, name: str) -> Path | None:
+        """Return where it lies on this machine, or None if it does not."""
+
+    def has(self, name: str) -> bool:
+        """Say whether there is a picture of that name."""
+
+    def files(self) -> Iterator[FoundFile]:
+        """Yield the pictures and what unfinished writing left behind."""
+
+    def owners(self) -> set[str]:
+        """Return the identities of the databases that refer to pictures here."""
+
+
+def image_name(data: bytes, kind: str) -> str:
+    return f"{hashlib.sha256(data).hexdigest()[:32]}.{kind}"
+
+
+def is_ours(name: str) -> bool:
+    return bool(IMAGE_NAME.fullmatch(name)) or name.endswith(UNFINISHED)
+
+
+def owners_marked(names: Iterable[str]) -> set[str]:
+    return {found[1] for name in names if (found := _MARK.fullmatch(name))}

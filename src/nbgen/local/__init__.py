@@ -1,0 +1,1 @@
+"""The backend that runs tasks in this process and keeps them on this machine."""

@@ -1,0 +1,242 @@
+"""Brings approvals to their publishers, again and again until they are out.
+
+Every method may be called from any thread. Each publisher is called by a thread of its
+own, ``nbgen-publisher-`` and its name, so that one that is slow holds up no other. What
+is to be published is in the store, so a process that dies loses nothing: the next one
+goes on.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import logging
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+import msgspec
+
+from nbgen.errors import InvalidRequest, NbgenError, PublishFailed
+from nbgen.images import Images
+from nbgen.review.publishers import Publication, Publisher, retry_delay_s
+from nbgen.schema import Decision, PublicationRecord, PublicationState
+from nbgen.schema.checks import IMAGE_URL, check_text
+from nbgen.store import Store
+
+logger = logging.getLogger(__name__)
+
+# Longer than a publisher should take; another process takes over after it.
+_LONGEST_ATTEMPT = dt.timedelta(minutes=2)
+# Others may have died with publications in their hands.
+_LONGEST_REST_S = 60.0
+# Longer than a webhook takes; what takes longer is left to the next process.
+_CLOSE_TIMEOUT_S = 15.0
+_LONGEST_TEXT = 2_000
+_LONGEST_NAME = 200
+# So that a publisher that is slow leaves a server's threads to others.
+_MOST_WAITERS = 2
+
+
+class Outbox:
+    """Runs the publications of a store, each at least once.
+
+    Args:
+        store: Where they are queued.
+        images: Where the pictures are.
+        publishers: Who publishes; each has a name of its own.
+        clock: Returns the time in UTC.
+
+    Raises:
+        InvalidRequest: A publisher has no name, or two have the same.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        images: Images,
+        publishers: Sequence[Publisher],
+        clock: Callable[[], dt.datetime] = lambda: dt.datetime.now(dt.UTC),
+    ) -> None:
+        self._publishers = {publisher.name: publisher for publisher in publishers}
+        self.names = tuple(publisher.name for publisher in publishers)
+        for name in self.names:
+            check_text("name of a publisher", name, shortest=1, longest=_LONGEST_NAME)
+        if len(self._publishers) < len(self.names):
+            allowed = "publishers of different names; give them with name="
+            raise InvalidRequest("publishers", list(self.names), allowed)
+        self._store = store
+        self._images = images
+        self._clock = clock
+        self._changed = threading.Condition()
+        self._wakes = 0
+        self._closed = False
+        self._waiters = threading.BoundedSemaphore(_MOST_WAITERS)
+        self._threads = [
+            # A daemon: a notebook's kernel must be able to exit at any time.
+            threading.Thread(
+                target=self._work,
+                args=(publisher,),
+                name=f"nbgen-publisher-{publisher.name}",
+                daemon=True,
+            )
+            for publisher in publishers
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def wake(self) -> None:
+        """Have the queue looked at now."""
+        with self._changed:
+            self._wakes += 1
+            self._changed.notify_all()
+
+    def wait_tried(self, task_id: str, timeout_s: float) -> list[PublicationRecord]:
+        """Wait until each publication of a task was tried once; return them all.
+
+        At most two callers wait at a time; others are answered at once.
+        """
+        if self._threads and timeout_s and self._waiters.acquire(blocking=False):
+            try:
+                with self._changed:
+                    self._changed.wait_for(
+                        lambda: self._closed or not self._has_untried(task_id),
+                        timeout_s,
+                    )
+            finally:
+                self._waiters.release()
+        return self._store.publications.list_publications(task_id)
+
+    def close(self) -> None:
+        """End the threads after the attempts under way; the rest stays in the store.
+
+        A publisher that does not come back within 15 seconds is left behind.
+        """
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        deadline = time.monotonic() + _CLOSE_TIMEOUT_S
+        for thread in self._threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+
+    def _has_untried(self, task_id: str) -> bool:
+        # An attempt is counted when it begins; its end clears or sets more than that.
+        return any(
+            record.state is PublicationState.PENDING
+            and record.error is None
+            and record.publisher in self._publishers
+            for record in self._store.publications.list_publications(task_id)
+        )
+
+    def _work(self, publisher: Publisher) -> None:
+        while True:
+            with self._changed:
+                if self._closed:
+                    return
+                seen = self._wakes
+            rest_s = self._run_one(publisher)
+            with self._changed:
+                self._changed.notify_all()
+                if rest_s:
+                    self._changed.wait_for(partial(self._is_woken, seen), rest_s)
+
+    def _is_woken(self, seen: int) -> bool:
+        return self._wakes != seen or self._closed
+
+    def _run_one(self, publisher: Publisher) -> float:
+        """Run one publication; return the seconds until there may be another."""
+        try:
+            now = self._clock()
+            taken = self._store.publications.take_publication(
+                [publisher.name], now=now, until=now + _LONGEST_ATTEMPT
+            )
+            if taken is not None:
+                self._attempt(publisher, taken)
+                return 0.0
+            next_at = self._store.publications.next_publication_at([publisher.name])
+        except Exception:  # a database that is gone for a while must not end this
+            logger.exception("The queue of publications cannot be read.")
+            return retry_delay_s(1)
+        if next_at is None:
+            return _LONGEST_REST_S
+        rest_s = (next_at - self._clock()).total_seconds()
+        return min(max(rest_s, 0.0), _LONGEST_REST_S)
+
+    def _attempt(self, publisher: Publisher, record: PublicationRecord) -> None:
+        try:
+            with tempfile.TemporaryDirectory(prefix="nbgen-") as folder:
+                publication = self._publication(record, Path(folder))
+                url = _check_url(publisher.publish(publication))
+        except BaseException as error:  # noqa: BLE001 - whatever a publisher may raise
+            text = _told(error)
+            logger.warning("Publishing with %s failed: %s", record.publisher, text)
+            delay = dt.timedelta(seconds=retry_delay_s(record.attempts))
+            self._store.publications.postpone_publication(
+                record, text, self._clock() + delay
+            )
+        else:
+            self._store.publications.end_publication(record.number, url)
+
+    def _publication(self, record: PublicationRecord, folder: Path) -> Publication:
+        subject = self._store.decisions.get_subjects([record.task_id])[record.task_id]
+        decision = next(d for d in subject.log if d.sequence == record.decision)
+        task = subject.task
+        return Publication(
+            task_id=record.task_id,
+            image=self._local_file(decision, folder),
+            featured_image_url=decision.featured_image_url,
+            reviewer_id=decision.reviewer_id,
+            feedback=decision.feedback,
+            decided_at=decision.decided_at,
+            request=msgspec.to_builtins(task.request) if task else None,
+            seed=task.seed if task else None,
+        )
+
+    def _local_file(self, decision: Decision, folder: Path) -> Path | None:
+        """Return a file of the picture, copied into the folder if it is elsewhere.
+
+        None for a picture that is none of ours.
+
+        Raises:
+            PublishFailed: It is ours, and gone.
+        """
+        url = decision.featured_image_url or ""
+        if not url.startswith(IMAGE_URL):
+            return None
+        name = url.removeprefix(IMAGE_URL)
+        path = self._images.path(name)
+        if path is not None:
+            return path
+        data = self._images.read(name)
+        if data is None:
+            raise PublishFailed(
+                f"The picture {url} of task {decision.task_id!r} is gone. Undo the "
+                "approval, or put the file back."
+            )
+        copy = folder / name
+        copy.write_bytes(data)
+        return copy
+
+
+def _check_url(url: object) -> str | None:
+    """Return what a publisher answered, if it is what it should be.
+
+    Raises:
+        InvalidRequest: It is not.
+    """
+    return None if url is None else check_text("the URL of a publisher", url)
+
+
+def _told(error: BaseException) -> str:
+    """Return what an error says, as it can be stored."""
+    try:
+        text = str(error)
+        text = (
+            text if isinstance(error, NbgenError) else f"{type(error).__name__}: {text}"
+        )
+    except Exception:  # noqa: BLE001 - an error that cannot even say what it is
+        text = type(error).__name__
+    text = text.replace("\0", "").encode("utf-8", "replace").decode().strip()
+    return text[:_LONGEST_TEXT] or "It failed."

@@ -1,0 +1,85 @@
+"""The nouns of nbgen: what to make, what became of it, and what people decided.
+
+All are frozen values that import nothing of nbgen but its errors, so any thread may
+hold them and any module may import them.
+"""
+
+from nbgen.schema.picture import GenerationResult, ImageRecord
+from nbgen.schema.progress import (
+    GenerationProgress,
+    Preview,
+    Stage,
+    StagePlan,
+    done_message,
+    progress_of_record,
+    shown_percentage,
+)
+from nbgen.schema.request import (
+    GenerationRequest,
+    Metadata,
+    OutputFormat,
+    SchedulerName,
+    check_field,
+)
+from nbgen.schema.review import (
+    ApprovalStatus,
+    ContentTask,
+    Decision,
+    DecisionRequest,
+    PublicationRecord,
+    PublicationState,
+    Verdict,
+)
+from nbgen.schema.subject import Change, Review, Ruling, Subject
+from nbgen.schema.task import (
+    BatchProgress,
+    BatchRow,
+    Outcome,
+    Status,
+    TaskPage,
+    TaskRecord,
+    counted_rows,
+    in_batch,
+    new_child,
+    new_id,
+    new_record,
+)
+
+__all__ = [
+    "ApprovalStatus",
+    "BatchProgress",
+    "BatchRow",
+    "Change",
+    "ContentTask",
+    "Decision",
+    "DecisionRequest",
+    "GenerationProgress",
+    "GenerationRequest",
+    "GenerationResult",
+    "ImageRecord",
+    "Metadata",
+    "Outcome",
+    "OutputFormat",
+    "Preview",
+    "PublicationRecord",
+    "PublicationState",
+    "Review",
+    "Ruling",
+    "SchedulerName",
+    "Stage",
+    "StagePlan",
+    "Status",
+    "Subject",
+    "TaskPage",
+    "TaskRecord",
+    "Verdict",
+    "check_field",
+    "counted_rows",
+    "done_message",
+    "in_batch",
+    "new_child",
+    "new_id",
+    "new_record",
+    "progress_of_record",
+    "shown_percentage",
+]

@@ -1,0 +1,194 @@
+"""Checks of single fields: each returns the value in its proper type, or raises.
+
+Pure functions, for any thread. Every error is an ``InvalidRequest`` that names the
+field, the value and what is allowed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import operator
+import re
+from enum import StrEnum
+from typing import Any, TypeVar
+
+from nbgen.errors import InvalidRequest
+
+MAX_PROMPT_LENGTH = 2_000
+MAX_SEED = 2**32 - 1
+SIZE_MULTIPLE = 8
+"""SDXL's VAE halves each side three times, so sides are multiples of 8 pixels."""
+IMAGE_NAME = re.compile(r"[0-9a-f]{32}\.(png|jpeg|webp)")
+"""What the picture files of the image folder are called."""
+IMAGE_URL = "/images/"
+"""The path under which a server serves them."""
+
+_LONGEST_BATCH_NAME = 60
+_MOST_TAGS = 20
+
+_TASK_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+
+
+def check_task_id(task_id: object) -> str:
+    """Return the task id, or raise ``InvalidRequest`` when it cannot be one.
+
+    An id is one segment of a URL path, so a slash, a blank, ``.`` and ``..`` cannot
+    stand in it.
+    """
+    if (
+        isinstance(task_id, str)
+        and _TASK_ID.fullmatch(task_id)
+        and task_id not in (".", "..")
+    ):
+        return task_id
+    raise InvalidRequest(
+        "task_id",
+        task_id,
+        "1 to 128 letters, digits, dots, underscores, colons or hyphens "
+        "(and not '.' or '..')",
+    )
+
+
+def check_batch_name(field: str, name: object) -> str:
+    """Return the name of a batch or of its row; raise ``InvalidRequest`` if it is none.
+
+    Together they make the id of a task.
+    """
+    if isinstance(name, str) and len(name) <= _LONGEST_BATCH_NAME:
+        with contextlib.suppress(InvalidRequest):
+            return check_task_id(name)
+    raise InvalidRequest(
+        field,
+        name,
+        f"1 to {_LONGEST_BATCH_NAME} letters, digits, dots, underscores, colons or "
+        "hyphens (and not '.' or '..')",
+    )
+
+
+def check_seed(seed: object) -> int:
+    """Return the seed, or raise ``InvalidRequest`` when it cannot be one."""
+    return check_int("seed", seed, 0, MAX_SEED)
+
+
+def check_reviewer_id(reviewer_id: object) -> str:
+    """Return the trimmed reviewer id; raise ``InvalidRequest`` if it is none."""
+    return check_text("reviewer_id", reviewer_id, shortest=1, longest=200)
+
+
+def check_feedback(feedback: object) -> str | None:
+    """Return the trimmed feedback, None for none; raise ``InvalidRequest`` if bad."""
+    if feedback is None:
+        return None
+    return check_text("feedback", feedback, longest=10_000) or None
+
+
+def check_tags(tags: object) -> tuple[str, ...]:
+    """Return the trimmed tags, each once; raise ``InvalidRequest`` if they are bad."""
+    if not isinstance(tags, (list, tuple)) or len(tags) > _MOST_TAGS:
+        raise InvalidRequest("tags", tags, f"a list of up to {_MOST_TAGS} texts")
+    trimmed = (check_text("tags", tag, shortest=1, longest=100) for tag in tags)
+    return tuple(dict.fromkeys(trimmed))
+
+
+def check_featured_url(url: object) -> str | None:
+    """Return the trimmed URL, None for none; raise ``InvalidRequest`` if bad."""
+    if url is None:
+        return None
+    return check_text("featured_image_url", url, shortest=1)
+
+
+def check_version(version: object) -> int | None:
+    """Return the expected number of decisions, None for none expected."""
+    if version is None:
+        return None
+    return check_int("expect_version", version, 0, MAX_SEED)
+
+
+def check_text(
+    field: str, value: Any, *, shortest: int = 0, longest: int = MAX_PROMPT_LENGTH
+) -> str:
+    """Return the trimmed text, of so many characters."""
+    trimmed = value.strip() if isinstance(value, str) else None
+    if trimmed is None or not shortest <= len(trimmed) <= longest:
+        allowed = f"a text of {shortest:,} to {longest:,} characters"
+        raise InvalidRequest(field, value, allowed)
+    if "\0" in trimmed:  # which PostgreSQL cannot store
+        raise InvalidRequest(field, value, "a text without the character NUL")
+    # A lone surrogate can be neither stored nor sent.
+    return trimmed.encode("utf-8", "replace").decode()
+
+
+def check_int(field: str, value: Any, least: int, most: int) -> int:
+    """Return the whole number, ends included."""
+    try:
+        # bool is an int to Python, but not to the person who wrote it.
+        number = None if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        number = None
+    if number is None or not least <= number <= most:
+        allowed = f"a whole number from {least:,} to {most:,}"
+        raise InvalidRequest(field, value, allowed)
+    return number
+
+
+def check_number(
+    field: str, value: Any, least: float, most: float, *, ends: bool = True
+) -> float:
+    """Return the finite number, ends included unless ``ends`` is false."""
+    try:
+        number = math.nan if isinstance(value, (bool, str)) else float(value)
+    except (TypeError, ValueError, OverflowError):
+        number = math.nan
+    # A comparison with nan is false.
+    if not (least <= number <= most if ends else least < number < most):
+        allowed = f"a number {'from' if ends else 'between'} {least} "
+        raise InvalidRequest(field, value, f"{allowed}{'to' if ends else 'and'} {most}")
+    return number
+
+
+_Choice = TypeVar("_Choice", bound=StrEnum)
+
+
+def check_choice(field: str, value: Any, choices: type[_Choice]) -> _Choice:
+    """Return the member of a closed set that the value names."""
+    try:
+        return choices(value)
+    except ValueError:
+        *others, last = (f"'{choice}'" for choice in choices)
+        allowed = f"{', '.join(others)} or {last}"
+        raise InvalidRequest(field, value, allowed) from None
+
+
+def check_image_name(field: str, value: Any) -> str | None:
+    """Return the name of a picture file, None for none; an ``/images/`` URL will do."""
+    if value is None:
+        return None
+    name = value.removeprefix(IMAGE_URL) if isinstance(value, str) else ""
+    if not IMAGE_NAME.fullmatch(name):
+        allowed = "the name or the /images/ URL of a picture that is kept here"
+        raise InvalidRequest(field, value, allowed)
+    return name
+
+
+def check_flag(field: str, value: Any) -> bool:
+    """Return the true or false."""
+    if not isinstance(value, bool):
+        raise InvalidRequest(field, value, "true or false")
+    return value
+
+
+def check_side(field: str, value: Any) -> int | None:
+    """Return the length of a picture's side in pixels, None for the default."""
+    if value is None:
+        return None
+    allowed = f"a multiple of {SIZE_MULTIPLE} from 64 to 2,048 pixels"
+    try:
+        side = check_int(field, value, 64, 2_048)
+    except InvalidRequest:
+        raise InvalidRequest(field, value, allowed) from None
+    if side % SIZE_MULTIPLE:
+        below = side - side % SIZE_MULTIPLE
+        nearest = f" (the nearest are {below} and {below + SIZE_MULTIPLE})"
+        raise InvalidRequest(field, value, allowed + nearest)
+    return side

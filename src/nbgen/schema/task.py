@@ -1,0 +1,269 @@
+"""Tasks and batches as the store knows them. Frozen values, for any thread."""
+
+from __future__ import annotations
+
+import datetime as dt
+import secrets
+import uuid
+from collections.abc import Iterable
+from enum import StrEnum
+from typing import NamedTuple
+
+import msgspec
+
+from nbgen.schema.checks import MAX_SEED
+from nbgen.schema.picture import GenerationResult
+from nbgen.schema.request import GenerationRequest
+from nbgen.schema.review import ApprovalStatus, Decision
+
+
+class Status(StrEnum):
+    """Where a task stands: the closed set that protocol clients switch on."""
+
+    PENDING = "pending"
+    GENERATING = "generating"
+    COMPLETED = "completed"
+    FAILED = "failed"
+
+    @property
+    def ended(self) -> bool:
+        """Whether a task of this status will never change again."""
+        return self in (Status.COMPLETED, Status.FAILED)
+
+
+class Outcome(StrEnum):
+    """How precisely an ended task ended."""
+
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    LOST = "lost"
+
+    @property
+    def status(self) -> Status:
+        """The protocol status of a task with this outcome."""
+        return Status.COMPLETED if self is Outcome.SUCCEEDED else Status.FAILED
+
+
+class TaskRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """One task as the store knows it.
+
+    Attributes:
+        id: The id of the task.
+        parent_id: The task that a reviewer wanted changed into this one, or that this
+            one is another attempt at; None for neither.
+        batch_id: The batch that it belongs to; None for none.
+        batch_row: Which row of the batch it is for. Of several, such as retries, the
+            newest counts.
+        request: The request as it was asked for.
+        seed: The seed in use: the request's, or the one drawn for it.
+        priority: Tasks of a higher one run first.
+        status: Where the task stands.
+        outcome: How it ended; None before that.
+        error: Why it did not succeed; None otherwise.
+        created_at: When it was submitted, in UTC.
+        started_at: When the work on it began, in UTC; None before that.
+        ended_at: When it ended, in UTC; None before that.
+        current_step: Sampling steps done when it ended; 0 before that.
+        stages: The seconds that each stage took, of those that were over when the end
+            was committed.
+        step_times: The seconds that each sampling step took, to three digits, of each
+            stage that samples. The first of a stage includes what comes before it.
+        made_with: The checkpoint, the device and the versions of the libraries.
+        result: The pictures of a task that succeeded, or those of a batch that were
+            made before it failed; None otherwise.
+        decisions: The log of the decisions on it, oldest first.
+        decision: The decision in force; None while there is none.
+        approval_status: What all decisions come to.
+    """
+
+    id: str
+    parent_id: str | None = None
+    batch_id: str | None = None
+    batch_row: str | None = None
+    request: GenerationRequest
+    seed: int
+    priority: int = 0
+    status: Status
+    outcome: Outcome | None = None
+    error: str | None = None
+    created_at: dt.datetime
+    started_at: dt.datetime | None = None
+    ended_at: dt.datetime | None = None
+    current_step: int = 0
+    stages: dict[str, float] = {}
+    step_times: dict[str, tuple[float, ...]] = {}
+    made_with: dict[str, str] = {}
+    result: GenerationResult | None = None
+    decisions: tuple[Decision, ...] = ()
+    decision: Decision | None = None
+    approval_status: ApprovalStatus = ApprovalStatus.PENDING
+
+    def __repr__(self) -> str:
+        # A notebook compares this text, so it holds nothing that differs between runs.
+        request = self.request
+        sized = request.width and request.height
+        size = f", {request.width}x{request.height}" if sized else ""
+        seed = "random" if request.seed is None else request.seed
+        steps = request.num_inference_steps
+        noun = "step" if steps == 1 else "steps"
+        return f"TaskRecord({self.status}, {steps} {noun}{size}, seed {seed})"
+
+    @property
+    def version(self) -> int:
+        """How many decisions there are on the task."""
+        return len(self.decisions)
+
+
+class BatchRow(NamedTuple):
+    """Where one row of a batch stands.
+
+    Attributes:
+        name: Which row.
+        task_id: The newest task for it.
+        status: Where that stands.
+        outcome: How it ended; None before that.
+        error: Why it did not succeed; None otherwise.
+        took_s: Seconds from its start to its end; None before that.
+        ended_at: When it ended, in UTC; None before that.
+    """
+
+    name: str
+    task_id: str
+    status: Status
+    outcome: Outcome | None
+    error: str | None
+    took_s: float | None
+    ended_at: dt.datetime | None
+
+    def __repr__(self) -> str:
+        # A notebook compares this text, so it holds nothing that differs between runs.
+        return f"BatchRow({self.name!r}, {self.outcome or self.status})"
+
+
+class TaskPage(list[TaskRecord]):
+    """Some of the tasks, newest first.
+
+    Attributes:
+        next_cursor: Where the next page begins; None on the last.
+    """
+
+    def __init__(
+        self, records: Iterable[TaskRecord] = (), next_cursor: str | None = None
+    ) -> None:
+        super().__init__(records)
+        self.next_cursor = next_cursor
+
+
+class BatchProgress(msgspec.Struct, frozen=True, kw_only=True):
+    """How far a batch is.
+
+    Attributes:
+        batch_id: The id of the batch.
+        total: How many rows it has; those below add up to it.
+        pending: Rows whose task waits.
+        generating: Rows whose task runs.
+        succeeded: Rows whose pictures are there.
+        failed: Rows whose task failed.
+        cancelled: Rows whose task was cancelled.
+        lost: Rows whose process died.
+        percentage: 0 to 100, of rows, with the share of those under way; 100 only
+            when all have ended.
+        estimated_remaining: Seconds until all have ended, from how long the last of
+            this batch took that succeeded; 0.0 while that is not known.
+        remaining_known: Whether it is.
+    """
+
+    batch_id: str
+    total: int
+    pending: int
+    generating: int
+    succeeded: int
+    failed: int
+    cancelled: int
+    lost: int
+    percentage: float
+    estimated_remaining: float
+    remaining_known: bool
+
+    def __repr__(self) -> str:
+        # A notebook compares this text, so it holds neither the id nor a time.
+        counts = {
+            "pending": self.pending,
+            "generating": self.generating,
+            "succeeded": self.succeeded,
+            "failed": self.failed,
+            "cancelled": self.cancelled,
+            "lost": self.lost,
+        }
+        told = ", ".join(f"{count:,} {what}" for what, count in counts.items() if count)
+        return f"BatchProgress({counted_rows(self.total)}{told and ': '}{told})"
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing waits or runs any more."""
+        return not self.pending and not self.generating
+
+
+def counted_rows(count: int) -> str:
+    """Return a number of rows with its noun: "1 row", "2 rows"."""
+    return f"{count:,} {'row' if count == 1 else 'rows'}"
+
+
+def new_id() -> str:
+    """Return an id that no task has."""
+    return uuid.uuid4().hex[:12]
+
+
+def new_record(
+    task_id: str,
+    request: GenerationRequest,
+    parent_id: str | None = None,
+    *,
+    priority: int = 0,
+) -> TaskRecord:
+    """Return a task that waits, with a seed of its own if the request names none."""
+    seed = request.seed
+    return TaskRecord(
+        id=task_id,
+        parent_id=parent_id,
+        request=request,
+        seed=_draw_seed(request) if seed is None else seed,
+        priority=priority,
+        status=Status.PENDING,
+        created_at=dt.datetime.now(dt.UTC),
+    )
+
+
+def new_child(
+    parent: TaskRecord,
+    request: GenerationRequest | None = None,
+    *,
+    priority: int | None = None,
+) -> TaskRecord:
+    """Return a task that waits and takes the place of another, in its batch too.
+
+    Args:
+        parent: The other.
+        request: What to make; None for the same.
+        priority: Its priority; None for the same.
+    """
+    child = new_record(
+        new_id(),
+        parent.request if request is None else request,
+        parent.id,
+        priority=parent.priority if priority is None else priority,
+    )
+    return in_batch(child, parent.batch_id, parent.batch_row)
+
+
+def in_batch(
+    record: TaskRecord, batch_id: str | None, batch_row: str | None
+) -> TaskRecord:
+    """Return the task as one for that row of a batch; None for no batch."""
+    return msgspec.structs.replace(record, batch_id=batch_id, batch_row=batch_row)
+
+
+def _draw_seed(request: GenerationRequest) -> int:
+    # So that the last picture of a batch has a seed that may be asked for, too.
+    return secrets.randbelow(MAX_SEED - request.num_images)

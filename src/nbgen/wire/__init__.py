@@ -1,0 +1,1 @@
+"""What goes over the wire: messages, bodies and errors, for both ends."""

@@ -1,0 +1,426 @@
+"""Many tasks as one: queued at once, watched, cancelled and tried again together."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import pytest
+
+from nbgen.errors import (
+    DataFolderInUse,
+    InvalidRequest,
+    NbgenError,
+    QueueFull,
+    TaskCancelled,
+    TaskConflict,
+    TaskUnfinished,
+    UnknownBatch,
+)
+from nbgen.schema import BatchProgress, GenerationRequest, GenerationResult, Outcome
+from nbgen.studio import Studio
+from nbgen.testing.engine import PatternEngine
+from tests.local.test_runner_lock import other_process
+
+MakeStudio = Callable[..., Studio]
+
+
+def request(prompt: str, **fields: object) -> GenerationRequest:
+    return GenerationRequest(prompt=prompt, num_inference_steps=5, **fields)  # type: ignore[arg-type]
+
+
+def requests(*prompts: str) -> dict[str, GenerationRequest]:
+    return {prompt.replace(" ", "-"): request(prompt) for prompt in prompts}
+
+
+class Gate:
+    """Holds the third step of every task."""
+
+    def __init__(self) -> None:
+        self.reached = threading.Semaphore(0)
+        self.opened = threading.Semaphore(0)
+
+    def __call__(self, step: int) -> None:
+        if step == 3:
+            self.reached.release()
+            assert self.opened.acquire(timeout=20)
+
+
+def counts(progress: BatchProgress) -> tuple[int, ...]:
+    """Return pending, generating, succeeded, failed, cancelled and lost."""
+    return (
+        progress.pending,
+        progress.generating,
+        progress.succeeded,
+        progress.failed,
+        progress.cancelled,
+        progress.lost,
+    )
+
+
+def test_a_batch_tells_how_far_it_is(make_studio: MakeStudio) -> None:
+    gate = Gate()
+    studio = make_studio(gate)
+    batch = studio.submit_batch(requests("a cat", "a dog"), batch_id="pets")
+    assert gate.reached.acquire(timeout=10)
+    assert counts(batch.progress) == (1, 1, 0, 0, 0, 0)
+    assert 0 < batch.progress.percentage < 50
+    assert not batch.progress.remaining_known
+    gate.opened.release()
+    assert gate.reached.acquire(timeout=10)
+    studio.task("pets:a-cat").result(10)  # it is saved while the next one samples
+    half = batch.progress
+    assert counts(half) == (0, 1, 1, 0, 0, 0)
+    assert 50 < half.percentage < 100
+    assert half.remaining_known
+    assert half.estimated_remaining > 0
+    assert not half.ended
+    gate.opened.release()
+    first, second = batch.result(10)
+    assert isinstance(first, GenerationResult)
+    assert isinstance(second, GenerationResult)
+    assert counts(batch.progress) == (0, 0, 2, 0, 0, 0)
+    assert (batch.progress.percentage, batch.progress.total) == (100.0, 2)
+    assert batch.progress.ended
+    assert batch.task_ids == ["pets:a-cat", "pets:a-dog"]
+    assert [record.id for record in studio.tasks(batch_id="pets")] == [
+        "pets:a-dog",
+        "pets:a-cat",
+    ]
+    assert studio.tasks(batch_id="pets", text="DOG")[0].batch_row == "a-dog"
+    assert studio.tasks(batch_id="others") == []
+
+
+def test_what_is_there_or_under_way_is_not_made_again(studio: Studio) -> None:
+    batch = studio.submit_batch(requests("a cat", "a dog"), batch_id="pets")
+    batch.result(10)
+    again = studio.submit_batch(requests("a dog", "a bird"), batch_id="pets")
+    again.result(10)
+    assert again.task_ids == ["pets:a-dog", "pets:a-bird"]
+    assert len(studio.tasks()) == 3
+    assert studio.batch("pets").rows == ("a-cat", "a-dog", "a-bird")
+    assert repr(again) == "Batch(2 rows)"
+    assert repr(again.progress) == "BatchProgress(2 rows: 2 succeeded)"
+    assert repr(studio.batch_rows("pets")[0]) == "BatchRow('a-cat', succeeded)"
+    [_bird, _dog, cat] = page = studio.tasks()
+    assert repr(cat) == "TaskRecord(completed, 5 steps, seed random)"
+    assert repr(page) == f"[{', '.join(map(repr, page))}]"
+    sized = studio.generate("x", width=64, height=128, seed=7, num_inference_steps=1)
+    sized.result(10)
+    assert repr(sized.record) == "TaskRecord(completed, 1 step, 64x128, seed 7)"
+
+
+def test_a_row_stays_what_it_is(studio: Studio) -> None:
+    studio.submit_batch(requests("a cat", "a dog"), batch_id="pets").result(10)
+    with pytest.raises(TaskConflict, match=r"Task 'pets:a-dog' exists with another"):
+        studio.submit_batch(
+            {"a-bird": request("a bird"), "a-dog": request("a dogfish")},
+            batch_id="pets",
+        )
+    assert len(studio.tasks()) == 2
+
+
+def test_what_a_reviewer_asked_for_is_tried_again(make_studio: MakeStudio) -> None:
+    broken = [True]
+
+    def before_step(_step: int) -> None:
+        if studio.tasks(limit=1)[0].request.prompt == "a blue dog" and broken:
+            broken.pop()
+            raise ValueError("no")
+
+    studio = make_studio(before_step)
+    batch = studio.submit_batch(requests("a dog"), batch_id="pets")
+    batch.result(10)
+    studio.request_changes(
+        "pets:a-dog", reviewer_id="ada", feedback="Blue", prompt="a blue dog"
+    )
+    [error] = batch.result(10)
+    assert isinstance(error, NbgenError)
+    again = studio.submit_batch(requests("a dog"), batch_id="pets")
+    assert isinstance(again.result(10)[0], GenerationResult)
+    assert studio.get_record(again.task_ids[0]).request.prompt == "a blue dog"
+
+
+def test_cancel_ends_all_of_a_batch_and_nothing_else(make_studio: MakeStudio) -> None:
+    gate = Gate()
+    studio = make_studio(gate)
+    batch = studio.submit_batch(requests("a", "b", "c"), batch_id="pets")
+    other = studio.generate("d", num_inference_steps=5)
+    assert gate.reached.acquire(timeout=10)
+    batch.cancel()
+    gate.opened.release(2)
+    results = batch.result(10)
+    assert all(isinstance(result, TaskCancelled) for result in results)
+    assert counts(batch.progress) == (0, 0, 0, 0, 3, 0)
+    assert batch.progress.percentage == 100.0
+    other.result(10)
+    started = [record.started_at for record in studio.tasks(batch_id="pets")]
+    assert [at is None for at in started] == [True, True, False]
+    batch.cancel()  # of what has ended changes nothing
+    assert counts(batch.progress) == (0, 0, 0, 0, 3, 0)
+
+
+def test_retry_queues_what_is_missing(make_studio: MakeStudio) -> None:
+    broken = {"b"}
+
+    def before_step(step: int) -> None:
+        if step == 3 and studio.task("pets:b").status == "generating" and broken:
+            raise ValueError("no")
+
+    studio = make_studio(before_step)
+    batch = studio.submit_batch(requests("a", "b"), batch_id="pets")
+    result, error = batch.result(10)
+    assert isinstance(result, GenerationResult)
+    assert isinstance(error, NbgenError)
+    assert "ValueError: no" in str(error)
+    assert counts(batch.progress) == (0, 0, 1, 1, 0, 0)
+    broken.clear()
+    batch.retry()
+    assert all(isinstance(made, GenerationResult) for made in batch.result(10))
+    assert counts(batch.progress) == (0, 0, 2, 0, 0, 0)
+    failed, retried = studio.get_record("pets:b"), batch.task_ids[1]
+    assert failed.outcome is Outcome.FAILED
+    assert studio.get_record(retried).parent_id == "pets:b"
+    assert len(studio.tasks()) == 3
+    batch.retry()  # nothing is missing
+    assert len(studio.tasks()) == 3
+    studio.submit_batch(requests("a", "b"), batch_id="pets")
+    assert len(studio.tasks()) == 3
+
+
+def test_what_was_changed_by_request_takes_the_place_of_its_row(
+    studio: Studio,
+) -> None:
+    batch = studio.submit_batch(requests("a cat"), batch_id="pets")
+    batch.result(10)
+    child = studio.request_changes(
+        "pets:a-cat", reviewer_id="ada", feedback="Bigger", prompt="a big cat"
+    )
+    assert child is not None
+    assert batch.task_ids == [child.id]
+    child.result(10)
+    assert counts(batch.progress) == (0, 0, 1, 0, 0, 0)
+
+
+def test_a_batch_outlives_its_studio(make_studio: MakeStudio) -> None:
+    studio = make_studio()
+    studio.pause()
+    studio.submit_batch(requests("a", "b"), batch_id="pets")
+    studio.close()
+    again = make_studio()
+    batch = again.batch("pets")
+    assert len(batch.result(10)) == 2
+    with pytest.raises(UnknownBatch, match=r"no batch 'birds'.*data folder"):
+        again.batch("birds")
+
+
+def test_a_batch_is_queued_whole_or_not_at_all(tmp_path: Path) -> None:
+    with Studio(tmp_path, engine=PatternEngine(), queue_limit=3) as studio:
+        studio.generate("x", task_id="pets:b").result(10)
+        with pytest.raises(TaskConflict, match="pets:b"):
+            studio.submit_batch(requests("a", "b", "c"), batch_id="pets")
+        studio.pause()
+        with pytest.raises(QueueFull, match=r"4 more do not fit: 0 .* fewer at a time"):
+            studio.submit_batch(requests("a", "c", "d", "e"), batch_id="pets")
+        waiting = studio.generate("y")
+        with pytest.raises(
+            QueueFull,
+            match=r"3 more do not fit: 1 task waits, and 3 may\. .* some have",
+        ):
+            studio.submit_batch(requests("a", "c", "d"), batch_id="pets")
+        waiting.cancel()
+        with pytest.raises(InvalidRequest, match="batch_id must be 1 to 60 letters"):
+            studio.submit_batch(requests("a"), batch_id="all pets")
+        with pytest.raises(InvalidRequest, match="row must be 1 to 60 letters"):
+            studio.submit_batch({"a/b": request("a")}, batch_id="pets")
+        missing = f"{'0' * 32}.png"
+        with pytest.raises(InvalidRequest, match="image must be"):
+            studio.submit_batch(
+                {"a": request("a"), "b": request("b", image=missing)}, batch_id="pets"
+            )
+        assert [record.id for record in studio.tasks()] == [waiting.id, "pets:b"]
+        # A refused one leaves nothing behind that would refuse the next.
+        assert len(studio.submit_batch(requests("a", "c"), batch_id="pets")) == 2
+
+
+def test_waiting_in_vain_says_so_and_stops_nothing(make_studio: MakeStudio) -> None:
+    gate = Gate()
+    studio = make_studio(gate)
+    batch = studio.submit_batch(requests("a"), batch_id="pets")
+    told = r"Batch 'pets' has not ended within 0 s: 1 row is left\. It goes on"
+    with pytest.raises(TaskUnfinished, match=told):
+        batch.result(0)
+    gate.opened.release()
+    assert batch.result(10)
+
+
+def test_a_wait_says_how_long_it_was_and_how_many_rows_are_left(
+    make_studio: MakeStudio,
+) -> None:
+    gate = Gate()
+    studio = make_studio(gate)
+    batch = studio.submit_batch(requests("a", "b", "c"), batch_id="pets")
+    gate.opened.release()
+    studio.task("pets:a").result(10)
+    with pytest.raises(TaskUnfinished, match=r"within 0\.01 s: 2 rows are left"):
+        batch.result(0.01)
+    batch.cancel()
+    gate.opened.release(2)
+    batch.result(10)
+
+
+def test_what_another_runs_is_not_waited_for(make_studio: MakeStudio) -> None:
+    async def wait() -> None:
+        await elsewhere.batch("pets")
+
+    here, elsewhere = make_studio(), make_studio()
+    here.pause()
+    batch = here.submit_batch(requests("a", "b"), batch_id="pets")
+    told = r"Batch 'pets' has not ended: 2 rows are left, and not all run here"
+    with pytest.raises(TaskUnfinished, match=told):
+        asyncio.run(wait())
+    with pytest.raises(TaskUnfinished, match=told):
+        elsewhere.batch("pets").result(10)
+    batch.cancel()
+
+
+def test_what_is_made_is_found_while_another_process_runs_tasks(
+    make_studio: MakeStudio, tmp_path: Path
+) -> None:
+    studio = make_studio()
+    batch = studio.submit_batch(requests("a", "b"), batch_id="pets")
+    batch.result(10)
+    studio.pause()
+    given_up = studio.submit_batch(requests("c"), batch_id="pets")
+    given_up.cancel()
+    with other_process(tmp_path / "data"):
+        again = studio.submit_batch(requests("a", "b"), batch_id="pets")
+        assert len(again.result(0)) == 2
+        again.retry()  # nothing is missing
+        with pytest.raises(TaskConflict):
+            studio.submit_batch({"a": request("other")}, batch_id="pets")
+        with pytest.raises(DataFolderInUse):
+            studio.submit_batch(requests("a", "b", "d"), batch_id="pets")
+        with pytest.raises(DataFolderInUse):
+            given_up.retry()
+        assert studio.batch("pets").rows == ("a", "b", "c")
+
+
+def test_two_retries_at_once_queue_each_row_once(
+    make_studio: MakeStudio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    studio = make_studio()
+    studio.pause()
+    batch = studio.submit_batch(requests("a", "b"), batch_id="pets")
+    batch.cancel()
+    both_asked = threading.Barrier(2)
+    submission = studio._submission
+
+    def submit_together() -> AbstractContextManager[None]:
+        both_asked.wait(10)
+        return submission()
+
+    monkeypatch.setattr(studio, "_submission", submit_together)
+    with ThreadPoolExecutor(2) as pool:
+        for done in [pool.submit(batch.retry), pool.submit(batch.retry)]:
+            done.result(20)
+    assert len(studio.waiting()) == 2
+    assert len(studio.tasks()) == 4
+
+
+def test_a_retry_is_of_the_rows_of_its_handle(studio: Studio) -> None:
+    studio.pause()
+    batch = studio.submit_batch(requests("a", "b"), batch_id="pets", priority=3)
+    batch.cancel()
+    part = studio.submit_batch(requests("b"), batch_id="pets", priority=5)
+    part.cancel()
+    part.retry()
+    assert counts(batch.progress) == (1, 0, 0, 0, 1, 0)
+    assert studio.get_record(part.task_ids[0]).priority == 5
+
+
+def test_the_time_left_is_that_of_the_usual_row(
+    make_studio: MakeStudio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first row may wait for the model; that the others do not."""
+    gate = Gate()
+    studio = make_studio(gate)
+    batch = studio.submit_batch(requests("a", "b"), batch_id="pets")
+    gate.opened.release()
+    studio.task("pets:a").result(10)
+    [row, running] = studio.batch_rows("pets")
+    assert row.ended_at is not None
+    # Ended long ago, and listed last: of the last ten, six took 2 s.
+    old = [
+        row._replace(took_s=900.0, ended_at=row.ended_at - dt.timedelta(hours=1 + n))
+        for n in range(15)
+    ]
+    new = [row._replace(took_s=took_s) for took_s in [2.0] * 6 + [500.0] * 4]
+    standing = [
+        each._replace(name=str(number), task_id="pets:b" if each is running else "x")
+        for number, each in enumerate([*new, running, *old])
+    ]
+    monkeypatch.setattr(studio, "batch_rows", lambda _batch_id: standing)
+    progress = studio.batch("pets").progress
+    assert progress.remaining_known
+    assert 0 < progress.estimated_remaining <= 2
+    monkeypatch.undo()
+    batch.cancel()
+    gate.opened.release()
+    batch.result(10)
+
+
+def test_all_but_one_of_many_is_not_all(studio: Studio) -> None:
+    studio.pause()
+    many = requests(*(f"a {number}" for number in range(1_100)))
+    batch = studio.submit_batch(many, batch_id="pets")
+    studio.cancel_tasks(batch.task_ids[:-1])
+    assert counts(batch.progress) == (1, 0, 0, 0, 1_099, 0)
+    assert batch.progress.percentage == 99.9
+    assert repr(batch.progress) == (
+        "BatchProgress(1,100 rows: 1 pending, 1,099 cancelled)"
+    )
+
+
+def test_an_interrupt_while_waiting_cancels_the_batch(
+    make_studio: MakeStudio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = Gate()
+    studio = make_studio(gate)
+    batch = studio.submit_batch(requests("a", "b"), batch_id="pets")
+    assert gate.reached.acquire(timeout=10)
+    job = studio._queue.find("pets:a")
+    assert job is not None
+
+    def interrupt(_timeout: float | None) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(job.done, "result", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            batch.result()
+    gate.opened.release()
+    batch.result(10)
+    assert counts(batch.progress) == (0, 0, 0, 0, 2, 0)
+
+
+def test_a_batch_can_be_awaited(make_studio: MakeStudio) -> None:
+    async def wait(studio: Studio) -> list[object]:
+        batch = studio.submit_batch(requests("a", "b"), batch_id="pets")
+        batch.cancel()
+        studio.resume()
+        batch.retry()
+        studio.cancel(batch.task_ids[0])
+        return list(await batch)
+
+    studio = make_studio()
+    studio.pause()
+    first, second = asyncio.run(wait(studio))
+    # The first may have been made before it was cancelled.
+    assert isinstance(first, (GenerationResult, TaskCancelled))
+    assert isinstance(second, GenerationResult)

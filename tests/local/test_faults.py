@@ -1,0 +1,670 @@
+"""Whatever breaks off in between, the queue, the store and those who watch agree."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any
+
+import pytest
+from filelock import FileLock, Timeout
+
+from nbgen.errors import (
+    DataFolderUnusable,
+    GenerationFailed,
+    TaskCancelled,
+    TaskError,
+    TaskUnfinished,
+)
+from nbgen.generation.process import ProcessEngine
+from nbgen.local.job_queue import Job, JobQueue
+from nbgen.local.timings import Timings
+from nbgen.progress import ProgressService
+from nbgen.schema import (
+    GenerationProgress,
+    GenerationRequest,
+    Outcome,
+    Status,
+    new_record,
+)
+from nbgen.store import Store
+from nbgen.store.decisions import DecisionStore
+from nbgen.store.tasks import TaskStore
+from nbgen.studio import Studio
+from nbgen.testing.engine import PatternEngine
+
+REQUEST = GenerationRequest(prompt="a cat", num_inference_steps=2)
+ROWS = {f"r{number}": REQUEST for number in range(5)}
+MakeStudio = Callable[..., Studio]
+LOCKED = DataFolderUnusable("The database failed: database is locked.")
+
+
+@pytest.fixture(autouse=True)
+def _quiet(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    with caplog.at_level(logging.CRITICAL, "nbgen"):
+        yield
+
+
+@pytest.fixture
+def break_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> Callable[[str, BaseException, bool], None]:
+    """Return a function that has a method of the store raise once, before or after."""
+
+    def arm(name: str, error: BaseException, after: bool) -> None:
+        kind = DecisionStore if name == "decide" else TaskStore
+        method = getattr(kind, name)
+        errors = [error]
+
+        def broken(self: Any, *args: Any, **options: Any) -> Any:
+            if errors and not after:
+                raise errors.pop()
+            answer = method(self, *args, **options)
+            if errors:
+                raise errors.pop()
+            return answer
+
+        monkeypatch.setattr(kind, name, broken)
+
+    return arm
+
+
+BreakOnce = Callable[[str, BaseException, bool], None]
+
+
+class Held(PatternEngine):
+    """Holds each task before its first step until there is a place for it to go on."""
+
+    def __init__(self) -> None:
+        super().__init__(self._hold)
+        self.reached = threading.Semaphore(0)
+        self.go_on = threading.Semaphore(0)
+
+    def _hold(self, step: int) -> None:
+        if step == 1:
+            self.reached.release()
+            assert self.go_on.acquire(timeout=30)
+
+
+def outcome_told(studio: Studio, task_id: str) -> Outcome | None:
+    told: SimpleQueue[GenerationProgress] = SimpleQueue()
+    studio.watch(task_id, told.put)
+    while not (state := told.get(timeout=10)).status.ended:
+        pass
+    return state.outcome
+
+
+# An end that cannot be saved.
+
+
+@pytest.mark.parametrize("touch", ["task", "cancel", "retry", "submit", "run", "close"])
+def test_an_end_that_could_not_be_saved_is_saved_later(
+    make_studio: MakeStudio, break_once: BreakOnce, touch: str
+) -> None:
+    studio = make_studio()
+    break_once("end_task", LOCKED, False)
+    with pytest.raises(GenerationFailed, match="database is locked"):
+        studio.submit(REQUEST, task_id="a").result(10)
+    assert outcome_told(studio, "a") is Outcome.FAILED
+    if touch == "task":
+        studio.task("a")
+    elif touch == "cancel":
+        studio.cancel("a")
+    elif touch == "retry":
+        assert studio.retry("a").result(10).images
+    elif touch == "submit":
+        with pytest.raises(GenerationFailed, match="could not be saved"):
+            studio.submit(REQUEST, task_id="a").result(10)
+    elif touch == "run":
+        studio.submit(REQUEST, task_id="b").result(10)
+    else:
+        studio.close()
+    record = make_studio().get_record("a")
+    assert record.outcome is Outcome.FAILED
+    assert record.error is not None
+    assert "locked" in record.error
+
+
+def test_a_task_that_was_told_to_have_failed_at_its_start_never_runs(
+    make_studio: MakeStudio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    studio = make_studio()
+
+    def fail(*_args: object, **_options: object) -> None:
+        raise LOCKED
+
+    with monkeypatch.context() as patched:
+        for name in ("start_task", "end_task", "end_tasks"):
+            patched.setattr(TaskStore, name, fail)
+        with pytest.raises(GenerationFailed):
+            studio.submit(REQUEST, task_id="a").result(10)
+        studio.cancel("a")  # it has ended, so there is nothing to do
+        assert studio.get_record("a").status is Status.PENDING
+    with pytest.raises(GenerationFailed):
+        studio.submit(REQUEST, task_id="a").result(10)
+    assert studio.get_record("a").outcome is Outcome.FAILED
+
+
+def test_an_end_whose_answer_is_lost_is_the_end(
+    make_studio: MakeStudio, break_once: BreakOnce
+) -> None:
+    studio = make_studio()
+    break_once("end_task", LOCKED, True)
+    assert studio.submit(REQUEST, task_id="a").result(10).images
+    assert outcome_told(studio, "a") is Outcome.SUCCEEDED
+
+
+# A submission that is broken off.
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), LOCKED])
+@pytest.mark.parametrize("after", [False, True])
+def test_a_submission_that_is_broken_off_is_queued_if_it_is_stored(
+    make_studio: MakeStudio, break_once: BreakOnce, error: BaseException, after: bool
+) -> None:
+    studio = make_studio()
+    studio.pause()
+    told: SimpleQueue[GenerationProgress] = SimpleQueue()
+    studio.watch("b:r0", told.put)
+    break_once("add_tasks", error, after)
+    with pytest.raises(type(error)):
+        studio.submit_batch(ROWS, batch_id="b")
+    stored = [f"b:{name}" for name in ROWS] if after else []
+    assert studio.waiting() == stored
+    assert len(studio.tasks()) == len(stored)
+    assert told.get(timeout=10).status is Status.PENDING
+    if not after:
+        assert told.get(timeout=10).outcome is Outcome.FAILED
+    again = studio.submit_batch(ROWS, batch_id="b")
+    studio.resume()
+    assert len(again.result(10)) == len(ROWS)
+    assert again.progress.succeeded == len(ROWS)
+    assert len(studio.tasks()) == len(ROWS)
+
+
+def test_tasks_of_which_nothing_is_known_fail_for_good(
+    make_studio: MakeStudio, break_once: BreakOnce
+) -> None:
+    """Their commit arrived, and then the database was gone."""
+    studio = make_studio()
+    break_once("add_tasks", LOCKED, True)
+    calls = iter([False, True])
+    get_tasks = TaskStore.get_tasks
+
+    def gone(self: TaskStore, task_ids: Any) -> Any:
+        if next(calls, False):
+            raise LOCKED
+        return get_tasks(self, task_ids)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(TaskStore, "get_tasks", gone)
+        with pytest.raises(DataFolderUnusable):
+            studio.submit(REQUEST, task_id="a")
+    assert outcome_told(studio, "a") is Outcome.FAILED
+    with pytest.raises(GenerationFailed):
+        studio.submit(REQUEST, task_id="a").result(10)
+    assert studio.get_record("a").outcome is Outcome.FAILED
+
+
+def test_an_interrupt_between_the_store_and_the_queue_queues_all(
+    make_studio: MakeStudio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    studio = make_studio()
+    studio.pause()
+    submit = JobQueue.submit
+
+    def interrupted(self: JobQueue, jobs: Iterable[Job]) -> None:
+        jobs = list(jobs)
+        monkeypatch.setattr(JobQueue, "submit", submit)
+        submit(self, jobs[:2])
+        raise KeyboardInterrupt
+
+    with studio._submission():  # so that nothing is to be taken over later
+        monkeypatch.setattr(JobQueue, "submit", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            studio._add([new_record(name, REQUEST) for name in ROWS])
+    assert sorted(studio.waiting()) == sorted(ROWS)
+
+
+def test_a_child_that_is_stored_when_it_is_interrupted_is_queued(
+    make_studio: MakeStudio, break_once: BreakOnce
+) -> None:
+    studio = make_studio()
+    studio.submit(REQUEST, task_id="a").result(10)
+    break_once("decide", KeyboardInterrupt(), True)
+    with pytest.raises(KeyboardInterrupt):
+        studio.request_changes("a", reviewer_id="ada", feedback="More", prompt="Two")
+    [child] = [record for record in studio.tasks() if record.parent_id == "a"]
+    assert studio.task(child.id).result(10).images
+
+
+def test_taking_over_that_is_interrupted_goes_on_with_the_next_submission(
+    make_studio: MakeStudio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with make_studio() as before:
+        before.pause()
+        before.submit_batch(ROWS, batch_id="b")
+    studio = make_studio(take_over=False)
+    studio._takes_over = True
+    create = ProgressService.create_progress
+
+    def interrupted(*_args: object) -> GenerationProgress:
+        monkeypatch.setattr(ProgressService, "create_progress", create)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ProgressService, "create_progress", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        studio.submit(REQUEST)
+    studio.submit(REQUEST).result(10)
+    assert studio.batch("b").result(10)
+    assert studio.batch("b").progress.succeeded == len(ROWS)
+
+
+def test_taking_over_that_fails_keeps_nobody_out(
+    tmp_path: Path, break_once: BreakOnce
+) -> None:
+    break_once("adopt_tasks", LOCKED, False)
+    studio = Studio(tmp_path, engine=PatternEngine(), take_over=False)
+    studio._takes_over = True
+    with studio:
+        with pytest.raises(DataFolderUnusable):
+            studio.submit(REQUEST)
+        assert another_may_run(tmp_path)
+        studio.submit(REQUEST).result(10)
+
+
+def another_may_run(folder: Path) -> bool:
+    lock = FileLock(folder / "runner.lock", timeout=0)
+    try:
+        with lock:
+            return True
+    except Timeout:
+        return False
+
+
+# A cancel of many.
+
+
+def test_cancelling_what_waits_is_all_one_transaction(
+    make_studio: MakeStudio, tmp_path: Path
+) -> None:
+    studio = make_studio()
+    studio.pause()
+    batch = studio.submit_batch(ROWS, batch_id="b")
+    assert not another_may_run(tmp_path / "data")
+    batch.cancel()
+    assert another_may_run(tmp_path / "data")
+    assert studio.waiting() == []
+    records = studio.get_records(batch.task_ids)
+    assert {record.error for record in records} == {"Cancelled before it started."}
+    assert len({record.ended_at for record in records}) == 1
+    assert all(outcome_told(studio, i) is Outcome.CANCELLED for i in batch.task_ids)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), LOCKED])
+@pytest.mark.parametrize("after", [False, True])
+def test_a_cancel_that_is_broken_off_loses_no_task(
+    make_studio: MakeStudio, break_once: BreakOnce, error: BaseException, after: bool
+) -> None:
+    studio = make_studio()
+    studio.pause()
+    batch = studio.submit_batch(ROWS, batch_id="b")
+    tasks = [studio.task(task_id) for task_id in batch.task_ids]
+    break_once("end_tasks", error, after)
+    with pytest.raises(type(error)):
+        batch.cancel()
+    assert studio.waiting() == ([] if after else batch.task_ids)
+    if not after:
+        batch.cancel()
+    for task in tasks:
+        with pytest.raises(TaskCancelled):
+            task.result(10)
+
+
+def test_a_cancel_that_failed_is_heeded_when_its_turn_comes(
+    make_studio: MakeStudio, break_once: BreakOnce
+) -> None:
+    steps: list[int] = []
+    studio = make_studio(steps.append)
+    studio.pause()
+    task = studio.submit(REQUEST)
+    break_once("end_tasks", LOCKED, False)
+    with pytest.raises(DataFolderUnusable):
+        task.cancel()
+    studio.resume()
+    with pytest.raises(TaskCancelled, match="before it started"):
+        task.result(10)
+    assert steps == []
+
+
+def test_a_cancel_at_the_first_state_is_not_lost(make_studio: MakeStudio) -> None:
+    studio = make_studio()
+    studio.pause()
+    cancelled = threading.Event()
+
+    def cancel(state: GenerationProgress) -> None:
+        if state.seq == 1:
+            studio.cancel("a")
+            cancelled.set()
+
+    studio.watch("a", cancel)
+    task = studio.submit(REQUEST, task_id="a")
+    assert cancelled.wait(10)
+    studio.resume()
+    with pytest.raises(TaskCancelled):
+        task.result(10)
+
+
+def test_a_task_of_another_studio_is_cancelled_there(tmp_path: Path) -> None:
+    service = ProgressService()
+    engine = Held()
+    with (
+        Studio(tmp_path, engine=engine, progress=service) as first,
+        Studio(tmp_path, engine=PatternEngine(), progress=service) as second,
+    ):
+        first.submit(REQUEST, task_id="a")
+        assert engine.reached.acquire(timeout=10)
+        with pytest.raises(TaskError, match="another process or studio"):
+            second.cancel("a")
+        engine.go_on.release()
+        assert first.task("a").result(10).images
+    service.close()
+
+
+def test_a_job_that_is_another_s_by_now_is_dropped(
+    make_studio: MakeStudio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps: list[int] = []
+    studio = make_studio(steps.append)
+    monkeypatch.setattr(TaskStore, "start_task", lambda *_: False)
+    with pytest.raises(TaskUnfinished, match="does not run here"):
+        studio.submit(REQUEST, task_id="a").result(10)
+    assert steps == []
+    assert studio.get_record("a").status is Status.PENDING
+
+
+def test_a_priority_that_cannot_be_stored_changes_nothing(
+    make_studio: MakeStudio, break_once: BreakOnce
+) -> None:
+    studio = make_studio()
+    studio.pause()
+    for name in ("a", "b"):
+        studio.submit(REQUEST, task_id=name)
+    break_once("set_priority", LOCKED, False)
+    with pytest.raises(DataFolderUnusable):
+        studio.prioritise("b", 5)
+    assert studio.waiting() == ["a", "b"]
+
+
+def test_what_is_queued_already_needs_no_room(tmp_path: Path) -> None:
+    with Studio(tmp_path, engine=PatternEngine()) as studio:
+        studio.pause()
+        studio.submit_batch(ROWS, batch_id="b")
+    engine = Held()
+    with Studio(tmp_path, engine=engine, queue_limit=2) as studio:
+        assert engine.reached.acquire(timeout=10)
+        assert len(studio.waiting()) == 4
+        studio.submit_batch(ROWS, batch_id="b")
+        studio.submit(REQUEST, task_id="b:r0")
+        engine.go_on.release(5)
+        assert studio.batch("b").result(10)
+
+
+# What must not end the worker.
+
+
+def test_a_service_that_forgets_at_once_ends_no_thread(tmp_path: Path) -> None:
+    service = ProgressService(keep_ended=0)
+    with Studio(tmp_path, engine=PatternEngine(), progress=service) as studio:
+        for _ in range(3):
+            assert studio.submit(REQUEST).result(10).images
+    service.close()
+
+
+class _Version(str):
+    __slots__ = ()
+
+
+class _Versioned(PatternEngine):
+    def facts(self) -> dict[str, str]:
+        return {"checkpoint": "pattern", "torch": _Version("2.13")}
+
+
+def test_facts_of_a_class_of_their_own_are_kept_as_text(tmp_path: Path) -> None:
+    with Studio(tmp_path, engine=_Versioned()) as studio:
+        for _ in range(3):
+            assert studio.submit(REQUEST).result(10).images
+    assert b'"2.13"' in (tmp_path / "timings.json").read_bytes()
+
+
+def test_times_that_cannot_be_remembered_end_no_thread(
+    make_studio: MakeStudio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_args: object, **_options: object) -> None:
+        raise RuntimeError("no")
+
+    monkeypatch.setattr(Timings, "remember", fail)
+    studio = make_studio()
+    for _ in range(3):
+        assert studio.submit(REQUEST).result(10).images
+
+
+def test_an_end_that_cannot_be_told_ends_the_waiting(
+    make_studio: MakeStudio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_args: object, **_options: object) -> None:
+        raise RuntimeError("no")
+
+    monkeypatch.setattr(ProgressService, "mark_complete", fail)
+    studio = make_studio()
+    for _ in range(3):
+        assert studio.submit(REQUEST).result(10).images
+
+
+class _Unspeakable(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("no")
+
+
+def test_an_error_that_cannot_be_told_ends_the_task(make_studio: MakeStudio) -> None:
+    def fail(_step: int) -> None:
+        raise _Unspeakable
+
+    studio = make_studio(fail)
+    for _ in range(2):
+        task = studio.submit(REQUEST)
+        with pytest.raises(GenerationFailed, match="RuntimeError"):
+            task.result(10)
+        assert outcome_told(studio, task.id) is Outcome.FAILED
+
+
+# Opening and closing.
+
+
+def test_a_studio_whose_process_cannot_start_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_args: object, **_options: object) -> None:
+        raise OSError("Cannot allocate memory")
+
+    files = Path("/proc/self/fd")
+    before = len(list(files.iterdir()))
+    with monkeypatch.context() as patched:
+        patched.setattr("nbgen.generation.process.subprocess.Popen", fail)
+        with pytest.raises(OSError, match="allocate"):
+            Studio(tmp_path, "tiny")
+    assert list((tmp_path / "owners").iterdir()) == []
+    assert len(list(files.iterdir())) <= before
+    names = {thread.name for thread in threading.enumerate()}
+    assert not [name for name in names if name.startswith("nbgen-")]
+
+
+def test_closing_waits_for_one_that_closes(tmp_path: Path) -> None:
+    engine = Held()
+    studio = Studio(tmp_path, engine=engine)
+    running = studio.submit(REQUEST)
+    waiting = studio.submit(REQUEST)
+    assert engine.reached.acquire(timeout=10)
+    finishing = threading.Thread(target=studio.close, kwargs={"finish": True})
+    finishing.start()
+    with pytest.raises(TaskUnfinished):
+        waiting.result(10)  # so it is closing
+    again = threading.Thread(target=studio.close)
+    again.start()
+    again.join(0.3)  # it must wait for the task, so this times out
+    assert again.is_alive()
+    engine.go_on.release()
+    again.join(10)
+    finishing.join(10)
+    with pytest.raises(TaskCancelled):
+        running.result(10)
+    assert list((tmp_path / "owners").iterdir()) == []
+
+
+def test_a_second_interrupt_leaves_the_studio_to_be_closed_again(
+    tmp_path: Path,
+) -> None:
+    engine = Held()
+    studio = Studio(tmp_path, engine=engine)
+    running, waiting = studio.submit(REQUEST), studio.submit(REQUEST)
+    assert engine.reached.acquire(timeout=10)
+    cancelled = threading.Event()
+    job = studio._queue.find(running.id)
+    assert job is not None
+    job.cancel.on_cancel(cancelled.set)
+
+    def interrupt_twice() -> None:
+        with pytest.raises(TaskUnfinished):
+            waiting.result(10)  # so it is closing
+        os.kill(os.getpid(), signal.SIGINT)
+        assert cancelled.wait(10)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    interrupting = threading.Thread(target=interrupt_twice)
+    interrupting.start()
+    with pytest.raises(KeyboardInterrupt):
+        studio.close(finish=True)
+    interrupting.join()
+    assert len(list((tmp_path / "owners").iterdir())) == 1
+    engine.go_on.release()
+    studio.close()
+    assert running.record.outcome is Outcome.CANCELLED
+    assert list((tmp_path / "owners").iterdir()) == []
+
+
+def test_closing_waits_for_what_is_being_saved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saving, opened = threading.Event(), threading.Event()
+
+    def encode(*_args: object, **_options: object) -> bytes:
+        saving.set()
+        assert opened.wait(30)
+        return b"picture"
+
+    monkeypatch.setattr("nbgen.local.worker.encode_picture", encode)
+    studio = Studio(tmp_path, engine=PatternEngine())
+    task = studio.submit(REQUEST)
+    assert saving.wait(10)
+    studio.pause()
+    waiting = studio.submit(REQUEST)
+    job = studio._queue.find(task.id)
+    assert job is not None
+    cancelled, returned = threading.Event(), threading.Event()
+    job.cancel.on_cancel(cancelled.set)
+
+    def interrupt() -> None:
+        with pytest.raises(TaskUnfinished):
+            waiting.result(10)  # so it is closing
+        os.kill(os.getpid(), signal.SIGINT)
+        assert cancelled.wait(10)
+        returned.wait(0.3)  # it must wait for the saving, so this times out
+        opened.set()
+
+    interrupting = threading.Thread(target=interrupt)
+    interrupting.start()
+    with pytest.raises(KeyboardInterrupt):
+        studio.close(finish=True)
+    assert opened.is_set()
+    returned.set()
+    interrupting.join()
+    assert task.record.outcome is Outcome.CANCELLED
+
+
+def test_the_next_runner_finds_what_a_closed_studio_leaves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or it would take nothing over, and what waits would wait for ever."""
+    seen: list[bool] = []
+    close = Store.close
+
+    def look_and_close(store: Store) -> None:
+        close(store)
+        seen.append(another_may_run(tmp_path))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Store, "close", look_and_close)
+        with Studio(tmp_path, engine=PatternEngine()) as studio:
+            studio.pause()
+            studio.submit(REQUEST)
+    assert seen == [False]
+    assert another_may_run(tmp_path)
+
+
+FORK = """
+import os, sys
+from nbgen.studio import Studio
+from nbgen.testing.engine import PatternEngine
+
+studio = Studio(sys.argv[1], engine=PatternEngine())
+studio.pause()
+task = studio.generate("a cat")
+pid = os.fork()
+if pid == 0:
+    sys.exit(0)
+assert os.waitpid(pid, 0)[1] == 0
+print(len(os.listdir(os.path.join(sys.argv[1], "owners"))))
+with Studio(sys.argv[1], engine=PatternEngine()) as other:
+    print(other.waiting())
+studio.resume()
+print(len(task.result(10).images))
+"""
+
+
+def test_a_fork_that_ends_leaves_its_parent_s_studio_open(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", FORK, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (done.stdout, done.stderr) == ("1\n[]\n1\n", "")
+
+
+def test_one_that_ran_last_and_is_gone_ends_nobody_s_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "runner.txt").write_text("process 1 on elsewhere")
+    looked = threading.Semaphore(0)
+    look = Studio._another_runs
+
+    def another_runs(studio: Studio) -> bool:
+        answer = look(studio)
+        looked.release()
+        return answer
+
+    monkeypatch.setattr(Studio, "_another_runs", another_runs)
+    with Studio(tmp_path, "tiny", take_over=False) as studio:
+        engine = studio._worker.prepare()
+        assert isinstance(engine, ProcessEngine)
+        for _ in range(2):
+            assert looked.acquire(timeout=10)
+        assert engine._child is not None
+        assert engine._child.alive
