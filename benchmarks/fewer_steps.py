@@ -22,7 +22,7 @@ sys.path.insert(0, str(ROOT))
 from nbgen.generation.engine import CancelToken  # noqa: E402
 from nbgen.generation.sdxl import SDXLEngine  # noqa: E402
 from nbgen.schema import (  # noqa: E402
-    GenerationRequest,  # noqa: E402
+    GenerationRequest,
     Preview,
     Stage,
     StagePlan,

@@ -20,6 +20,9 @@
     ├── TaskError             task_error
     │   ├── UnknownTask       unknown_task            no task of that id
     │   ├── TaskConflict      task_conflict           the id means another request
+    │   ├── TaskNotEnded      task_not_ended          it waits or runs
+    │   ├── TaskNotWaiting    task_not_waiting        it has no place in the queue
+    │   ├── TaskElsewhere     task_elsewhere          another process runs it
     │   ├── TaskUnfinished    task_unfinished         the result was not there in time
     │   ├── TaskCancelled     task_cancelled          ended by a cancel
     │   ├── TaskLost          task_lost               its process died
@@ -28,6 +31,7 @@
     ├── FeaturedImageMissing  featured_image_missing  nothing to approve
     ├── PublishFailed         publish_failed          an approval did not get out
     ├── AccessDenied          access_denied           credential missing or wrong
+    ├── RunsNoTasks           runs_no_tasks           it only looks and decides
     └── StudioClosed          studio_closed           used after ``close()``
 
 The message of each says what is wrong and what to do next; it is written for the
@@ -261,6 +265,43 @@ class TaskConflict(TaskError):
         )
 
 
+class TaskNotEnded(TaskError):
+    """The task waits or runs, and only an ended one will do."""
+
+    code = "task_not_ended"
+
+    def __init__(self, task_id: str) -> None:
+        super().__init__(
+            task_id, f"Task {task_id!r} has not ended. Wait for it, or cancel it."
+        )
+
+
+class TaskNotWaiting(TaskError):
+    """The task has no place in the queue."""
+
+    code = "task_not_waiting"
+
+    def __init__(self, task_id: str) -> None:
+        super().__init__(
+            task_id,
+            f"Task {task_id!r} does not wait here: it runs, has ended, or is another "
+            "process's. Only a waiting task has a place in the queue.",
+        )
+
+
+class TaskElsewhere(TaskError):
+    """Another process or studio runs the task, or will."""
+
+    code = "task_elsewhere"
+
+    def __init__(self, task_id: str) -> None:
+        super().__init__(
+            task_id,
+            f"Task {task_id!r} runs in another process or studio, or waits for one. "
+            "Cancel it there.",
+        )
+
+
 class TaskUnfinished(TaskError, TimeoutError):
     """The result was not there within the time that the caller would wait."""
 
@@ -307,6 +348,18 @@ class AccessDenied(NbgenError):
     """The credential is missing or wrong."""
 
     code = "access_denied"
+
+
+class RunsNoTasks(NbgenError):
+    """The studio was opened to look and to decide, and runs no tasks."""
+
+    code = "runs_no_tasks"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "This studio finds tasks and decides on them, but runs none. Open one "
+            "with Studio() to make pictures."
+        )
 
 
 class StudioClosed(NbgenError):

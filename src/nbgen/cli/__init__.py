@@ -13,7 +13,7 @@ from io import TextIOWrapper
 from nbgen.cli import generate, manage
 from nbgen.cli.terminal import app
 
-__all__ = ["manage", "main", "generate"]
+__all__ = ["generate", "main", "manage"]
 
 
 def main() -> None:

@@ -73,12 +73,15 @@ class Images(Protocol):
 
 
 def image_name(data: bytes, kind: str) -> str:
+    """Return the name of a picture file: a hash of its bytes, and its kind."""
     return f"{hashlib.sha256(data).hexdigest()[:32]}.{kind}"
 
 
 def is_ours(name: str) -> bool:
+    """Return whether nbgen wrote the file: a picture, or an unfinished one."""
     return bool(IMAGE_NAME.fullmatch(name)) or name.endswith(UNFINISHED)
 
 
 def owners_marked(names: Iterable[str]) -> set[str]:
+    """Return the identities of the databases whose marks are among the files."""
     return {found[1] for name in names if (found := _MARK.fullmatch(name))}

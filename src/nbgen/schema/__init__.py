@@ -30,13 +30,15 @@ from nbgen.schema.review import (
     PublicationState,
     Verdict,
 )
-from nbgen.schema.subject import Change, Review, Ruling, Subject
+from nbgen.schema.subject import Change, Decided, Review, Ruling, Subject
 from nbgen.schema.task import (
     BatchProgress,
     BatchRow,
     Outcome,
     Status,
+    TaskEnd,
     TaskPage,
+    TaskQuery,
     TaskRecord,
     counted_rows,
     in_batch,
@@ -51,6 +53,7 @@ __all__ = [
     "BatchRow",
     "Change",
     "ContentTask",
+    "Decided",
     "Decision",
     "DecisionRequest",
     "GenerationProgress",
@@ -70,7 +73,9 @@ __all__ = [
     "StagePlan",
     "Status",
     "Subject",
+    "TaskEnd",
     "TaskPage",
+    "TaskQuery",
     "TaskRecord",
     "Verdict",
     "check_field",

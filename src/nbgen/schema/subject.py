@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-from nbgen.schema.review import ApprovalStatus, ContentTask, Decision
+from nbgen.schema.review import ApprovalStatus, ContentTask, Decision, PublicationRecord
 from nbgen.schema.task import TaskRecord
 
 
@@ -25,6 +25,22 @@ class Review(NamedTuple):
     missing: str | None
     votes: dict[str, Decision]
     version: int
+
+
+class Decided(NamedTuple):
+    """What came of a decision.
+
+    Attributes:
+        decision: The decision.
+        review: What all decisions on its task come to.
+        publications: Those of the approval in force, oldest first.
+        message: What came of it, in a sentence or two for a person.
+    """
+
+    decision: Decision
+    review: Review
+    publications: tuple[PublicationRecord, ...]
+    message: str
 
 
 class Subject(NamedTuple):

@@ -10,8 +10,10 @@ from enum import StrEnum
 from typing import NamedTuple
 
 import msgspec
+from msgspec.structs import force_setattr
 
-from nbgen.schema.checks import MAX_SEED
+from nbgen.errors import InvalidRequest
+from nbgen.schema.checks import MAX_SEED, check_choice, check_int, check_text
 from nbgen.schema.picture import GenerationResult
 from nbgen.schema.request import GenerationRequest
 from nbgen.schema.review import ApprovalStatus, Decision
@@ -113,6 +115,63 @@ class TaskRecord(msgspec.Struct, frozen=True, kw_only=True):
     def version(self) -> int:
         """How many decisions there are on the task."""
         return len(self.decisions)
+
+
+class TaskEnd(NamedTuple):
+    """How a task ended, for whoever waits for it.
+
+    Attributes:
+        task_id: The id of the task.
+        outcome: How it ended; None if it has not, and will not end here.
+        error: Why it did not succeed; None otherwise.
+        result: The pictures that were made; None if there are none.
+        cause: The exception that ended it, where it is still known.
+    """
+
+    task_id: str
+    outcome: Outcome | None
+    error: str | None = None
+    result: GenerationResult | None = None
+    cause: BaseException | None = None
+
+
+class TaskQuery(msgspec.Struct, frozen=True, kw_only=True):
+    """Which tasks to list; see ``Studio.tasks``.
+
+    Attributes:
+        status: Only tasks of this status.
+        text: Only tasks with this text in their prompt, in whatever case.
+        since: Only tasks submitted at this time, which names its zone, or later.
+        batch_id: Only tasks of this batch.
+        limit: How many at most, 1 to 1,000.
+        cursor: The ``next_cursor`` of the page before.
+
+    Raises:
+        InvalidRequest: A value is not allowed.
+    """
+
+    status: Status | None = None
+    text: str | None = None
+    since: dt.datetime | None = None
+    batch_id: str | None = None
+    limit: int = 100
+    cursor: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.status is not None:
+            force_setattr(self, "status", check_choice("status", self.status, Status))
+        if self.text is not None:
+            force_setattr(self, "text", check_text("text", self.text))
+        since: object = self.since
+        if since is not None and (
+            not isinstance(since, dt.datetime) or since.tzinfo is None
+        ):
+            raise InvalidRequest("since", str(since), "a datetime with its time zone")
+        batch_id: object = self.batch_id
+        if batch_id is not None and not isinstance(batch_id, str):
+            allowed = "the id of a batch, such as that of batch.id"
+            raise InvalidRequest("batch_id", batch_id, allowed)
+        force_setattr(self, "limit", check_int("limit", self.limit, 1, 1_000))
 
 
 class BatchRow(NamedTuple):
