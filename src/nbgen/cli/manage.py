@@ -232,13 +232,7 @@ def _studio(
         _check_is_there(data_dir)
     with (
         clear_errors(),
-        Studio(
-            data_dir,
-            "tiny",
-            worker="thread",  # no process is started that nobody needs
-            take_over=False,
-            publishers=publishers,
-        ) as studio,
+        Studio.open_library(data_dir, publishers=publishers) as studio,
     ):
         yield studio
 
@@ -268,7 +262,7 @@ def _decide(
 ) -> None:
     with _studio(data_dir) as studio:
         decision = decide(studio)
-        said = studio.describe(decision)
+        said = studio.decided(decision).message
         published = [
             record
             for record in studio.publications(

@@ -34,6 +34,7 @@ from nbgen.schema.subject import Change, Decided, Review, Ruling, Subject
 from nbgen.schema.task import (
     BatchProgress,
     BatchRow,
+    Draft,
     Outcome,
     Status,
     TaskEnd,
@@ -45,6 +46,8 @@ from nbgen.schema.task import (
     new_child,
     new_id,
     new_record,
+    plan_batch,
+    utc_now,
 )
 
 __all__ = [
@@ -55,6 +58,7 @@ __all__ = [
     "ContentTask",
     "Decided",
     "Decision",
+    "Draft",
     "DecisionRequest",
     "GenerationProgress",
     "GenerationRequest",
@@ -85,6 +89,8 @@ __all__ = [
     "new_child",
     "new_id",
     "new_record",
+    "plan_batch",
     "progress_of_record",
     "shown_percentage",
+    "utc_now",
 ]

@@ -13,7 +13,6 @@ from nbgen.schema import (
     ContentTask,
     Decision,
     DecisionRequest,
-    PublicationState,
     Verdict,
 )
 from nbgen.schema.checks import check_reviewer_id, check_task_id
@@ -155,21 +154,8 @@ def _request(body: Any) -> DecisionRequest:
 def _decision_body(
     studio: Studio, decision: Decision, *, patience_s: float = _PUBLISHING_PATIENCE_S
 ) -> dict[str, Any]:
-    review = studio.review(decision.task_id)
-    published = [
-        record
-        for record in studio.publications(decision.task_id, wait_s=patience_s)
-        if review.decision and record.decision == review.decision.sequence
-    ]
-    urls = [record.url for record in published if record.url is not None]
-    message = studio.describe(decision)
-    failed = [
-        record.publisher
-        for record in published
-        if record.state is PublicationState.PENDING and record.error is not None
-    ]
-    if failed:
-        message += f" Publishing failed and is tried again: {', '.join(failed)}."
+    _, review, publications, message = studio.decided(decision, wait_s=patience_s)
+    urls = [record.url for record in publications if record.url is not None]
     return {
         "task_id": decision.task_id,
         "approval_status": review.status.value,

@@ -1,0 +1,3 @@
+from nbgen.local.worker import Worker as Endings
+
+__all__ = ["Endings"]
