@@ -19,6 +19,7 @@ from nbgen.schema import (
     Outcome,
     Status,
     TaskRecord,
+    describe_request,
 )
 
 if TYPE_CHECKING:
@@ -48,11 +49,7 @@ class Task:
 
     def __repr__(self) -> str:
         # A notebook compares this text, so it holds nothing that differs between runs.
-        request = self.request
-        sized = request.width and request.height
-        size = f", {request.width}x{request.height}" if sized else ""
-        seed = "random" if request.seed is None else request.seed
-        return f"Task({request.num_inference_steps} steps{size}, seed {seed})"
+        return f"Task({describe_request(self.request)})"
 
     @property
     def seed(self) -> int:

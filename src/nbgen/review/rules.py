@@ -28,6 +28,8 @@ from nbgen.schema import (
     Status,
     Subject,
     Verdict,
+    decision_of,
+    says_the_same,
 )
 
 
@@ -98,7 +100,7 @@ def rule(
     log, expected, version = subject.log, request.expect_version, len(subject.log)
     before = fold(log, quorum)
     own = before.votes.get(request.reviewer_id)
-    if own is not None and _says_the_same(own, request):
+    if own is not None and says_the_same(own, request):
         # Whoever repeats what they did last has not heard the answer.
         repeats = own.version == version and expected == version - 1
         in_force = before.decision
@@ -115,13 +117,9 @@ def rule(
             image, picture = approvals[0].image, approvals[0].featured_image_url
         if picture is None and is_generated(subject):
             raise FeaturedImageMissing(subject.task_id, _no_picture(subject))
-    decision = Decision(
-        task_id=subject.task_id,
+    decision = decision_of(
+        request,
         version=version + 1,
-        verdict=request.verdict,
-        reviewer_id=request.reviewer_id,
-        feedback=request.feedback,
-        tags=request.tags,
         image=image,
         featured_image_url=picture if approves else None,
         decided_at=now,
@@ -277,16 +275,6 @@ def _contradict(one: Decision, other: Decision) -> bool:
     if one.verdict is Verdict.APPROVED:
         return one.featured_image_url != other.featured_image_url
     return one.verdict is Verdict.CHANGES_REQUESTED
-
-
-def _says_the_same(decision: Decision, request: DecisionRequest) -> bool:
-    return (
-        request.verdict is decision.verdict
-        and request.feedback in (None, decision.feedback)
-        and request.tags in ((), decision.tags)
-        and request.image in (None, decision.image)
-        and request.featured_image_url in (None, decision.featured_image_url)
-    )
 
 
 def _appended(log: Sequence[Decision], decision: Decision, quorum: Quorum) -> Ruling:

@@ -15,7 +15,7 @@ from msgspec.structs import force_setattr
 from nbgen.errors import InvalidRequest
 from nbgen.schema.checks import MAX_SEED, check_choice, check_int, check_text
 from nbgen.schema.picture import GenerationResult
-from nbgen.schema.request import GenerationRequest
+from nbgen.schema.request import GenerationRequest, describe_request
 from nbgen.schema.review import ApprovalStatus, Decision
 
 
@@ -103,13 +103,7 @@ class TaskRecord(msgspec.Struct, frozen=True, kw_only=True):
 
     def __repr__(self) -> str:
         # A notebook compares this text, so it holds nothing that differs between runs.
-        request = self.request
-        sized = request.width and request.height
-        size = f", {request.width}x{request.height}" if sized else ""
-        seed = "random" if request.seed is None else request.seed
-        steps = request.num_inference_steps
-        noun = "step" if steps == 1 else "steps"
-        return f"TaskRecord({self.status}, {steps} {noun}{size}, seed {seed})"
+        return f"TaskRecord({self.status}, {describe_request(self.request)})"
 
     @property
     def version(self) -> int:
