@@ -93,12 +93,12 @@ class Reviewing(Keeping):
         task_id: str,
         *,
         reviewer_id: str,
-        reason: str | None = None,
+        feedback: str | None = None,
         image: str | None = None,
         tags: Iterable[str] = (),
         expect_version: int | None = None,
     ) -> Decision:
-        """Reject a task; see ``approve``, whose ``feedback`` is the ``reason`` here.
+        """Reject a task; see ``approve``. The ``feedback`` is the reason.
 
         Raises:
             UnknownTask: There is no such task.
@@ -110,7 +110,7 @@ class Reviewing(Keeping):
             task_id,
             Verdict.REJECTED,
             reviewer_id=reviewer_id,
-            feedback=reason,
+            feedback=feedback,
             image=image,
             tags=tuple(tags),
             expect_version=expect_version,
