@@ -89,7 +89,7 @@ class Field(NamedTuple):
             return ", ".join(self.kind)
         limits = self.limits
         if "max_length" in limits:
-            noun = "characters" if self.kind is str else "texts"
+            noun = "characters" if self.kind is str else "words"
             least = f"{limits['min_length']:,}" if "min_length" in limits else "up"
             return f"{least} to {limits['max_length']:,} {noun}"
         if "gt" in limits:
