@@ -30,6 +30,8 @@ Url = Annotated[str, typer.Option(help="The address of the server.")]
 Token = Annotated[
     str | None, typer.Option(envvar="NBGEN_TOKEN", help="The server's token.")
 ]
+_STEPS = REQUEST_FIELDS["num_inference_steps"]
+Steps = Annotated[int, typer.Option("--steps", help=_STEPS.described)]
 Prompt = Annotated[str, typer.Argument(help=REQUEST_FIELDS["prompt"].described)]
 _NO_OPTIONS = {"prompt": "is an argument", "output_format": "is the ending of --output"}
 """The fields of a request that have no option, and why."""
@@ -80,10 +82,7 @@ def demo(
     output: Annotated[Path, typer.Option(help="Where to save the picture.")] = Path(
         "outputs/demo.png"
     ),
-    num_inference_steps: Annotated[
-        int,
-        typer.Option("--steps", help=REQUEST_FIELDS["num_inference_steps"].described),
-    ] = 30,
+    num_inference_steps: Steps = 30,
     data_dir: DataDir = None,
 ) -> None:
     """Draw a picture with the tiny checkpoint and follow it over the WebSocket."""

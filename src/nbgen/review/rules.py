@@ -76,9 +76,9 @@ def rule(
 ) -> Ruling:
     """Say what is to be done about a request to decide.
 
-    The same once more gets the reviewer's decision that stands. A contradicting one,
-    of the reviewer's own or of the one in force, is taken only from somebody who shows,
-    by ``expect_version``, to know what it contradicts. An approval that names no
+    Idempotent: repeating a decision returns the existing one. A decision that
+    contradicts the reviewer's own or the one in force needs a current
+    ``expect_version``, else it is a ``DecisionConflict``. An approval that names no
     picture is of the one that was approved already.
 
     Args:
@@ -101,7 +101,8 @@ def rule(
     before = fold(log, quorum)
     own = before.votes.get(request.reviewer_id)
     if own is not None and says_the_same(own, request):
-        # Whoever repeats what they did last has not heard the answer.
+        # A client that lost the response retries with the version it knew before its
+        # own decision.
         repeats = own.version == version and expected == version - 1
         in_force = before.decision
         holds = in_force in (None, own) or not _contradict(in_force, own)
@@ -173,7 +174,7 @@ def rule_undo(
         and (last.verdict, last.reviewer_id) == (Verdict.UNDONE, reviewer_id)
         and expected == version - 1
     ):
-        return Ruling(last)  # whoever repeats it has not heard the answer
+        return Ruling(last)  # a retry of a client that lost the response
     _check_expected(subject, expected)
     votes = fold(subject.log, quorum).votes
     if not votes:
