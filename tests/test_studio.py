@@ -566,7 +566,7 @@ def test_approve(studio: Studio) -> None:
 
 def test_a_decision_is_not_turned_round(studio: Studio) -> None:
     approved(studio)
-    studio.reject("a", reviewer_id="ada", reason="Too dark")
+    studio.reject("a", reviewer_id="ada", feedback="Too dark")
     with pytest.raises(DecisionConflict, match="was rejected by ada at 20"):
         studio.approve("a", reviewer_id="bob")
     assert studio.get_record("a").approval_status == "rejected"

@@ -167,7 +167,7 @@ class Watching(Protocol):
         """
 
     def watch_previews(self, task_id: str, callback: PreviewCallback) -> StopWatching:
-        """Call back with previews of the picture, up to four a second, while it samples.
+        """Call back with previews of the picture, up to four a second, as it samples.
 
         Previews are made only while somebody watches them. The callback runs on a
         thread of the backend and must return quickly.

@@ -20,6 +20,7 @@ from typing import (
     ParamSpec,
     Self,
     TypeVar,
+    Unpack,
 )
 
 from nbgen.atomic import write_atomic
@@ -40,17 +41,20 @@ from nbgen.local.config import StudioConfig
 from nbgen.progress import ProgressService
 from nbgen.review.publishers import Publisher
 from nbgen.schema import (
+    PICTURE_FIELDS,
     Decision,
     DecisionRequest,
     GenerationRequest,
-    Metadata,
     OutputFormat,
-    SchedulerName,
+    RequestFields,
     Status,
     TaskPage,
     TaskQuery,
     TaskRecord,
     Verdict,
+    check_request_names,
+    make_request,
+    takes_request_fields,
 )
 from nbgen.schema.checks import check_choice
 
@@ -247,64 +251,40 @@ class Studio:
     def __exit__(self, *_exc: object) -> None:
         self.close()
 
+    @takes_request_fields
     def generate(
         self,
         prompt: str,
         *,
-        negative_prompt: str = "",
-        width: int | None = None,
-        height: int | None = None,
-        num_inference_steps: int = 50,
-        guidance_scale: float = 8.0,
-        seed: int | None = None,
-        use_refinement: bool = True,
-        num_images: int = 1,
-        scheduler: str = SchedulerName.EULER,
-        denoising_end: float = 0.8,
-        guidance_cutoff: float = 1.0,
-        image: PictureSource | None = None,
-        mask: PictureSource | None = None,
-        strength: float = 0.7,
-        output_format: str = OutputFormat.PNG,
-        metadata: str = Metadata.FULL,
         task_id: str | None = None,
         priority: int = 0,
+        **fields: Unpack[RequestFields],
     ) -> Task:
         """Queue a generation and return at once.
 
-        The arguments are those of ``GenerationRequest``; ``image`` and ``mask`` may
-        also be PIL images or the paths of picture files. With a ``task_id`` that
-        exists, the same request returns the task that there is. Tasks of a higher
-        ``priority``, -1,000 to 1,000, run first.
+        Args:
+            prompt: What the picture shows.
+            task_id: The id of the task; None draws one. If a task of that id exists
+                with the same request, that task is returned.
+            priority: -1,000 to 1,000; tasks of a higher one run first.
+            fields: Further fields of ``GenerationRequest``. ``image`` and ``mask`` may
+                also be PIL images, or the paths or the bytes of picture files.
 
         Raises:
-            InvalidRequest: A value is not allowed; nothing was queued.
+            InvalidRequest: A value or a keyword is not allowed; nothing was queued.
             TaskConflict: The id stands for another request.
             DataFolderInUse: Another process runs the tasks of the data folder.
             QueueFull: Too many tasks wait.
             StudioClosed: The studio is closed.
         """
-        request = GenerationRequest(
-            prompt=prompt,
-            negative_prompt=negative_prompt,
-            width=width,
-            height=height,
-            num_inference_steps=num_inference_steps,
-            guidance_scale=guidance_scale,
-            seed=seed,
-            use_refinement=use_refinement,
-            num_images=num_images,
-            scheduler=check_choice("scheduler", scheduler, SchedulerName),
-            denoising_end=denoising_end,
-            guidance_cutoff=guidance_cutoff,
-            image=self._kept("image", image),
-            mask=self._kept("mask", mask),
-            strength=strength,
-            output_format=check_choice("output_format", output_format, OutputFormat),
-            metadata=check_choice("metadata", metadata, Metadata),
-        )
-        return self.submit(request, task_id=task_id, priority=priority)
+        check_request_names(fields, "task_id", "priority")
+        wanted: dict[str, Any] = {"prompt": prompt, **fields}
+        for name in PICTURE_FIELDS:
+            if wanted.get(name) is not None:
+                wanted[name] = self.keep_picture(name, wanted[name])
+        return self.submit(make_request(wanted), task_id=task_id, priority=priority)
 
+    @takes_request_fields
     async def generate_image(
         self,
         prompt: str,
@@ -312,32 +292,31 @@ class Studio:
         *,
         task_id: str | None = None,
         on_progress: ProgressCallback | None = None,
-        **request: Any,
+        **fields: Unpack[RequestFields],
     ) -> Path:
         """Make one picture, write it to a file and return its path.
 
         Args:
             prompt: What the picture shows.
             output_path: Where to write it, ending in ``.png``, ``.jpg``, ``.jpeg`` or
-                ``.webp``; folders that do not exist are made, and a file that exists
-                is replaced, once the picture is there.
+                ``.webp``, which says the ``output_format``; folders that do not exist
+                are made, and a file that exists is replaced, once the picture is there.
             task_id: The id to follow the work under.
-            on_progress: Told of every state of the task; see ``watch``.
-            request: Further arguments of ``generate``.
+            on_progress: Called with every state of the task; see ``watch``.
+            fields: See ``generate``. Of several pictures, the first is written.
 
         Raises:
-            InvalidRequest: A value is not allowed; nothing was queued.
+            InvalidRequest: A value or a keyword is not allowed; nothing was queued.
             TaskError: The task did not succeed; nothing was written.
         """
+        check_request_names(fields, "output_path", "task_id", "on_progress")
         path = Path(output_path)
         kind = _FORMAT_OF_SUFFIX.get(path.suffix.lower())
         if kind is None:
             allowed = "a path that ends in .png, .jpg, .jpeg or .webp"
             raise InvalidRequest("output_path", str(path), allowed)
-        request["output_format"] = kind
-        task = await asyncio.to_thread(
-            self.generate, prompt, task_id=task_id, **request
-        )
+        fields["output_format"] = kind
+        task = await asyncio.to_thread(self.generate, prompt, task_id=task_id, **fields)
         if on_progress is not None:
             task.watch(on_progress)
         result = await task
@@ -694,9 +673,6 @@ class Studio:
         from nbgen import frames
 
         return frames.decisions_frame(self._backend, task_id)
-
-    def _kept(self, field: str, source: PictureSource | None) -> str | None:
-        return None if source is None else self.keep_picture(field, source)
 
     def _copy_picture(self, name: str, target: Path) -> None:
         data = self.read_image(name)

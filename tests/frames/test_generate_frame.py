@@ -226,7 +226,7 @@ def test_each_row_may_have_fields_of_its_own() -> None:
         (2, "own"),
         (3, "width"),
     ]
-    assert "that of a request, one of prompt" in wrong[0][4]
+    assert "such as 'num_inference_steps'; got 'steps'" in wrong[0][4]
     assert "the nearest are 1000 and 1008" in wrong[3][4]
 
 

@@ -114,7 +114,9 @@ def approve(
 def reject(
     task_id: TaskId,
     reviewer: Reviewer,
-    reason: Annotated[str | None, typer.Option(help="What is wrong.")] = None,
+    feedback: Annotated[
+        str | None, typer.Option("--feedback", "--reason", help="What is wrong.")
+    ] = None,
     tag: Annotated[list[str] | None, typer.Option(help="May be repeated.")] = None,
     expect_version: Version = None,
     as_json: AsJson = False,
@@ -126,7 +128,7 @@ def reject(
         lambda studio: studio.reject(
             task_id,
             reviewer_id=reviewer,
-            reason=reason,
+            feedback=feedback,
             tags=tag or (),
             expect_version=expect_version,
         ),

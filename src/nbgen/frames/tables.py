@@ -8,40 +8,52 @@ keeps the difference.
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pandas as pd
 
 from nbgen.backend import Backend
 from nbgen.errors import InvalidRequest
-from nbgen.schema import Decision, ImageRecord, TaskQuery, TaskRecord
+from nbgen.schema import (
+    Decision,
+    GenerationRequest,
+    ImageRecord,
+    TaskQuery,
+    TaskRecord,
+)
 from nbgen.schema.checks import check_int
+from nbgen.schema.fields import fields_of
 
 _TEXT, _WHOLE, _NUMBER, _FLAG = "string", "Int64", "float64", "boolean"
 _TIME = "datetime64[us, UTC]"
 _PAGE = 1_000
 
-_REQUEST_COLUMNS = {
-    "prompt": _TEXT,
-    "negative_prompt": _TEXT,
-    "width": _WHOLE,
-    "height": _WHOLE,
-    "num_inference_steps": _WHOLE,
-    "guidance_scale": _NUMBER,
-    "use_refinement": _FLAG,
-    "num_images": _WHOLE,
-    "scheduler": _TEXT,
-    "denoising_end": _NUMBER,
-    "guidance_cutoff": _NUMBER,
-    "image": _TEXT,
-    "mask": _TEXT,
-    "strength": _NUMBER,
-    "output_format": _TEXT,
-    "metadata": _TEXT,
+_DTYPES: Mapping[type, str] = {
+    str: _TEXT,
+    int: _WHOLE,
+    float: _NUMBER,
+    bool: _FLAG,
+    tuple: _TEXT,
+    dt.datetime: _TIME,
 }
+
+
+def _dtypes(struct: type[msgspec.Struct]) -> dict[str, str]:
+    """Return the columns that a struct's fields fill; a closed set is of texts."""
+    return {
+        name: _DTYPES.get(field.kind, _TEXT)
+        for name, field in fields_of(struct).items()
+    }
+
+
+_REQUEST_COLUMNS = _dtypes(GenerationRequest)
+# Of a task, it is the seed in use that is shown.
+del _REQUEST_COLUMNS["seed"]
 
 _TASK_COLUMNS = {
     "task_id": _TEXT,
@@ -70,15 +82,11 @@ _DECISION_COLUMNS = {
     "sequence": _WHOLE,
     "task_id": _TEXT,
     "version": _WHOLE,
-    "verdict": _TEXT,
-    "reviewer_id": _TEXT,
-    "feedback": _TEXT,
-    "tags": _TEXT,
-    "image_name": _TEXT,
-    "featured_image_url": _TEXT,
-    "decided_at": _TIME,
-    "supersedes": _WHOLE,
-    "child_id": _TEXT,
+    **{
+        # As in the other tables.
+        "image_name" if name == "image" else name: dtype
+        for name, dtype in _dtypes(Decision).items()
+    },
 }
 
 _IMAGE_COLUMNS = {

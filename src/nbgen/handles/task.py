@@ -25,6 +25,7 @@ from nbgen.schema import (
     Status,
     TaskEnd,
     TaskRecord,
+    describe_request,
 )
 
 _ERROR_OF_OUTCOME = {
@@ -58,11 +59,7 @@ class Task:
 
     def __repr__(self) -> str:
         # A notebook compares this text, so it holds nothing that differs between runs.
-        request = self.request
-        sized = request.width and request.height
-        size = f", {request.width}x{request.height}" if sized else ""
-        seed = "random" if request.seed is None else request.seed
-        return f"Task({request.num_inference_steps} steps{size}, seed {seed})"
+        return f"Task({describe_request(self.request)})"
 
     @property
     def record(self) -> TaskRecord:

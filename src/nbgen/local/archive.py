@@ -25,7 +25,7 @@ from nbgen.store import Store
 
 
 class Archive:
-    """Reads tasks, batches and pictures; see the protocols ``Finding`` and ``Pictures``.
+    """Reads tasks, batches and pictures; see the protocols of ``nbgen.backend``.
 
     Args:
         store: The tasks and the decisions on them.

@@ -24,6 +24,7 @@ from nbgen.local.opening import Library, Runner, open_library, open_runner
 from nbgen.progress import ProgressService
 from nbgen.review.publishers import Publisher
 from nbgen.schema import (
+    DRAFT,
     BatchRow,
     ContentTask,
     Decided,
@@ -80,7 +81,7 @@ class LocalBackend:
         engine: Engine | None = None,
         progress: ProgressService | None = None,
         publishers: Sequence[Publisher] | None = None,
-        draft: Draft = Draft(),
+        draft: Draft = DRAFT,
     ) -> LocalBackend:
         """Open a backend that runs tasks, and take over those that wait.
 

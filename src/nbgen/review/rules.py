@@ -31,6 +31,8 @@ from nbgen.schema import (
     Subject,
     TaskRecord,
     Verdict,
+    decision_of,
+    says_the_same,
 )
 
 _Record = TypeVar("_Record", TaskRecord, ContentTask)
@@ -87,9 +89,9 @@ def rule(
 ) -> Ruling:
     """Say what is to be done about a request to decide.
 
-    The same once more gets the reviewer's decision that stands. A contradicting one,
-    of the reviewer's own or of the one in force, is taken only from somebody who shows,
-    by ``expect_version``, to know what it contradicts. An approval that names no
+    Idempotent: repeating a decision returns the existing one. A decision that
+    contradicts the reviewer's own or the one in force needs a current
+    ``expect_version``, else it is a ``DecisionConflict``. An approval that names no
     picture is of the one that was approved already.
 
     Args:
@@ -111,8 +113,9 @@ def rule(
     log, expected, version = subject.log, request.expect_version, len(subject.log)
     before = fold(log, quorum)
     own = before.votes.get(request.reviewer_id)
-    if own is not None and _says_the_same(own, request):
-        # Whoever repeats what they did last has not heard the answer.
+    if own is not None and says_the_same(own, request):
+        # A client that lost the response retries with the version it knew before its
+        # own decision.
         repeats = own.version == version and expected == version - 1
         in_force = before.decision
         holds = in_force in (None, own) or not _contradict(in_force, own)
@@ -128,13 +131,9 @@ def rule(
             image, picture = approvals[0].image, approvals[0].featured_image_url
         if picture is None and is_generated(subject):
             raise FeaturedImageMissing(subject.task_id, _no_picture(subject))
-    decision = Decision(
-        task_id=subject.task_id,
+    decision = decision_of(
+        request,
         version=version + 1,
-        verdict=request.verdict,
-        reviewer_id=request.reviewer_id,
-        feedback=request.feedback,
-        tags=request.tags,
         image=image,
         featured_image_url=picture if approves else None,
         decided_at=now,
@@ -188,7 +187,7 @@ def rule_undo(
         and (last.verdict, last.reviewer_id) == (Verdict.UNDONE, reviewer_id)
         and expected == version - 1
     ):
-        return Ruling(last)  # whoever repeats it has not heard the answer
+        return Ruling(last)  # a retry of a client that lost the response
     _check_expected(subject, expected)
     votes = fold(subject.log, quorum).votes
     if not votes:
@@ -301,16 +300,6 @@ def _contradict(one: Decision, other: Decision) -> bool:
     if one.verdict is Verdict.APPROVED:
         return one.featured_image_url != other.featured_image_url
     return one.verdict is Verdict.CHANGES_REQUESTED
-
-
-def _says_the_same(decision: Decision, request: DecisionRequest) -> bool:
-    return (
-        request.verdict is decision.verdict
-        and request.feedback in (None, decision.feedback)
-        and request.tags in ((), decision.tags)
-        and request.image in (None, decision.image)
-        and request.featured_image_url in (None, decision.featured_image_url)
-    )
 
 
 def _appended(log: Sequence[Decision], decision: Decision, quorum: Quorum) -> Ruling:

@@ -15,7 +15,7 @@ from msgspec.structs import force_setattr
 from nbgen.errors import InvalidRequest, TaskConflict
 from nbgen.schema.checks import MAX_SEED, check_choice, check_int, check_text
 from nbgen.schema.picture import GenerationResult
-from nbgen.schema.request import GenerationRequest
+from nbgen.schema.request import GenerationRequest, describe_request
 from nbgen.schema.review import ApprovalStatus, Decision
 
 
@@ -103,13 +103,7 @@ class TaskRecord(msgspec.Struct, frozen=True, kw_only=True):
 
     def __repr__(self) -> str:
         # A notebook compares this text, so it holds nothing that differs between runs.
-        request = self.request
-        sized = request.width and request.height
-        size = f", {request.width}x{request.height}" if sized else ""
-        seed = "random" if request.seed is None else request.seed
-        steps = request.num_inference_steps
-        noun = "step" if steps == 1 else "steps"
-        return f"TaskRecord({self.status}, {steps} {noun}{size}, seed {seed})"
+        return f"TaskRecord({self.status}, {describe_request(self.request)})"
 
     @property
     def version(self) -> int:
@@ -303,13 +297,17 @@ class Draft(NamedTuple):
     now: Callable[[], dt.datetime] = utc_now
 
 
+DRAFT = Draft()
+"""Draws by chance and by the clock, as everywhere but in tests."""
+
+
 def new_record(
     task_id: str,
     request: GenerationRequest,
     parent_id: str | None = None,
     *,
     priority: int = 0,
-    draft: Draft = Draft(),
+    draft: Draft = DRAFT,
 ) -> TaskRecord:
     """Return a task that waits, with a drawn seed if the request names none."""
     seed = request.seed
@@ -332,7 +330,7 @@ def new_child(
     request: GenerationRequest | None = None,
     *,
     priority: int | None = None,
-    draft: Draft = Draft(),
+    draft: Draft = DRAFT,
 ) -> TaskRecord:
     """Return a task that waits and takes the place of another, in its batch too.
 
@@ -366,7 +364,7 @@ def plan_batch(
     known: Mapping[str, TaskRecord],
     *,
     priority: int,
-    draft: Draft = Draft(),
+    draft: Draft = DRAFT,
 ) -> list[TaskRecord]:
     """Return the tasks to queue, so that each row of a batch gets its pictures.
 
