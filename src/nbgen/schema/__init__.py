@@ -45,6 +45,7 @@ from nbgen.schema.task import (
     new_child,
     new_id,
     new_record,
+    plan_batch,
 )
 
 __all__ = [
@@ -85,6 +86,7 @@ __all__ = [
     "new_child",
     "new_id",
     "new_record",
+    "plan_batch",
     "progress_of_record",
     "shown_percentage",
 ]

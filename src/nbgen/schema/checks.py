@@ -24,6 +24,7 @@ IMAGE_NAME = re.compile(r"[0-9a-f]{32}\.(png|jpeg|webp)")
 IMAGE_URL = "/images/"
 """The path under which a server serves them."""
 
+_HIGHEST_PRIORITY = 1_000
 _LONGEST_BATCH_NAME = 60
 _MOST_TAGS = 20
 
@@ -103,6 +104,11 @@ def check_version(version: object) -> int | None:
     if version is None:
         return None
     return check_int("expect_version", version, 0, MAX_SEED)
+
+
+def check_priority(priority: object) -> int:
+    """Return the priority, -1,000 to 1,000; raise ``InvalidRequest`` if it is none."""
+    return check_int("priority", priority, -_HIGHEST_PRIORITY, _HIGHEST_PRIORITY)
 
 
 def check_text(

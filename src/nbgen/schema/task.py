@@ -5,14 +5,14 @@ from __future__ import annotations
 import datetime as dt
 import secrets
 import uuid
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from enum import StrEnum
 from typing import NamedTuple
 
 import msgspec
 from msgspec.structs import force_setattr
 
-from nbgen.errors import InvalidRequest
+from nbgen.errors import InvalidRequest, TaskConflict
 from nbgen.schema.checks import MAX_SEED, check_choice, check_int, check_text
 from nbgen.schema.picture import GenerationResult
 from nbgen.schema.request import GenerationRequest
@@ -199,6 +199,11 @@ class BatchRow(NamedTuple):
         # A notebook compares this text, so it holds nothing that differs between runs.
         return f"BatchRow({self.name!r}, {self.outcome or self.status})"
 
+    @property
+    def is_missing(self) -> bool:
+        """Whether its newest task ended without all of its pictures."""
+        return self.outcome not in (None, Outcome.SUCCEEDED)
+
 
 class TaskPage(list[TaskRecord]):
     """Some of the tasks, newest first.
@@ -321,6 +326,40 @@ def in_batch(
 ) -> TaskRecord:
     """Return the task as one for that row of a batch; None for no batch."""
     return msgspec.structs.replace(record, batch_id=batch_id, batch_row=batch_row)
+
+
+def plan_batch(
+    batch_id: str,
+    requests: Mapping[str, GenerationRequest],
+    rows: Collection[BatchRow],
+    known: Mapping[str, TaskRecord],
+    *,
+    priority: int,
+) -> list[TaskRecord]:
+    """Return the tasks to queue, so that each row of a batch gets its pictures.
+
+    Args:
+        batch_id: The batch.
+        requests: The requests by the names of their rows.
+        rows: The rows of the batch that exist.
+        known: Tasks by their ids: at least the first and the newest of each row.
+        priority: The priority of the new tasks.
+
+    Raises:
+        TaskConflict: A row exists with another request.
+    """
+    standing = {row.name: row for row in rows}
+    planned = []
+    for name, request in requests.items():
+        row, first_id = standing.get(name), f"{batch_id}:{name}"
+        if row is None:
+            record = new_record(first_id, request, priority=priority)
+            planned.append(in_batch(record, batch_id, name))
+        elif known[first_id].request != request:
+            raise TaskConflict(first_id)
+        elif row.is_missing:
+            planned.append(new_child(known[row.task_id], priority=priority))
+    return planned
 
 
 def _draw_seed(request: GenerationRequest) -> int:
