@@ -302,6 +302,14 @@ def test_requested_changes_are_queued_as_a_child(backend: Backend) -> None:
     assert len(backend.list_tasks(TaskQuery())) == 2
 
 
+def test_requested_changes_say_what_should_change(backend: Backend) -> None:
+    made(backend, "a")
+    silent = says("a", "ada", Verdict.CHANGES_REQUESTED)
+    with pytest.raises(InvalidRequest, match="feedback"):
+        backend.request_changes(silent, prompt=None)
+    assert backend.decisions("a") == []
+
+
 def test_changes_without_a_prompt_draw_another_seed(backend: Backend) -> None:
     made(backend, "a")
     child = backend.request_changes(CHANGES, prompt=None)

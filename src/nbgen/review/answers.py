@@ -1,4 +1,4 @@
-"""What a backend answers about decisions: records with their review, and ``Decided``.
+"""What a backend answers about a decision.
 
 Pure functions, for any thread.
 """
@@ -6,31 +6,16 @@ Pure functions, for any thread.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypeVar
-
-import msgspec
 
 from nbgen.review.quorum import Quorum
 from nbgen.review.rules import describe, fold, is_generated
 from nbgen.schema import (
-    ContentTask,
     Decided,
     Decision,
     PublicationRecord,
     PublicationState,
     Subject,
-    TaskRecord,
 )
-
-Record = TypeVar("Record", TaskRecord, ContentTask)
-
-
-def reviewed(record: Record, quorum: Quorum) -> Record:
-    """Return the record with the review that its decisions come to."""
-    review = fold(record.decisions, quorum)
-    return msgspec.structs.replace(
-        record, decision=review.decision, approval_status=review.status
-    )
 
 
 def decided(

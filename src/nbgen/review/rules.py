@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import msgspec
 
@@ -21,14 +22,18 @@ from nbgen.review.image_url import find_image_url, searched_places
 from nbgen.review.quorum import Quorum, either
 from nbgen.schema import (
     ApprovalStatus,
+    ContentTask,
     Decision,
     DecisionRequest,
     Review,
     Ruling,
     Status,
     Subject,
+    TaskRecord,
     Verdict,
 )
+
+_Record = TypeVar("_Record", TaskRecord, ContentTask)
 
 
 def fold(log: Sequence[Decision], quorum: Quorum) -> Review:
@@ -62,6 +67,14 @@ def fold(log: Sequence[Decision], quorum: Quorum) -> Review:
             return Review(ApprovalStatus.APPROVED, approval, None, votes, len(log))
     missing = quorum.missing(approvers)
     return Review(ApprovalStatus.PENDING, None, missing, votes, len(log))
+
+
+def reviewed(record: _Record, quorum: Quorum) -> _Record:
+    """Return the record with the review that its decisions come to."""
+    review = fold(record.decisions, quorum)
+    return msgspec.structs.replace(
+        record, decision=review.decision, approval_status=review.status
+    )
 
 
 def rule(

@@ -116,6 +116,11 @@ class TaskRecord(msgspec.Struct, frozen=True, kw_only=True):
         """How many decisions there are on the task."""
         return len(self.decisions)
 
+    @property
+    def end(self) -> TaskEnd:
+        """How it ended; its ``outcome`` is None if it has not."""
+        return TaskEnd(self.id, self.outcome, self.error, self.result)
+
 
 class TaskEnd(NamedTuple):
     """How a task ended, for whoever waits for it.

@@ -18,6 +18,7 @@ from typing import Any
 
 from nbgen.backend import PreviewCallback, ProgressCallback, StopWatching
 from nbgen.errors import (
+    InvalidRequest,
     NbgenError,
     StudioClosed,
     TaskConflict,
@@ -182,7 +183,7 @@ class MemoryBackend:
             if task_id in self._queue.unended:
                 return self._queue.unended[task_id].future
         future: Future[TaskEnd] = Future()
-        future.set_result(TaskEnd(task_id, record.outcome, record.error, record.result))
+        future.set_result(record.end)
         return future
 
     def waiting(self) -> list[str]:
@@ -266,7 +267,7 @@ class MemoryBackend:
         with self._open():
             return None
 
-    def collect_garbage(self, *, dry_run: bool) -> list[str]:
+    def collect_garbage(self, *, dry_run: bool = True) -> list[str]:
         """Remove unreferenced pictures; see ``Pictures.collect_garbage``."""
         with self._open():
             reviews = self._reviews
@@ -286,6 +287,8 @@ class MemoryBackend:
         self, request: DecisionRequest, *, prompt: str | None
     ) -> TaskRecord | None:
         """Send a task back and queue its child; see ``Deciding.request_changes``."""
+        if request.feedback is None:
+            raise InvalidRequest("feedback", request.feedback, "what should change")
         with self._open():
             parent = self._tasks.get(request.task_id)
             child = None
@@ -306,7 +309,7 @@ class MemoryBackend:
             return standing
 
     def undo(
-        self, task_id: str, *, reviewer_id: str, expect_version: int | None
+        self, task_id: str, *, reviewer_id: str, expect_version: int | None = None
     ) -> Decision:
         """Take a decision back; see ``Deciding.undo``."""
         check_task_id(task_id)
@@ -317,7 +320,7 @@ class MemoryBackend:
         self._publish()
         return decision
 
-    def decisions(self, task_id: str | None) -> list[Decision]:
+    def decisions(self, task_id: str | None = None) -> list[Decision]:
         """Return the log of decisions; see ``Deciding.decisions``."""
         with self._open():
             log = self._reviews.log
@@ -328,7 +331,7 @@ class MemoryBackend:
         with self._open():
             return fold(self._reviews.known_subject(task_id).log, self._quorum)
 
-    def decided(self, decision: Decision, *, wait_s: float) -> Decided:  # noqa: ARG002
+    def decided(self, decision: Decision, *, wait_s: float = 0.0) -> Decided:  # noqa: ARG002
         """Return what came of a decision; see ``Deciding.decided``."""
         with self._open():
             subject = self._reviews.known_subject(decision.task_id)
@@ -340,7 +343,7 @@ class MemoryBackend:
         task_id: str,
         metadata: Mapping[str, Any] | str,
         *,
-        featured_image_url: str | None,
+        featured_image_url: str | None = None,
     ) -> ContentTask:
         """Register a task made elsewhere; see ``Deciding.put_content``."""
         values = read_metadata(metadata)
@@ -358,13 +361,13 @@ class MemoryBackend:
         self,
         task_id: str,
         *,
-        wait_s: float,  # noqa: ARG002
+        wait_s: float = 0.0,  # noqa: ARG002
     ) -> list[PublicationRecord]:
         """Return the publications of a task; see ``Deciding.publications``."""
         with self._open():
             return self._reviews.publications_of(task_id)
 
-    def close(self, *, finish: bool) -> None:
+    def close(self, *, finish: bool = False) -> None:
         """Cancel what runs and end the thread; see ``Backend.close``."""
         self._queue.close(finish=finish)
 

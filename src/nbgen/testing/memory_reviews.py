@@ -13,12 +13,11 @@ from typing import Any
 import msgspec
 
 from nbgen.errors import NbgenError, UnknownTask
-from nbgen.review.answers import reviewed
 from nbgen.review.changes import check_needs_no_child
 from nbgen.review.content import merge_metadata
 from nbgen.review.publishers import Publication, Publisher
 from nbgen.review.quorum import Quorum
-from nbgen.review.rules import find_picture, rule, rule_undo
+from nbgen.review.rules import find_picture, reviewed, rule, rule_undo
 from nbgen.schema import (
     ContentTask,
     Decision,
@@ -74,9 +73,12 @@ class MemoryReviews:
             try:
                 if child is None:
                     check_needs_no_child(subject, request)
-                picture = find_picture(subject, request, self._has_picture)
                 ruling = rule(
-                    subject, request, self._quorum, picture=picture, now=self._now()
+                    subject,
+                    request,
+                    self._quorum,
+                    picture=self._find_picture(subject, request),
+                    now=self._now(),
                 )
             except NbgenError as error:
                 answers.append(error)
@@ -153,6 +155,9 @@ class MemoryReviews:
         published = tried.state is PublicationState.PUBLISHED
         if published or now_is is PublicationState.PENDING:
             self.publications[tried.number] = tried
+
+    def _find_picture(self, subject: Subject, request: DecisionRequest) -> str | None:
+        return find_picture(subject, request, self._has_picture)
 
     def _subject(self, task_id: str) -> Subject:
         task, content = self._tasks.get(task_id), self.content.get(task_id)
