@@ -5,10 +5,12 @@ from __future__ import annotations
 import datetime as dt
 import os
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 
 from nbgen.backend import Backend
 from nbgen.testing import MemoryBackend, PatternEngine
@@ -16,6 +18,7 @@ from tests import postgresql
 from tests.contract.making import Gate
 
 MakeBackend = Callable[..., Backend]
+AnotherRuns = Callable[[], AbstractContextManager[object]]
 
 
 class Clock:
@@ -102,6 +105,12 @@ def make_backend(
 def backend(make_backend: MakeBackend) -> Backend:
     """Return an open backend that draws patterns."""
     return make_backend()
+
+
+@pytest.fixture
+def another_runs(tmp_path: Path) -> AnotherRuns:
+    """Return a function that holds the lock of whoever runs the tasks of the data."""
+    return lambda: FileLock(tmp_path / "data" / "runner.lock")
 
 
 @pytest.fixture

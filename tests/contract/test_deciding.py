@@ -31,7 +31,7 @@ from nbgen.schema import (
     TaskQuery,
     Verdict,
 )
-from tests.contract.conftest import MakeBackend
+from tests.contract.conftest import AnotherRuns, MakeBackend
 from tests.contract.making import (
     WAIT_S,
     Gate,
@@ -358,15 +358,16 @@ def test_changes_of_a_task_made_elsewhere_have_no_child(backend: Backend) -> Non
 
 
 @local_only
-def test_changes_need_who_runs_the_tasks(make_backend: MakeBackend) -> None:
-    gate = Gate()
-    backend = make_backend(gate)
-    submit(backend, "a")
-    gate.wait_reached()
-    other = make_backend()
-    with pytest.raises(DataFolderInUse):
-        other.request_changes(CHANGES, prompt=None)
-    assert other.decisions(None) == []
+def test_changes_are_not_requested_while_another_process_runs_tasks(
+    make_backend: MakeBackend, another_runs: AnotherRuns
+) -> None:
+    backend = make_backend()
+    made(backend, "a")
+    with another_runs():
+        with pytest.raises(DataFolderInUse):
+            backend.request_changes(CHANGES, prompt=None)
+        assert backend.decisions(None) == []
+        assert decide(backend, says("a", "ada")).version == 1
 
 
 def test_content_is_merged_with_what_is_known(backend: Backend) -> None:

@@ -19,7 +19,7 @@ from nbgen.errors import (
     UnknownTask,
 )
 from nbgen.schema import Outcome, Status, TaskPage, TaskQuery
-from tests.contract.conftest import MakeBackend
+from tests.contract.conftest import AnotherRuns, MakeBackend
 from tests.contract.making import (
     A_PICTURE,
     WAIT_S,
@@ -237,18 +237,25 @@ def test_missing_rows_are_queued_again(make_backend: MakeBackend) -> None:
 
 
 @local_only
-def test_a_batch_of_shared_data_is_missing_nothing(make_backend: MakeBackend) -> None:
-    backend, _ = hold(make_backend)
+def test_a_whole_batch_needs_nobody_who_runs_it(
+    make_backend: MakeBackend, another_runs: AnotherRuns
+) -> None:
+    gate = Gate(1)
+    backend = make_backend(gate)
     backend.submit_batch("b", ROWS, priority=0)
-    other = make_backend()
-    other.submit_batch("b", ROWS, priority=0)
-    with pytest.raises(DataFolderInUse):
-        other.submit_batch("b", {"cow": asks("a cow")}, priority=0)
+    gate.wait_reached()
     backend.cancel(["b:dog"])
-    other.retry_rows("b", ["cat"])
-    with pytest.raises(DataFolderInUse):
-        other.retry_rows("b", ["dog"])
-    assert backend.waiting() == ["b:cat"]
+    gate.open()
+    backend.ended("b:cat").result(WAIT_S)
+    before = backend.batch_rows("b")
+    with another_runs():
+        backend.submit_batch("b", {"cat": ROWS["cat"]}, priority=0)
+        with pytest.raises(DataFolderInUse):
+            backend.submit_batch("b", ROWS, priority=0)
+        backend.retry_rows("b", ["cat"])
+        with pytest.raises(DataFolderInUse):
+            backend.retry_rows("b", ["dog"])
+    assert backend.batch_rows("b") == before
 
 
 def test_a_made_task_tells_how(backend: Backend) -> None:

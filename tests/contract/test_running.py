@@ -16,7 +16,7 @@ from nbgen.errors import (
     UnknownTask,
 )
 from nbgen.schema import Outcome, Status, TaskQuery
-from tests.contract.conftest import MakeBackend
+from tests.contract.conftest import AnotherRuns, MakeBackend
 from tests.contract.making import (
     A_PICTURE,
     WAIT_S,
@@ -272,21 +272,34 @@ def test_a_retry_is_of_ended_tasks_all_or_none(make_backend: MakeBackend) -> Non
 
 
 @local_only
-def test_one_backend_runs_the_tasks_of_shared_data(make_backend: MakeBackend) -> None:
+def test_what_another_process_runs_is_left_to_it(
+    make_backend: MakeBackend, another_runs: AnotherRuns
+) -> None:
+    backend = make_backend()
+    [ended] = made(backend, "ended")
+    with another_runs():
+        with pytest.raises(DataFolderInUse):
+            backend.submit(asks(), task_id="a", priority=0)
+        with pytest.raises(DataFolderInUse):
+            backend.retry(["ended"])
+        assert submit(backend, "ended") == ended
+        backend.cancel(["ended"])
+    assert ids(backend) == ["ended"]
+    submit(backend, "a")
+
+
+@local_only
+def test_what_another_backend_runs_is_left_to_it(make_backend: MakeBackend) -> None:
     backend, gate = hold(make_backend)
     submit(backend, "a")
     other = make_backend()
-    with pytest.raises(DataFolderInUse):
-        other.submit(asks(), task_id="b", priority=0)
     assert submit(other, "a").id == "a"
-    with pytest.raises(TaskElsewhere):
-        other.cancel(["a"])
-    with pytest.raises(TaskElsewhere):
-        other.cancel(["runs"])
+    for task_id in ("a", "runs"):
+        with pytest.raises(TaskElsewhere):
+            other.cancel([task_id])
     with pytest.raises(TaskNotWaiting):
         other.prioritise("a", 1)
-    end = other.ended("a").result(0)
-    assert end.outcome is None
+    assert other.ended("a").result(0).outcome is None
     assert other.waiting() == []
     gate.open()
     assert backend.ended("a").result(WAIT_S).outcome is Outcome.SUCCEEDED
