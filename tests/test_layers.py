@@ -17,7 +17,8 @@ SOURCE = Path(__file__).parent.parent / "src" / "nbgen"
 ROWS = [
     {"errors", "settings", "atomic"},
     {"schema"},
-    {"progress", "images", "review", "generation", "wire"},
+    {"wire"},
+    {"progress", "images", "review", "generation"},
     {"store"},
     {"backend"},
     {"local", "remote", "testing"},
@@ -68,7 +69,6 @@ HOMES = {
     "pandas": {"nbgen.frames"},
     "PIL": {
         "nbgen.generation",
-        "nbgen.local.worker",
         "nbgen.images.inputs",
         "nbgen.testing",
     },

@@ -23,9 +23,10 @@ from nbgen.errors import (
 )
 from nbgen.handles.task import Task
 from nbgen.images import keep_picture
+from nbgen.local.endings import Endings
 from nbgen.local.job_queue import Job, JobQueue
+from nbgen.local.lane import Lane
 from nbgen.local.runner_lock import RunnerLock
-from nbgen.local.worker import Worker
 from nbgen.progress import ProgressService
 from nbgen.reviewing import Reviewing
 from nbgen.schema import (
@@ -57,7 +58,8 @@ class Queueing(Reviewing):
     """
 
     _progress: ProgressService
-    _worker: Worker
+    _endings: Endings
+    _lane: Lane
     _queue: JobQueue
     _runner: RunnerLock
     _takes_over: bool
@@ -115,7 +117,7 @@ class Queueing(Reviewing):
 
     def retry_tasks(self, task_ids: Iterable[str]) -> list[Task]:
         """Queue the requests of many ended tasks again, all or none; see ``retry``."""
-        self._worker.save_ends()
+        self._endings.save_ends()
         records = []
         for old in self.get_records(task_ids):
             if not old.status.ended:
@@ -195,7 +197,7 @@ class Queueing(Reviewing):
                 task_id
                 for task_id in task_ids
                 if self._queue.find(task_id) is None
-                and not self._worker.has_ended(task_id)
+                and not self._endings.has_unsaved_end(task_id)
             ]
             for record in self.get_records(not_here):
                 if not record.status.ended:
@@ -207,7 +209,7 @@ class Queueing(Reviewing):
             waiting = self._queue.cancel(task_ids)
             if waiting:
                 with self._in_doubt(job.task_id for job in waiting):
-                    self._worker.cancel_waiting(waiting, self._queue.take_out)
+                    self._endings.cancel_waiting(waiting, self._queue.take_out)
             if self._queue.is_empty and not self._closed:
                 self._runner.release()
 
@@ -228,7 +230,7 @@ class Queueing(Reviewing):
         Raises:
             UnknownTask: There is no such task.
         """
-        self._worker.save_ends()
+        self._endings.save_ends()
         # Not between the storing and the queueing of one. The job first: one that ends
         # in between has its end in the record.
         with self._submitting:
@@ -298,7 +300,7 @@ class Queueing(Reviewing):
             except Exception:
                 logger.exception("Whether tasks were stored is not known yet.")
                 for task_id in self._fail_announced(reason):
-                    self._worker.keep_end(task_id, reason)
+                    self._endings.keep_end(task_id, reason)
             raise
         self._doubtful -= ids
 
@@ -308,7 +310,7 @@ class Queueing(Reviewing):
         Args:
             reason: Why tasks that are announced and not in the store have failed.
         """
-        self._worker.save_ends()
+        self._endings.save_ends()
         if not self._doubtful or self._closed:
             return
         records = self._store.tasks.get_tasks(list(self._doubtful))
@@ -320,11 +322,11 @@ class Queueing(Reviewing):
                 with suppress(UnknownTask):  # it was not announced
                     self._progress.mark_failed(task_id, reason)
             elif not record.status.ended:
-                if job is None and not self._worker.has_ended(task_id):
+                if job is None and not self._endings.has_unsaved_end(task_id):
                     stored.append(record)
             elif job is not None:
                 for ended in self._queue.take_out([job]):
-                    self._worker.tell(ended, record)
+                    self._endings.resolve_from_record(ended, record)
         if stored:
             self._runner.take()
             self._queue_stored(sorted(stored, key=lambda record: record.created_at))

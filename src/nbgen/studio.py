@@ -24,14 +24,17 @@ from nbgen.errors import DataFolderInUse, InvalidRequest
 from nbgen.framing import Framing
 from nbgen.generation.checkpoints import find_checkpoint
 from nbgen.generation.process import ProcessEngine, load_sdxl
+from nbgen.generation.thread import ThreadEngine
 from nbgen.handles.task import Task
 from nbgen.images import keep_picture, open_images
+from nbgen.local.endings import Endings
+from nbgen.local.finisher import Finisher
 from nbgen.local.job_queue import JobQueue
+from nbgen.local.lane import Lane
 from nbgen.local.outbox import Outbox
 from nbgen.local.runner_lock import RunnerLock
 from nbgen.local.timings import Timings
 from nbgen.local.watching import Watching
-from nbgen.local.worker import Worker
 from nbgen.progress import ProgressService
 from nbgen.progress.dispatcher import ProgressCallback
 from nbgen.progress.previews import PreviewCallback
@@ -57,7 +60,7 @@ from nbgen.store import Store
 if TYPE_CHECKING:
     from PIL import Image
 
-    from nbgen.generation.engine import Engine
+    from nbgen.generation.engine import Engine, EngineRunner
     from nbgen.generation.memory_plan import MemoryPlan
 
     PictureSource = str | Path | bytes | Image.Image
@@ -137,19 +140,21 @@ class Studio(Framing):
         queue_limit: int = 10_000,
         take_over: bool = True,
         rerun_lost: bool = False,
-        engine: Engine | None = None,
+        engine: Engine | ProcessEngine | None = None,
         progress: ProgressService | None = None,
         database: str | None = None,
         images: str | Path | None = None,
         quorum: str | None = None,
         publishers: Sequence[Publisher] | None = None,
     ) -> None:
-        def make_engine() -> Engine:
-            if engine is not None:
+        def make_runner() -> EngineRunner:
+            if isinstance(engine, ProcessEngine):
                 return engine
+            if engine is not None:
+                return ThreadEngine(lambda: engine)
             load = partial(load_sdxl, checkpoint, loras=loras, memory_plan=memory_plan)
             if worker == "thread":
-                return load()
+                return ThreadEngine(load)
             process = ProcessEngine(load)
             process.start()
             return process
@@ -178,12 +183,15 @@ class Studio(Framing):
             self._store.close()
             raise
         self._progress = progress or ProgressService()
-        self._worker = Worker(
-            make_engine,
-            self._store,
+        self._endings = Endings(self._store.tasks, self._progress)
+        self._lane = Lane(
+            make_runner,
+            self._store.tasks,
             self._images,
             self._progress,
             Timings(folder / "timings.json", str(checkpoint)),
+            self._endings,
+            Finisher(self._images, self._endings),
         )
         self._followed = Watching(self._store, self._progress)
         self._closing = ExitStack()
@@ -195,15 +203,15 @@ class Studio(Framing):
             self._closing.callback(self._progress.close)
         self._closing.callback(self._followed.close)
         self._closing.callback(self._publishing.close)
-        self._closing.callback(self._worker.close)
+        self._closing.callback(self._lane.close)
         try:
             if worker == "process":
                 # Ahead of need; a thread would load while the caller goes on in Python.
-                self._worker.prepare()
+                self._lane.prepare()
             self._queue = JobQueue(
-                self._worker.run,
+                self._lane.run,
                 on_empty=self._rest,
-                on_idle=self._worker.release,
+                on_idle=self._lane.release,
                 idle_s=release_after,
                 # The model of one that has something to run may need the memory.
                 is_asked_to_rest=self._another_runs,

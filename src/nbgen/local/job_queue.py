@@ -16,7 +16,7 @@ from functools import partial
 
 from nbgen.errors import QueueFull
 from nbgen.generation.engine import CancelToken
-from nbgen.schema import GenerationRequest
+from nbgen.schema import GenerationRequest, TaskEnd
 
 _LOOK_EVERY_S = 1.0
 
@@ -30,8 +30,8 @@ class Job:
         seed: The seed of the first picture.
         priority: Jobs of a higher one run first.
         cancel: Set to stop the work.
-        done: Resolves once the end of the task is committed.
-        error: The exception that ended it, for whoever asks for the result.
+        done: Resolves with the task's end, once that is committed. The outcome is None
+            if the job was dropped, or is another's to run.
     """
 
     def __init__(
@@ -48,10 +48,14 @@ class Job:
         self.priority = priority
         self.number = 0  # the queue's, which counts what is submitted
         self.cancel = CancelToken()
-        self.done: Future[None] = Future()
+        self.done: Future[TaskEnd] = Future()
         # From here on nobody who waits for the future can cancel it.
         self.done.set_running_or_notify_cancel()
-        self.error: BaseException | None = None
+
+    @property
+    def error(self) -> BaseException | None:
+        """The exception that ended it; None before that, and if there was none."""
+        return self.done.result().cause if self.done.done() else None
 
 
 def _order(job: Job) -> tuple[int, int]:
@@ -242,7 +246,7 @@ class JobQueue:
             while self._waiting:
                 job = self._waiting[-1]
                 if not job.done.done():
-                    job.done.set_result(None)
+                    job.done.set_result(TaskEnd(job.task_id, None))
                 self._unended.pop(job.task_id, None)
                 self._waiting.pop()
 
@@ -287,7 +291,7 @@ class JobQueue:
     def _find_waiting(self, task_id: str) -> Job | None:
         return None if task_id in self._started else self._unended.get(task_id)
 
-    def _forget(self, job: Job, _done: Future[None]) -> None:
+    def _forget(self, job: Job, _done: Future[TaskEnd]) -> None:
         with self._changed:
             self._started.pop(job.task_id, None)
             self._unended.pop(job.task_id, None)

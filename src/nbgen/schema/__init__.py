@@ -12,6 +12,7 @@ from nbgen.schema.progress import (
     StagePlan,
     done_message,
     progress_of_record,
+    rough_plan,
     shown_percentage,
 )
 from nbgen.schema.request import (
@@ -86,5 +87,6 @@ __all__ = [
     "new_id",
     "new_record",
     "progress_of_record",
+    "rough_plan",
     "shown_percentage",
 ]
