@@ -66,7 +66,7 @@ HOMES = {
     "IPython": {"nbgen.widgets"},
     "msgspec": {"nbgen"},
     "numpy": {"nbgen.frames"},
-    "pandas": {"nbgen.frames"},
+    "pandas": {"nbgen.errors.requests", "nbgen.frames"},
     "PIL": {
         "nbgen.generation",
         "nbgen.images.inputs",
