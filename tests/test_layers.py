@@ -17,7 +17,8 @@ SOURCE = Path(__file__).parent.parent / "src" / "nbgen"
 ROWS = [
     {"errors", "settings", "atomic", "threads"},
     {"schema"},
-    {"progress", "images", "review", "generation", "wire"},
+    {"wire"},
+    {"progress", "images", "review", "generation"},
     {"store"},
     {"backend"},
     {"local", "remote", "testing"},
@@ -60,10 +61,9 @@ HOMES = {
     "IPython": {"nbgen.widgets"},
     "msgspec": {"nbgen"},
     "numpy": {"nbgen.frames"},
-    "pandas": {"nbgen.frames"},
+    "pandas": {"nbgen.errors.requests", "nbgen.frames"},
     "PIL": {
         "nbgen.generation",
-        "nbgen.local.worker",
         "nbgen.images.inputs",
         "nbgen.testing",
     },

@@ -64,6 +64,7 @@ if TYPE_CHECKING:
     from nbgen.frames import FrameBatch
     from nbgen.generation.engine import Engine
     from nbgen.generation.memory_plan import MemoryPlan
+    from nbgen.generation.process import ProcessEngine
 
 _FORMAT_OF_SUFFIX = {
     ".png": OutputFormat.PNG,
@@ -160,7 +161,7 @@ class Studio:
         queue_limit: int = 10_000,
         take_over: bool = True,
         rerun_lost: bool = False,
-        engine: Engine | None = None,
+        engine: Engine | ProcessEngine | None = None,
         progress: ProgressService | None = None,
         database: str | None = None,
         images: str | Path | None = None,

@@ -13,6 +13,7 @@ from nbgen.schema.progress import (
     StagePlan,
     done_message,
     progress_of_record,
+    rough_plan,
     shown_percentage,
 )
 from nbgen.schema.request import (
@@ -111,6 +112,7 @@ __all__ = [
     "new_record",
     "plan_batch",
     "progress_of_record",
+    "rough_plan",
     "says_the_same",
     "shown_percentage",
     "takes_request_fields",

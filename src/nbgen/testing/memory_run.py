@@ -4,21 +4,28 @@ from __future__ import annotations
 
 import io
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from typing import Any
 
 from PIL import Image
 
 from nbgen.errors import NbgenError, WorkerDied
 from nbgen.generation.engine import Cancelled, CancelToken, Engine
+from nbgen.generation.events import (
+    EngineEvent,
+    Planned,
+    PreviewMade,
+    StageStarted,
+    StepFinished,
+    Warned,
+)
 from nbgen.generation.recipe import encode_picture
 from nbgen.progress import ProgressService
 from nbgen.schema import (
     GenerationResult,
     ImageRecord,
     Outcome,
-    Preview,
     Stage,
-    StagePlan,
     TaskEnd,
     TaskRecord,
 )
@@ -27,11 +34,11 @@ NEVER_RAN = "Cancelled before it started."
 
 
 class Reporter:
-    """Brings what an engine reports to the progress service; a ``StepReporter``.
+    """Brings an engine's events to the progress service.
 
     Args:
         task_id: The task.
-        progress: Tells the watchers.
+        progress: Notifies watchers.
     """
 
     def __init__(self, task_id: str, progress: ProgressService) -> None:
@@ -40,35 +47,30 @@ class Reporter:
         self._progress = progress
         self._steps = 0
 
-    def plan(self, stages: Sequence[StagePlan]) -> None:
-        """Report the stages of the run."""
-        self._progress.update_progress(self._task_id, plan=stages)
-
-    def start_stage(self, stage: Stage) -> None:
-        """Report that a stage begins."""
-        message = stage.value.replace("_", " ").capitalize()
-        self._progress.update_progress(
-            self._task_id, current_stage=stage, message=message
-        )
-
-    def finish_step(self) -> None:
-        """Report that one more step is done."""
-        self._steps += 1
-        self._progress.update_progress(self._task_id, current_step=self._steps)
-
-    def warn(self, message: str) -> None:
-        """Report a sentence that the result keeps as a note."""
-        if message not in self.notes:
-            self.notes.append(message)
-        self._progress.update_progress(self._task_id, message=message)
+    def report(self, event: EngineEvent) -> None:
+        """Take an event, as ``nbgen.generation.engine.Reporter`` does."""
+        match event:
+            case StepFinished():
+                self._steps += 1
+                self._update(current_step=self._steps)
+            case StageStarted(stage):
+                message = stage.value.replace("_", " ").capitalize()
+                self._update(current_stage=stage, message=message)
+            case Planned(stages):
+                self._update(plan=stages)
+            case Warned(message):
+                if message not in self.notes:
+                    self.notes.append(message)
+                self._update(message=message)
+            case PreviewMade(preview):
+                self._progress.previews.show(self._task_id, preview)
 
     def wants_preview(self) -> bool:
         """Return whether anybody looks at previews."""
         return self._progress.previews.wanted(self._task_id)
 
-    def show_preview(self, preview: Preview) -> None:
-        """Show a preview to those who look."""
-        self._progress.previews.show(self._task_id, preview)
+    def _update(self, **changes: Any) -> None:
+        self._progress.update_progress(self._task_id, **changes)
 
 
 def run_task(
@@ -96,7 +98,7 @@ def run_task(
     result = None
     started_at_s = time.monotonic()
     try:
-        reporter.start_stage(Stage.LOAD)
+        reporter.report(StageStarted(Stage.LOAD))
         image, mask = (
             None if name is None else Image.open(io.BytesIO(read(name)))
             for name in (request.image, request.mask)
@@ -114,7 +116,7 @@ def run_task(
     except BaseException as raised:  # noqa: BLE001 - whatever an engine may raise
         error = raised
     if pictures and not isinstance(error, Cancelled):
-        reporter.start_stage(Stage.SAVE)
+        reporter.report(StageStarted(Stage.SAVE))
         result = GenerationResult(
             images=tuple(
                 _save(picture, record, index, engine.facts(), save)
