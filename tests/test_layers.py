@@ -17,7 +17,7 @@ SOURCE = Path(__file__).parent.parent / "src" / "nbgen"
 ROWS = [
     {"errors", "settings", "atomic"},
     {"schema"},
-    {"progress", "images", "review", "generation", "wire"},
+    {"progress", "images", "review", "generation", "wire", "exporting"},
     {"store"},
     {"backend"},
     {"local", "remote", "testing"},
@@ -60,6 +60,7 @@ HOMES = {
     "rich": {"nbgen.cli"},
     "typer": {"nbgen.cli"},
     "tornado": {"nbgen.server", "nbgen.remote.client", "nbgen.review.webhook"},
+    "websockets": {"nbgen.remote.client"},
     "ipywidgets": {"nbgen.widgets"},
     "traitlets": {"nbgen.widgets"},
     "IPython": {"nbgen.widgets"},

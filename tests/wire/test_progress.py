@@ -246,3 +246,6 @@ def test_fields_and_messages_of_a_newer_server_are_no_trouble() -> None:
     newer = json.dumps({**message, "lane": "cuda:1", "attempt": 2})
     assert decode_server_message(newer) == ProgressMessage.of(WAITING)
     assert decode_server_message('{"type": "weather"}') is None
+    staged = decode_server_message(json.dumps({**message, "current_stage": "upscale"}))
+    assert isinstance(staged, ProgressMessage)
+    assert staged.progress == WAITING

@@ -72,16 +72,19 @@ class ProgressMessage(
     def progress(self) -> GenerationProgress:
         """The state that the message is about.
 
+        A stage that this version does not know is None.
+
         Raises:
-            ValueError: The stage or the time is none.
+            ValueError: The timestamp is not ISO 8601.
         """
+        known = self.current_stage in tuple(Stage)
         return GenerationProgress(
             task_id=self.task_id,
             seq=self.seq,
             status=self.status,
             current_step=self.current_step,
             total_steps=self.total_steps,
-            current_stage=Stage(self.current_stage) if self.current_stage else None,
+            current_stage=Stage(self.current_stage) if known else None,
             elapsed_time=self.elapsed_time,
             estimated_remaining=self.estimated_remaining,
             remaining_known=self.remaining_known,
