@@ -8,7 +8,6 @@ may be called from any thread.
 from __future__ import annotations
 
 import asyncio
-import datetime as dt
 import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -16,7 +15,6 @@ from typing import (
     TYPE_CHECKING,
     Any,
     Concatenate,
-    Literal,
     ParamSpec,
     Self,
     TypeVar,
@@ -34,36 +32,37 @@ from nbgen.backend import (
     Watching,
 )
 from nbgen.errors import InvalidRequest, NbgenError
+from nbgen.exporting import Exported, export_pictures
 from nbgen.handles import Batch, Task
 from nbgen.images import PictureSource, read_source
 from nbgen.local.backend import LocalBackend
-from nbgen.local.config import StudioConfig
+from nbgen.local.config import StudioConfig, StudioSettings, config_of
 from nbgen.progress import ProgressService
 from nbgen.review.publishers import Publisher
 from nbgen.schema import (
     PICTURE_FIELDS,
     Decision,
+    DecisionFields,
     DecisionRequest,
     GenerationRequest,
     OutputFormat,
     RequestFields,
-    Status,
+    TaskFilters,
     TaskPage,
-    TaskQuery,
     TaskRecord,
     Verdict,
     check_request_names,
+    make_decision_request,
+    make_query,
     make_request,
     takes_request_fields,
 )
-from nbgen.schema.checks import check_choice
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from nbgen.frames import FrameBatch
     from nbgen.generation.engine import Engine
-    from nbgen.generation.memory_plan import MemoryPlan
     from nbgen.generation.process import ProcessEngine
 
 _FORMAT_OF_SUFFIX = {
@@ -104,42 +103,26 @@ class Studio:
     others on that folder find tasks and decide on them, and ``DataFolderInUse`` answers
     what would run one. When nothing is left to run, whoever submits first is the next.
 
+    Example::
+
+        with Studio(checkpoint="tiny") as studio:
+            task = studio.generate("a red circle", seed=1)
+            print(task.result())
+
     Args:
-        data_dir: Where tasks, decisions and pictures are kept; by default
+        data_dir: The folder of tasks, decisions and pictures; by default
             ``NBGEN_DATA_DIR`` or the user's data folder.
-        checkpoint: ``"auto"``: SDXL if its weights and a GPU are there, else
-            ``"tiny"``, the small model that comes with nbgen. Or ``"sdxl"``, a
-            folder in diffusers' layout, a ``.safetensors`` file or a model's id on the
-            hub; see ``nbgen.generation.checkpoints.find_checkpoint``.
-        loras: Paths of LoRA files (``.safetensors``) and their weights.
-        memory_plan: How the model is put into memory; None decides from what is free.
-        worker: ``"process"``: the pictures are made in a process of their own, which
-            starts and loads the model now, in the background; this one never
-            imports torch, and outlives a crash or a lack of memory there.
-            ``"thread"``: in this process, from the first task on; for debugging, and
-            where no process can be started.
-        release_after: Seconds without work after which the model's memory is given
-            back until the next task; None keeps it.
-        queue_limit: How many tasks may wait.
-        take_over: Whether tasks run here that waited in a studio that is gone: one
-            that was closed, or whose process died. What ran in one that died ends as
-            ``lost``.
-        rerun_lost: Whether, instead, what ran in one that died runs again.
+        checkpoint: ``"auto"``, ``"tiny"``, ``"sdxl"``, a folder, a ``.safetensors``
+            file or a model's id on the hub.
         engine: Makes the pictures instead of SDXL, in this process; for tests.
         progress: Notifies watchers; by default a service of the studio's own.
-        backend: Does the work; by default a ``LocalBackend`` that the other arguments
-            describe.
-        database: The URL of a database that takes the place of the SQLite file in the
-            data folder, such as ``postgresql+psycopg://…``; by default
-            ``NBGEN_DATABASE``.
-        images: Where pictures are kept, if not in the data folder: another folder or
-            a URL such as ``s3://bucket/folder``; by default ``NBGEN_IMAGES``.
-        quorum: Whose approvals a task needs: ``"any"`` for one of anybody, ``"2"`` for
-            so many of anybody, ``"all:ada,bob"`` for those of all the named,
-            ``"2:ada,bob,eve"`` for so many of them; by default ``NBGEN_QUORUM``. Any
-            rejection rejects.
-        publishers: Who publishes what is approved here; by default those of the
-            variables and entry points that ``nbgen.review.installed`` names.
+        publishers: Publish what is approved; by default those of
+            ``nbgen.review.installed``.
+        backend: Does the work, in place of one that the other arguments describe.
+        settings: Further fields of ``nbgen.local.config.StudioConfig``, which describes
+            them all: ``loras``, ``memory_plan``, ``worker``, ``release_after``,
+            ``queue_limit``, ``take_over``, ``rerun_lost``, ``database``, ``images`` and
+            ``quorum``.
 
     Raises:
         CheckpointNotFound: There is no such checkpoint.
@@ -154,40 +137,18 @@ class Studio:
         data_dir: str | Path | None = None,
         checkpoint: str | Path = "auto",
         *,
-        loras: Mapping[str | Path, float] | None = None,
-        memory_plan: MemoryPlan | None = None,
-        worker: Literal["process", "thread"] = "process",
-        release_after: float | None = 900.0,
-        queue_limit: int = 10_000,
-        take_over: bool = True,
-        rerun_lost: bool = False,
         engine: Engine | ProcessEngine | None = None,
         progress: ProgressService | None = None,
-        database: str | None = None,
-        images: str | Path | None = None,
-        quorum: str | None = None,
         publishers: Sequence[Publisher] | None = None,
         backend: Backend | None = None,
+        **settings: Unpack[StudioSettings],
     ) -> None:
-        if backend is None:
-            config = StudioConfig(
-                data_dir=data_dir,
-                checkpoint=checkpoint,
-                loras=loras,
-                memory_plan=memory_plan,
-                worker=worker,
-                release_after_s=release_after,
-                queue_limit=queue_limit,
-                take_over=take_over,
-                rerun_lost=rerun_lost,
-                database=database,
-                images=images,
-                quorum=quorum,
-            )
-            backend = LocalBackend.open(
-                config, engine=engine, progress=progress, publishers=publishers
-            )
-        self._backend = backend
+        self._backend = backend or LocalBackend.open(
+            config_of(data_dir, checkpoint, settings),
+            engine=engine,
+            progress=progress,
+            publishers=publishers,
+        )
 
     @classmethod
     def open_library(
@@ -418,30 +379,23 @@ class Studio:
     def tasks(
         self,
         *,
-        status: str | None = None,
-        text: str | None = None,
-        since: dt.datetime | None = None,
-        batch_id: str | None = None,
         limit: int = 100,
         cursor: str | None = None,
+        **filters: Unpack[TaskFilters],
     ) -> TaskPage:
-        """Return some of the tasks, newest first; ``TaskQuery`` describes the filters.
+        """Return some of the tasks, newest first.
+
+        Args:
+            limit: How many at most, 1 to 1,000.
+            cursor: The ``next_cursor`` of the page before.
+            filters: ``status``, ``text``, ``since`` and ``batch_id``; see
+                ``TaskQuery``.
 
         Raises:
-            InvalidRequest: A value is not allowed.
+            InvalidRequest: A value or the name of a filter is not allowed.
         """
-        return self._backend.list_tasks(
-            TaskQuery(
-                status=None
-                if status is None
-                else check_choice("status", status, Status),
-                text=text,
-                since=since,
-                batch_id=batch_id,
-                limit=limit,
-                cursor=cursor,
-            )
-        )
+        query = make_query(filters, limit=limit, cursor=cursor)
+        return self._backend.list_tasks(query)
 
     def get_record(self, task_id: str) -> TaskRecord:
         """Return the task as the store knows it, or raise ``UnknownTask``."""
@@ -464,7 +418,11 @@ class Studio:
         """
         return self._backend.keep_picture(field, read_source(field, source))
 
-    def approve(self, task_id: str, **fields: Any) -> Decision:
+    def export(self, folder: str | Path, approval: str = "approved") -> Exported:
+        """Copy pictures into a folder; see ``nbgen.exporting.export_pictures``."""
+        return export_pictures(self._backend, Path(folder), approval)
+
+    def approve(self, task_id: str, **fields: Unpack[DecisionFields]) -> Decision:
         """Approve a task; the same again returns the decision that stands.
 
         Args:
@@ -483,13 +441,15 @@ class Studio:
         """
         return self.decide(task_id, Verdict.APPROVED, **fields)
 
-    def reject(self, task_id: str, **fields: Any) -> Decision:
+    def reject(self, task_id: str, **fields: Unpack[DecisionFields]) -> Decision:
         """Reject a task; see ``approve``. The reason is the ``feedback``."""
         return self.decide(task_id, Verdict.REJECTED, **fields)
 
-    def decide(self, task_id: str, verdict: Verdict, **fields: Any) -> Decision:
+    def decide(
+        self, task_id: str, verdict: Verdict, **fields: Unpack[DecisionFields]
+    ) -> Decision:
         """Approve, reject or send back; see ``approve``."""
-        request = DecisionRequest(task_id=task_id, verdict=verdict, **fields)
+        request = make_decision_request(task_id, verdict, fields)
         answer: Decision | NbgenError
         [answer] = self._backend.decide([request])
         if isinstance(answer, NbgenError):
@@ -538,139 +498,45 @@ class Studio:
         return None if child is None else Task(self._backend, child)
 
     def generate_frame(
-        self,
-        df: pd.DataFrame,
-        prompt: str = "prompt",
-        *,
-        key: str | None = None,
-        overrides: str | None = None,
-        name: str | None = None,
-        priority: int = 0,
-        **column_or_constant: Any,
+        self, df: pd.DataFrame, prompt: str = "prompt", **options: Any
     ) -> FrameBatch:
         """Queue a task for each row of a table, and return at once.
 
-        All rows are checked before the first is queued. Called again, for example by
-        running its cell again, it queues what is missing: rows that are new or were
-        changed, and those whose task failed, was cancelled or lost.
+        Called again, for example by running its cell again, it queues what is missing.
+        ``nbgen.frames.generate_frame`` describes the options and the errors.
 
         Args:
             df: The rows.
             prompt: The name of a column, or a template with columns in braces, such as
-                ``"{headline}, watercolor"``; formats such as ``{price:.2f}`` work. A
-                text of several words that is like no column's name is the prompt of
-                all rows.
-            key: The column whose values, each once, tell the rows apart, so that a row
-                that was changed is known from a new one by a person who looks at the
-                task ids; None tells them apart by what they ask for.
-            overrides: A column of objects (dictionaries or JSON texts) with request
-                fields of that row, which take the place of what is said here; a field
-                that is None there does not.
-            name: Tells this batch from others, 1 to 60 letters, digits, dots,
-                underscores, colons or hyphens. By default one that the other arguments
-                determine. Give another to make the same pictures anew.
-            priority: See ``generate``.
-            column_or_constant: Further fields of ``GenerationRequest``: the name of a
-                column, or a value for all rows. An empty cell, and None for all rows,
-                stands for the field's default. ``negative_prompt`` may be a template
-                too.
-
-        Returns:
-            A handle on the batch; ``to_frame()`` is the table with what came of it.
-
-        Raises:
-            InvalidRequest: An argument is not allowed, for any row.
-            RowErrors: Rows ask for what is not allowed; its ``table`` lists them all.
-            TaskConflict: A task id of the batch stands for something else.
-            DataFolderInUse: Another process runs the tasks of the data folder, and
-                something is missing.
-            QueueFull: There is not room for all.
-            StudioClosed: The studio is closed.
+                ``"{headline}, watercolor"``.
+            options: ``key``, ``overrides``, ``name``, ``priority``, and the fields of
+                ``GenerationRequest``: the name of a column, or a value for all rows.
         """
         from nbgen import frames
 
-        return frames.generate_frame(
-            self._backend,
-            df,
-            prompt,
-            key=key,
-            overrides=overrides,
-            name=name,
-            priority=priority,
-            fields=column_or_constant,
-        )
+        return frames.generate_frame(self._backend, df, prompt, **options)
 
     def tasks_frame(
-        self,
-        *,
-        status: str | None = None,
-        text: str | None = None,
-        since: dt.datetime | None = None,
-        batch_id: str | None = None,
-        limit: int | None = None,
+        self, *, limit: int | None = None, **filters: Unpack[TaskFilters]
     ) -> pd.DataFrame:
-        """Return a table of tasks, newest first; see ``tasks`` for the filters.
-
-        The columns and their dtypes are always the same; see ``nbgen.frames.tables``.
-
-        Args:
-            status: See ``tasks``.
-            text: See ``tasks``.
-            since: See ``tasks``.
-            batch_id: See ``tasks``.
-            limit: How many at most; None for all.
-
-        Raises:
-            InvalidRequest: A value is not allowed.
-        """
+        """Return a table of tasks, newest first; the filters are those of ``tasks``."""
         from nbgen import frames
 
-        return frames.tasks_frame(
-            self._backend,
-            status=status,
-            text=text,
-            since=since,
-            batch_id=batch_id,
-            limit=limit,
-        )
+        return frames.tasks_frame(self._backend, limit=limit, **filters)
 
     def images_frame(
-        self,
-        *,
-        text: str | None = None,
-        since: dt.datetime | None = None,
-        batch_id: str | None = None,
-        limit: int | None = None,
+        self, *, limit: int | None = None, **filters: Unpack[TaskFilters]
     ) -> pd.DataFrame:
-        """Return a table of the pictures that were made, newest tasks first.
+        """Return a table of pictures, newest tasks first, filtered as ``tasks`` is.
 
         What was decided stands beside the pictures that the decision is about.
-
-        Args:
-            text: See ``tasks``.
-            since: See ``tasks``.
-            batch_id: See ``tasks``.
-            limit: How many at most; None for all.
-
-        Raises:
-            InvalidRequest: A value is not allowed.
         """
         from nbgen import frames
 
-        return frames.images_frame(
-            self._backend,
-            text=text,
-            since=since,
-            batch_id=batch_id,
-            limit=limit,
-        )
+        return frames.images_frame(self._backend, limit=limit, **filters)
 
     def decisions_frame(self, task_id: str | None = None) -> pd.DataFrame:
-        """Return the log of decisions as a table, oldest first.
-
-        Args:
-            task_id: Only those on this task; None for all.
-        """
+        """Return the log of decisions as a table, oldest first: of one task, or all."""
         from nbgen import frames
 
         return frames.decisions_frame(self._backend, task_id)

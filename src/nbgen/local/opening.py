@@ -127,7 +127,7 @@ def open_runner(
         lane.run,
         # The model of another process that has something to run may need the memory.
         on_idle=lane.release,
-        idle_s=config.release_after_s,
+        idle_s=config.release_after,
         limit=config.queue_limit,
     )
     scheduler = Scheduler(
