@@ -102,6 +102,7 @@ class Database:
         self._unused = threading.Condition()
         self._users = 0  # threads in a transaction, or on the way into one
         self._closed = False
+        self._disposing = threading.Lock()
 
     @contextmanager
     def writing(self) -> Iterator[sa.Connection]:
@@ -176,7 +177,7 @@ class Database:
             )
         self._owners.close()
         if unused:
-            self._engine.dispose()
+            self._dispose()
         else:
             logger.warning(
                 "A transaction is still under way %.0f s after its database was to be "
@@ -202,10 +203,14 @@ class Database:
                 self._users -= 1
                 was_last = self._closed and not self._users
                 self._unused.notify_all()
-            if was_last:
-                # ``close`` may have stopped waiting; a new pool would open the files
-                # again, but nobody gets a connection from it.
-                self._engine.dispose()
+            if was_last:  # ``close`` may have stopped waiting
+                self._dispose()
+
+    def _dispose(self) -> None:
+        # One thread at a time: ``close`` may return only after the other one, too, has
+        # closed its connections, the last of which removes SQLite's side files.
+        with self._disposing:
+            self._engine.dispose()
 
 
 @contextmanager
