@@ -189,18 +189,3 @@ def test_a_package_that_is_not_installed_is_named(package: str, name: str) -> No
     )
     assert f"the package {package}, which is not installed" in done.stderr
     assert "pip install 'nbgen[notebook]'" in done.stderr
-
-
-def test_public_names_exist() -> None:
-    import nbgen
-
-    assert sorted(nbgen.__all__) == dir(nbgen) == sorted(set(nbgen.__all__))
-    for name in nbgen.__all__:
-        assert getattr(nbgen, name) is not None
-
-
-def test_unknown_name_is_an_attribute_error() -> None:
-    import nbgen
-
-    with pytest.raises(AttributeError, match="no_such_name"):
-        _ = nbgen.no_such_name

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nbgen.errors import InvalidRequest, TaskConflict, UnknownTask
-from nbgen.progress import ProgressService, get_progress_service
+from nbgen.progress import ProgressService
 from nbgen.schema import GenerationProgress, Outcome, Stage, StagePlan, Status
 
 PLAN = [
@@ -260,10 +260,6 @@ def test_close_ends_the_thread() -> None:
     assert len(until_end(states)) == 2
     assert "nbgen-progress" not in {thread.name for thread in threading.enumerate()}
     service.close()
-
-
-def test_the_process_has_one_service_of_its_own() -> None:
-    assert get_progress_service() is get_progress_service()
 
 
 class _Clock:

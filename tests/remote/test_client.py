@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,24 +13,19 @@ from nbgen.errors import AccessDenied, NbgenError
 from nbgen.remote.client import fetch_image, submit, watch_task
 from nbgen.server import Server
 from nbgen.studio import Studio
+from nbgen.testing import Gate
 from tests.conftest import QUICK
 
 
 def test_a_broken_connection_is_made_again(
     make_studio: Callable[..., Studio],
 ) -> None:
-    reached, gate = threading.Event(), threading.Event()
-
-    def hold(step: int) -> None:
-        if step == 3:
-            reached.set()
-            assert gate.wait(30)
-
-    studio = make_studio(hold)
+    gate = Gate(at_step=3)
+    studio = make_studio(gate)
     first = Server(studio, timing=QUICK)
     first.start()
     studio.generate("a cat", task_id="a", num_inference_steps=5)
-    assert reached.wait(10)
+    gate.wait_reached()
     second = Server(studio, port=first.port, timing=QUICK)
     seen: list[dict[str, Any]] = []
 
@@ -41,7 +35,7 @@ def test_a_broken_connection_is_made_again(
             if len(seen) == 1:
                 await asyncio.to_thread(first.close)
                 await asyncio.to_thread(second.start)
-                gate.set()
+                gate.open()
 
     asyncio.run(asyncio.wait_for(follow(), 30))
     second.close()

@@ -1,6 +1,6 @@
 """The state of running work: one thread-safe hub and those it tells."""
 
 from nbgen.progress.previews import PreviewHub
-from nbgen.progress.service import ProgressService, get_progress_service
+from nbgen.progress.service import ProgressService
 
-__all__ = ["PreviewHub", "ProgressService", "get_progress_service"]
+__all__ = ["PreviewHub", "ProgressService"]

@@ -1,5 +1,7 @@
-"""Helpers for tests of code that uses nbgen."""
+"""Helpers for tests of code that uses nbgen; see docs/testing.md."""
 
+from nbgen.testing.capture import collect_progress
 from nbgen.testing.engine import PatternEngine
+from nbgen.testing.gate import Gate
 
-__all__ = ["PatternEngine"]
+__all__ = ["Gate", "PatternEngine", "collect_progress"]
