@@ -181,6 +181,87 @@ def test_no_news_after_unregistering(service: ProgressService) -> None:
     assert [s.seq for s in left] == [1]
 
 
+def test_no_news_after_unregistering_also_of_what_is_on_its_way(
+    service: ProgressService,
+) -> None:
+    entered, release = threading.Event(), threading.Event()
+
+    def block(progress: GenerationProgress) -> None:
+        if progress.seq == 2:
+            entered.set()
+            assert release.wait(30)
+
+    left: list[GenerationProgress] = []
+    service.register_callback("a", block)
+    unregister = service.register_callback("a", left.append)
+    stays = states_of(service, "a")
+    service.create_progress("a", 3)
+    service.update_progress("a", current_step=1)
+    assert entered.wait(10)
+    unregister()
+    release.set()
+    service.mark_complete("a")
+    until_end(stays)
+    assert [s.seq for s in left] == [1]
+
+
+def test_a_watcher_may_leave_after_the_end(service: ProgressService) -> None:
+    service.create_progress("a", 3)
+    end = service.mark_complete("a")
+    told: SimpleQueue[GenerationProgress] = SimpleQueue()
+    unregister = service.register_callback("a", told.put)
+    assert told.get(timeout=10) == end
+    unregister()
+    assert until_end(states_of(service, "a")) == [end]
+
+
+def test_a_watcher_may_close_the_service() -> None:
+    service = ProgressService()
+    closed = threading.Event()
+
+    def close(progress: GenerationProgress) -> None:
+        if progress.status.ended:
+            service.close()
+            closed.set()
+
+    service.register_callback("a", close)
+    service.create_progress("a", 1)
+    service.mark_complete("a")
+    assert closed.wait(10)
+
+
+def test_an_id_can_be_used_again_once_it_is_forgotten(
+    service: ProgressService,
+) -> None:
+    for _ in range(2):
+        service.create_progress("a", 3)
+        service.mark_failed("a", "No.")
+        service.forget("a")
+        assert service.get_progress("a") is None
+    running = service.create_progress("a", 3)
+    service.forget("a")  # of one that has not ended, nothing is forgotten
+    assert service.get_progress("a") == running
+
+
+def test_a_state_from_elsewhere_is_told_unless_the_task_runs_here(
+    service: ProgressService,
+) -> None:
+    elsewhere = ProgressService()
+    foreign = elsewhere.create_progress("a", 3)
+    foreign_end = elsewhere.mark_complete("a")
+    elsewhere.close()
+    states: SimpleQueue[GenerationProgress] = SimpleQueue()
+    service.register_callback("a", states.put, elsewhere=foreign)
+    service.publish_foreign(foreign_end)
+    assert until_end(states) == [foreign, foreign_end]
+    assert service.get_progress("a") is None
+    here = service.create_progress("a", 5)
+    service.publish_foreign(foreign_end)
+    end = service.mark_complete("a")
+    assert until_end(states_of(service, "a")) == [end]
+    assert here.total_steps == end.total_steps == 5
+
+
 def test_a_blocked_watcher_does_not_block_the_work(service: ProgressService) -> None:
     entered, release = threading.Event(), threading.Event()
 
