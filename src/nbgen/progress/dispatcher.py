@@ -117,7 +117,7 @@ class Dispatcher:
                         _tell(watcher, present)
                     if present is None or not present.status.ended:
                         watchers.setdefault(watcher.task_id, []).append(watcher)
-                case _Left(watcher):  # pragma: no branch - there is no other event
+                case _Left(watcher):
                     others = watchers.get(watcher.task_id, [])
                     if watcher in others:
                         others.remove(watcher)
