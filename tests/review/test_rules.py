@@ -17,7 +17,7 @@ from nbgen.errors import (
     UnknownTask,
 )
 from nbgen.review.quorum import Quorum, read_quorum
-from nbgen.review.rules import describe, find_picture, fold, rule, rule_undo
+from nbgen.review.rules import describe, find_candidates, fold, rule, rule_undo
 from nbgen.schema import (
     ApprovalStatus,
     ContentTask,
@@ -423,13 +423,14 @@ def test_the_picture_of_an_approval_is_found(
     url: str | None,
 ) -> None:
     subject = Subject("a", task, elsewhere, ())
-    assert find_picture(subject, asked, lambda name: name not in gone) == url
+    kept = [each for each in find_candidates(subject, asked) if each.name not in gone]
+    assert (kept[0].url if kept else None) == url
 
 
 def test_a_picture_of_another_task_is_refused() -> None:
     subject = Subject("a", made(ONE), None, ())
     with pytest.raises(InvalidRequest, match=r"image must be the name of a picture"):
-        find_picture(subject, wish(image=TWO), lambda _name: True)
+        find_candidates(subject, wish(image=TWO))
 
 
 def test_what_came_of_a_decision_is_told() -> None:
