@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from nbgen.errors import QueueFull
 from nbgen.local.job_queue import Job, JobQueue
-from nbgen.schema import GenerationRequest
+from nbgen.schema import GenerationRequest, TaskEnd
 
 REQUEST = GenerationRequest(prompt="a cat")
 
@@ -29,7 +29,7 @@ class Runs:
     def run(self, job: Job) -> None:
         self.started.put(job.task_id)
         self.gate.acquire()
-        job.done.set_result(None)
+        job.done.set_result(TaskEnd(job.task_id, None))
 
 
 @pytest.fixture
