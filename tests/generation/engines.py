@@ -213,6 +213,9 @@ class HeldEngine(TellingEngine):
         if prompt.endswith("fails"):
             raise InvalidRequest("width", 7, "more")
 
+    def close(self) -> None:
+        self._pipe.close()
+
     def _hold(self, picture: Image.Image) -> None:
         save = picture.save
 
