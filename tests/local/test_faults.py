@@ -543,7 +543,8 @@ def test_a_second_interrupt_leaves_the_studio_to_be_closed_again(
     assert len(list((tmp_path / "owners").iterdir())) == 1
     gate.release()
     studio.close()
-    assert running.record.outcome is Outcome.CANCELLED
+    with Studio(tmp_path, engine=PatternEngine(), take_over=False) as looking:
+        assert looking.get_record(running.id).outcome is Outcome.CANCELLED
     assert list((tmp_path / "owners").iterdir()) == []
 
 
@@ -583,7 +584,8 @@ def test_closing_waits_for_what_is_being_saved(
     assert opened.is_set()
     returned.set()
     interrupting.join()
-    assert task.record.outcome is Outcome.CANCELLED
+    with Studio(tmp_path, engine=PatternEngine(), take_over=False) as looking:
+        assert looking.get_record(task.id).outcome is Outcome.CANCELLED
 
 
 def test_the_next_runner_finds_what_a_closed_studio_leaves(
