@@ -15,19 +15,14 @@ SOURCE = Path(__file__).parent.parent / "src" / "nbgen"
 # From the ground up: a part imports its own and those of lower rows, never another of
 # its own row.
 ROWS = [
-    {"errors", "settings", "atomic"},
+    {"errors", "settings", "atomic", "threads"},
     {"schema"},
     {"progress", "images", "review", "generation", "wire", "exporting"},
     {"store"},
     {"backend"},
     {"local", "remote", "testing"},
     {"handles"},
-    {"keeping"},
-    {"reviewing"},
-    {"queueing"},
-    {"batching"},
     {"frames"},
-    {"framing"},
     {"studio"},
     {"widgets", "server", "cli"},
     {"__main__"},

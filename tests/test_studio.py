@@ -53,6 +53,7 @@ from nbgen.schema.checks import MAX_SEED
 from nbgen.store import Store
 from nbgen.studio import Studio
 from nbgen.testing.engine import PatternEngine
+from tests.parts import runner
 
 MakeStudio = Callable[..., Studio]
 
@@ -278,8 +279,7 @@ def test_an_interrupt_while_waiting_cancels(
     studio = make_studio(gate)
     task = studio.generate("a cat", num_inference_steps=5)
     assert gate.reached.wait(10)
-    assert task._job is not None
-    done = task._job.done
+    done = studio.backend.ended(task.id)
 
     def interrupt(_timeout: float | None = None) -> None:
         raise KeyboardInterrupt
@@ -388,7 +388,7 @@ def test_closing_may_finish_what_runs_first(tmp_path: Path, interrupted: bool) -
         def interrupt() -> None:
             with pytest.raises(TaskUnfinished):
                 waiting.result(10)  # so it is closing
-            job = studio._queue.find("runs")
+            job = runner(studio).queue.find("runs")
             assert job is not None
             cancelled = threading.Event()
             job.cancel.on_cancel(cancelled.set)
@@ -566,7 +566,7 @@ def test_approve(studio: Studio) -> None:
 
 def test_a_decision_is_not_turned_round(studio: Studio) -> None:
     approved(studio)
-    studio.reject("a", reviewer_id="ada", reason="Too dark")
+    studio.reject("a", reviewer_id="ada", feedback="Too dark")
     with pytest.raises(DecisionConflict, match="was rejected by ada at 20"):
         studio.approve("a", reviewer_id="bob")
     assert studio.get_record("a").approval_status == "rejected"

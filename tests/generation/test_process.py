@@ -48,6 +48,7 @@ from tests.generation.engines import (
     missing,
 )
 from tests.generation.recorder import Recorder, run
+from tests.parts import runner
 
 ROOT = Path(__file__).parent.parent.parent
 MakeProcess = Callable[[Callable[[], Engine]], ProcessEngine]
@@ -607,7 +608,7 @@ def test_a_task_that_died_of_memory_is_tried_once_more(
 
 def test_a_studio_that_nobody_used_ends_its_process(tmp_path: Path) -> None:
     with Studio(tmp_path, "tiny") as studio:
-        engine = studio._worker.prepare()
+        engine = runner(studio).worker.prepare()
         assert isinstance(engine, ProcessEngine)
         pid = pid_of(engine)
         os.kill(pid, 0)
@@ -618,7 +619,7 @@ def test_a_studio_that_nobody_used_ends_its_process(tmp_path: Path) -> None:
 def test_a_studio_may_do_without_a_process(tmp_path: Path) -> None:
     with Studio(tmp_path, "tiny", worker="thread") as studio:
         studio.generate("a red circle", num_inference_steps=1).result(60)
-        assert isinstance(studio._worker.prepare(), SDXLEngine)
+        assert isinstance(runner(studio).worker.prepare(), SDXLEngine)
     with pytest.raises(InvalidRequest, match="worker must be 'process' or 'thread'"):
         Studio(tmp_path, "tiny", worker="fork")  # type: ignore[arg-type]
 

@@ -11,7 +11,7 @@ from typing import Any
 import ipywidgets
 import pytest
 
-from nbgen.errors import NbgenError, UnknownTask
+from nbgen.errors import InvalidRequest, NbgenError, UnknownTask
 from nbgen.generation.checkpoints import TINY_FOLDER
 from nbgen.schema import Outcome, Verdict
 from nbgen.studio import Studio
@@ -274,8 +274,10 @@ def test_a_picture_whose_file_is_gone(studio: Studio, make_panel: MakePanel) -> 
 
 
 def test_an_unknown_keyword_is_refused(studio: Studio) -> None:
-    with pytest.raises(TypeError, match="steps"):
+    with pytest.raises(InvalidRequest, match="such as 'num_inference_steps'; got 'st"):
         GenerationPanel(studio, steps=3)  # type: ignore[call-arg]
+    with pytest.raises(InvalidRequest, match="such as 'prompt'; got 'promt'"):
+        GenerationPanel(studio, promt="a cat")  # type: ignore[call-arg]
 
 
 def test_what_a_notebook_compares_is_the_same_each_time(

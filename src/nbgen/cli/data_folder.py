@@ -38,13 +38,7 @@ def opened_studio(
 
     with (
         clear_errors(),
-        Studio(
-            data_dir,
-            "tiny",
-            worker="thread",  # no process is started that nobody needs
-            take_over=False,
-            publishers=publishers,
-        ) as studio,
+        Studio.open_library(data_dir, publishers=publishers) as studio,
     ):
         yield studio
 

@@ -6,44 +6,86 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
+from collections.abc import Callable
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, TypeVar
 
 import typer
 from rich.markup import escape
 
 from nbgen.cli.terminal import DataDir, app, bar, clear_errors, console
-from nbgen.schema import SchedulerName
+from nbgen.schema import REQUEST_FIELDS
+from nbgen.schema.fields import Field
 
 CheckpointName = Annotated[
     str,
     typer.Option(help="'auto', 'tiny', 'sdxl', a folder, a file or an id on the hub."),
 ]
-Steps = Annotated[int, typer.Option("--steps", help="Sampling steps, 1 to 150.")]
+_STEPS = REQUEST_FIELDS["num_inference_steps"]
+Steps = Annotated[int, typer.Option("--steps", help=_STEPS.described)]
+Prompt = Annotated[str, typer.Argument(help=REQUEST_FIELDS["prompt"].described)]
+_NO_OPTIONS = {"prompt": "is an argument", "output_format": "is the ending of --output"}
+"""The fields of a request that have no option, and why."""
+
+_Command = TypeVar("_Command", bound=Callable[..., None])
+
+
+def _request_option(field: Field) -> inspect.Parameter:
+    """Return the parameter of a command that typer makes the field's option from."""
+    kind: Any = Path if field.is_picture else field.kind
+    if field.optional:
+        kind = kind | None
+    name = field.extra.get("option", f"--{field.name.replace('_', '-')}")
+    # Typer lists the members of a closed set itself.
+    closed = issubclass(field.kind, StrEnum)
+    option = typer.Option(
+        name,
+        help=f"{field.help}." if closed else field.described,
+        show_default=field.extra.get("none", True),
+    )
+    return inspect.Parameter(
+        field.name,
+        inspect.Parameter.KEYWORD_ONLY,
+        default=field.default,
+        annotation=Annotated[kind, option],
+    )
+
+
+def takes_request_options(command: _Command) -> _Command:
+    """Give a command an option for each field of a request.
+
+    They take the place of its last parameter, ``**fields``.
+    """
+    signature = inspect.signature(command, eval_str=True)
+    *own, _fields = signature.parameters.values()
+    options = [
+        _request_option(field)
+        for name, field in REQUEST_FIELDS.items()
+        if name not in _NO_OPTIONS
+    ]
+    vars(command)["__signature__"] = signature.replace(parameters=[*own, *options])
+    return command
 
 
 @app.command()
+@takes_request_options
 def generate(
-    prompt: Annotated[str, typer.Argument(help="What to draw.")],
+    prompt: Prompt,
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="Where to save the picture.")
+        Path,
+        typer.Option(
+            "--output",
+            "-o",
+            help="Where to save the picture; of several, the first, and all are kept "
+            "with the tasks.",
+        ),
     ] = Path("image.png"),
-    negative_prompt: Annotated[str, typer.Option(help="What not to draw.")] = "",
-    width: Annotated[int | None, typer.Option(help="Pixels, times 8.")] = None,
-    height: Annotated[int | None, typer.Option(help="Pixels, times 8.")] = None,
-    num_inference_steps: Steps = 50,
-    guidance_scale: Annotated[float, typer.Option(help="0 to 20.")] = 8.0,
-    seed: Annotated[int | None, typer.Option(help="Leave out to draw one.")] = None,
-    refine: Annotated[bool, typer.Option(help="Use the refiner.")] = True,
-    scheduler: Annotated[SchedulerName, typer.Option(help="The sampler.")] = (
-        SchedulerName.EULER
-    ),
-    image: Annotated[Path | None, typer.Option(help="A picture to start from.")] = None,
-    mask: Annotated[Path | None, typer.Option(help="White: draw here anew.")] = None,
-    strength: Annotated[float, typer.Option(help="How far from --image.")] = 0.7,
     task_id: Annotated[str | None, typer.Option(help="An id of your own.")] = None,
     data_dir: DataDir = None,
     checkpoint: CheckpointName = "auto",
+    **fields: Any,
 ) -> None:
     """Draw a picture here and now, without a server."""
     from nbgen.studio import Studio
@@ -57,18 +99,8 @@ def generate(
             prompt,
             output,
             task_id=task_id,
-            negative_prompt=negative_prompt,
-            width=width,
-            height=height,
-            num_inference_steps=num_inference_steps,
-            guidance_scale=guidance_scale,
-            seed=seed,
-            use_refinement=refine,
-            scheduler=scheduler,
-            image=image,
-            mask=mask,
-            strength=strength,
             on_progress=show,
+            **fields,
         )
         asyncio.run(drawing)
     console.print(f"Saved to [bold]{escape(str(output))}[/bold]", soft_wrap=True)

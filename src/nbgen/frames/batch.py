@@ -4,26 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from os import PathLike
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
+from nbgen.backend import Backend
 from nbgen.frames.rows import read_rows
 from nbgen.frames.tables import MADE_COLUMNS, records_frame
 from nbgen.handles.batch import Batch
+from nbgen.images import read_source
 from nbgen.schema.checks import check_batch_name
-
-if TYPE_CHECKING:
-    from nbgen.studio import Studio
 
 
 class FrameBatch(Batch):
     """A handle on the tasks of a table's rows."""
 
     def __init__(
-        self, studio: Studio, batch_id: str, rows: Sequence[str], df: pd.DataFrame
+        self, backend: Backend, batch_id: str, rows: Sequence[str], df: pd.DataFrame
     ) -> None:
-        super().__init__(studio, batch_id, rows)
+        super().__init__(backend, batch_id, rows)
         # A copy: what the caller does to its own afterwards is not our concern.
         self._df = df.copy()
 
@@ -37,8 +36,8 @@ class FrameBatch(Batch):
         already is replaced. A table that has all eight is taken for one that came from
         here, and they are replaced.
         """
-        records = self._studio.get_records(self.task_ids)
-        made = records_frame(self._studio, records)[list(MADE_COLUMNS)]
+        records = self._backend.get_tasks(self.task_ids)
+        made = records_frame(self._backend, records)[list(MADE_COLUMNS)]
         frame = self._df.copy()
         for name, added in _added_columns(frame).items():
             # By place: the index of the table is the caller's, and may repeat itself.
@@ -63,8 +62,8 @@ def _added_columns(frame: pd.DataFrame) -> dict[str, str]:
 class _Pictures:
     """Keeps the pictures of a table, each once, however many rows name it."""
 
-    def __init__(self, studio: Studio) -> None:
-        self._studio = studio
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
         # With each source, which must not make room for another of the same id.
         self._kept: dict[str | int, tuple[object, str]] = {}
 
@@ -74,13 +73,13 @@ class _Pictures:
         named = isinstance(source, (str, PathLike))
         known = str(source) if named else id(source)
         if known not in self._kept:
-            name = self._studio.keep_picture(field, source)
+            name = self._backend.keep_picture(field, read_source(field, source))
             self._kept[known] = source, name
         return self._kept[known][1]
 
 
 def generate_frame(
-    studio: Studio,
+    backend: Backend,
     df: pd.DataFrame,
     prompt: str,
     *,
@@ -99,8 +98,8 @@ def generate_frame(
         key=key,
         overrides=overrides,
         fields=fields,
-        check_picture=_Pictures(studio).keep,
+        check_picture=_Pictures(backend).keep,
     )
     batch_id = rows.name if name is None else name
-    batch = studio.submit_batch(rows.requests, batch_id=batch_id, priority=priority)
-    return FrameBatch(studio, batch.id, batch.rows, df)
+    backend.submit_batch(batch_id, rows.requests, priority=priority)
+    return FrameBatch(backend, batch_id, tuple(rows.requests), df)

@@ -26,7 +26,14 @@ from nbgen.local.job_queue import Job
 from nbgen.local.job_run import JobRun
 from nbgen.local.timings import Timings
 from nbgen.progress import ProgressService
-from nbgen.schema import GenerationResult, ImageRecord, Outcome, Stage, TaskRecord
+from nbgen.schema import (
+    GenerationResult,
+    ImageRecord,
+    Outcome,
+    Stage,
+    TaskEnd,
+    TaskRecord,
+)
 from nbgen.store import Store
 
 logger = logging.getLogger(__name__)
@@ -124,17 +131,18 @@ class Worker:
         )
         records = self._store.tasks.get_tasks(ids)
         for job in take_out(jobs):
-            self.tell(job, records.get(job.task_id))
+            self.resolve_from_record(job, records.get(job.task_id))
 
-    def tell(self, job: Job, record: TaskRecord | None) -> None:
+    def resolve_from_record(self, job: Job, record: TaskRecord | None) -> None:
         """End a job as its record says: of an end that is not there nobody hears."""
         try:
-            if record is not None and record.outcome is not None:
-                self._tell(job, record.outcome, record.error, record.result)
+            if record is not None:
+                self._tell(record.end)
         finally:
-            job.done.set_result(None)
+            end = TaskEnd(job.task_id, None) if record is None else record.end
+            job.done.set_result(end)
 
-    def has_ended(self, task_id: str) -> bool:
+    def has_unsaved_end(self, task_id: str) -> bool:
         """Say whether a task has ended though the store does not know it yet."""
         with self._keeping:
             return task_id in self._unsaved
@@ -218,8 +226,7 @@ class Worker:
         except BaseException as error:
             logger.exception("Saving task %s went wrong.", job.task_id)
             if not job.done.done():
-                job.error = error
-                self._end(job, Outcome.FAILED, error=type(error).__name__)
+                self._end(job, Outcome.FAILED, error=type(error).__name__, cause=error)
 
     def _save_and_end(self, job: Job, made: JobRun) -> None:
         result = None
@@ -235,7 +242,7 @@ class Worker:
         elif isinstance(made.error, Cancelled):
             self._cancel(job)
         elif isinstance(made.error, _NotOursToRun):
-            self.tell(job, made.error.record)
+            self.resolve_from_record(job, made.error.record)
         else:
             self._fail(job, made, made.error, result)
 
@@ -264,9 +271,15 @@ class Worker:
             count, asked = len(partial.images), job.request.num_images
             kept = f"The first {count} of {asked} pictures were kept."
             text = f"{text.rstrip('.')}. {kept}"
-        job.error = error
         outcome = Outcome.LOST if isinstance(error, WorkerDied) else Outcome.FAILED
-        self._end(job, outcome, error=text, result=partial, made_with=made.facts)
+        self._end(
+            job,
+            outcome,
+            error=text,
+            result=partial,
+            made_with=made.facts,
+            cause=error,
+        )
 
     def _save(self, job: Job, made: JobRun) -> GenerationResult:
         """Save the pictures; the result has all of them, or there is none.
@@ -305,8 +318,10 @@ class Worker:
         error: str | None = None,
         result: GenerationResult | None = None,
         made_with: dict[str, str] | None = None,
+        cause: BaseException | None = None,
     ) -> None:
         """Commit an end, then tell it; never raises."""
+        end = TaskEnd(job.task_id, outcome, error, result, cause)
         try:
             progress = self._progress.get_progress(job.task_id)
             times = self._progress.stage_times(job.task_id) if progress else {}
@@ -328,19 +343,17 @@ class Worker:
                 logger.exception("The end of task %s could not be saved.", job.task_id)
                 record = self._ended_record(job.task_id)
                 if record is None:
-                    job.error = fault
-                    outcome, result = Outcome.FAILED, None
                     error = f"The result could not be saved: {fault}"
+                    end = TaskEnd(job.task_id, Outcome.FAILED, error, cause=fault)
                     self.keep_end(job.task_id, error)
-            if record is None:
-                self._tell(job, outcome, error, result)
-            elif record.outcome is not None:
+            if record is not None:
                 # Somebody else ended it first, and that is the end for all.
-                self._tell(job, record.outcome, record.error, record.result)
+                end = record.end
+            self._tell(end)
         except Exception:
             logger.exception("The end of task %s could not be told.", job.task_id)
         finally:
-            job.done.set_result(None)
+            job.done.set_result(end)
 
     def _ended_record(self, task_id: str) -> TaskRecord | None:
         """Return a task whose end was saved though no answer came; None if not."""
@@ -351,16 +364,10 @@ class Worker:
             return None
         return record if record is not None and record.status.ended else None
 
-    def _tell(
-        self,
-        job: Job,
-        outcome: Outcome,
-        error: str | None,
-        result: GenerationResult | None,
-    ) -> None:
-        if outcome is Outcome.SUCCEEDED:
-            self._progress.mark_complete(job.task_id, result=result)
-        else:
+    def _tell(self, end: TaskEnd) -> None:
+        if end.outcome is Outcome.SUCCEEDED:
+            self._progress.mark_complete(end.task_id, result=end.result)
+        elif end.outcome is not None:
             self._progress.mark_failed(
-                job.task_id, error or "", outcome=outcome, result=result
+                end.task_id, end.error or "", outcome=end.outcome, result=end.result
             )

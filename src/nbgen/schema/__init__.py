@@ -4,6 +4,7 @@ All are frozen values that import nothing of nbgen but its errors, so any thread
 hold them and any module may import them.
 """
 
+from nbgen.schema.keywords import takes_request_fields
 from nbgen.schema.picture import GenerationResult, ImageRecord
 from nbgen.schema.progress import (
     GenerationProgress,
@@ -15,13 +16,20 @@ from nbgen.schema.progress import (
     shown_percentage,
 )
 from nbgen.schema.request import (
+    PICTURE_FIELDS,
+    REQUEST_FIELDS,
     GenerationRequest,
     Metadata,
     OutputFormat,
+    RequestFields,
     SchedulerName,
     check_field,
+    check_request_names,
+    describe_request,
+    make_request,
 )
 from nbgen.schema.review import (
+    DECISION_FIELDS,
     ApprovalStatus,
     ContentTask,
     Decision,
@@ -29,11 +37,15 @@ from nbgen.schema.review import (
     PublicationRecord,
     PublicationState,
     Verdict,
+    decision_of,
+    says_the_same,
 )
 from nbgen.schema.subject import Change, Decided, Review, Ruling, Subject
 from nbgen.schema.task import (
+    DRAFT,
     BatchProgress,
     BatchRow,
+    Draft,
     Outcome,
     Status,
     TaskEnd,
@@ -45,9 +57,15 @@ from nbgen.schema.task import (
     new_child,
     new_id,
     new_record,
+    plan_batch,
+    utc_now,
 )
 
 __all__ = [
+    "DECISION_FIELDS",
+    "DRAFT",
+    "PICTURE_FIELDS",
+    "REQUEST_FIELDS",
     "ApprovalStatus",
     "BatchProgress",
     "BatchRow",
@@ -56,6 +74,7 @@ __all__ = [
     "Decided",
     "Decision",
     "DecisionRequest",
+    "Draft",
     "GenerationProgress",
     "GenerationRequest",
     "GenerationResult",
@@ -66,6 +85,7 @@ __all__ = [
     "Preview",
     "PublicationRecord",
     "PublicationState",
+    "RequestFields",
     "Review",
     "Ruling",
     "SchedulerName",
@@ -79,12 +99,20 @@ __all__ = [
     "TaskRecord",
     "Verdict",
     "check_field",
+    "check_request_names",
     "counted_rows",
+    "decision_of",
+    "describe_request",
     "done_message",
     "in_batch",
+    "make_request",
     "new_child",
     "new_id",
     "new_record",
+    "plan_batch",
     "progress_of_record",
+    "says_the_same",
     "shown_percentage",
+    "takes_request_fields",
+    "utc_now",
 ]

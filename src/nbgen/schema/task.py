@@ -5,17 +5,17 @@ from __future__ import annotations
 import datetime as dt
 import secrets
 import uuid
-from collections.abc import Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from enum import StrEnum
 from typing import NamedTuple
 
 import msgspec
 from msgspec.structs import force_setattr
 
-from nbgen.errors import InvalidRequest
+from nbgen.errors import InvalidRequest, TaskConflict
 from nbgen.schema.checks import MAX_SEED, check_choice, check_int, check_text
 from nbgen.schema.picture import GenerationResult
-from nbgen.schema.request import GenerationRequest
+from nbgen.schema.request import GenerationRequest, describe_request
 from nbgen.schema.review import ApprovalStatus, Decision
 
 
@@ -103,18 +103,17 @@ class TaskRecord(msgspec.Struct, frozen=True, kw_only=True):
 
     def __repr__(self) -> str:
         # A notebook compares this text, so it holds nothing that differs between runs.
-        request = self.request
-        sized = request.width and request.height
-        size = f", {request.width}x{request.height}" if sized else ""
-        seed = "random" if request.seed is None else request.seed
-        steps = request.num_inference_steps
-        noun = "step" if steps == 1 else "steps"
-        return f"TaskRecord({self.status}, {steps} {noun}{size}, seed {seed})"
+        return f"TaskRecord({self.status}, {describe_request(self.request)})"
 
     @property
     def version(self) -> int:
         """How many decisions there are on the task."""
         return len(self.decisions)
+
+    @property
+    def end(self) -> TaskEnd:
+        """How it ended; its ``outcome`` is None if it has not."""
+        return TaskEnd(self.id, self.outcome, self.error, self.result)
 
 
 class TaskEnd(NamedTuple):
@@ -199,6 +198,11 @@ class BatchRow(NamedTuple):
         # A notebook compares this text, so it holds nothing that differs between runs.
         return f"BatchRow({self.name!r}, {self.outcome or self.status})"
 
+    @property
+    def is_missing(self) -> bool:
+        """Whether its newest task ended without all of its pictures."""
+        return self.outcome not in (None, Outcome.SUCCEEDED)
+
 
 class TaskPage(list[TaskRecord]):
     """Some of the tasks, newest first.
@@ -269,9 +273,32 @@ def counted_rows(count: int) -> str:
     return f"{count:,} {'row' if count == 1 else 'rows'}"
 
 
+def utc_now() -> dt.datetime:
+    """Return the present time in UTC."""
+    return dt.datetime.now(dt.UTC)
+
+
 def new_id() -> str:
-    """Return an id that no task has."""
-    return uuid.uuid4().hex[:12]
+    """Return an id of 16 hexadecimal digits that no task has."""
+    return uuid.uuid4().hex[:16]
+
+
+class Draft(NamedTuple):
+    """Draws what a new task needs; tests replace the parts that chance decides.
+
+    Attributes:
+        new_id: Returns an id that no task has.
+        draw_below: Returns a random number from 0 up to, not including, its argument.
+        now: Returns the present time in UTC.
+    """
+
+    new_id: Callable[[], str] = new_id
+    draw_below: Callable[[int], int] = secrets.randbelow
+    now: Callable[[], dt.datetime] = utc_now
+
+
+DRAFT = Draft()
+"""Draws by chance and by the clock, as everywhere but in tests."""
 
 
 def new_record(
@@ -280,17 +307,21 @@ def new_record(
     parent_id: str | None = None,
     *,
     priority: int = 0,
+    draft: Draft = DRAFT,
 ) -> TaskRecord:
-    """Return a task that waits, with a seed of its own if the request names none."""
+    """Return a task that waits, with a drawn seed if the request names none."""
     seed = request.seed
+    if seed is None:
+        # So that the last picture of a batch has a seed that may be asked for, too.
+        seed = draft.draw_below(MAX_SEED - request.num_images)
     return TaskRecord(
         id=task_id,
         parent_id=parent_id,
         request=request,
-        seed=_draw_seed(request) if seed is None else seed,
+        seed=seed,
         priority=priority,
         status=Status.PENDING,
-        created_at=dt.datetime.now(dt.UTC),
+        created_at=draft.now(),
     )
 
 
@@ -299,19 +330,22 @@ def new_child(
     request: GenerationRequest | None = None,
     *,
     priority: int | None = None,
+    draft: Draft = DRAFT,
 ) -> TaskRecord:
     """Return a task that waits and takes the place of another, in its batch too.
 
     Args:
-        parent: The other.
+        parent: The other task.
         request: What to make; None for the same.
         priority: Its priority; None for the same.
+        draft: Draws its id, seed and time.
     """
     child = new_record(
-        new_id(),
+        draft.new_id(),
         parent.request if request is None else request,
         parent.id,
         priority=parent.priority if priority is None else priority,
+        draft=draft,
     )
     return in_batch(child, parent.batch_id, parent.batch_row)
 
@@ -323,6 +357,38 @@ def in_batch(
     return msgspec.structs.replace(record, batch_id=batch_id, batch_row=batch_row)
 
 
-def _draw_seed(request: GenerationRequest) -> int:
-    # So that the last picture of a batch has a seed that may be asked for, too.
-    return secrets.randbelow(MAX_SEED - request.num_images)
+def plan_batch(
+    batch_id: str,
+    requests: Mapping[str, GenerationRequest],
+    rows: Collection[BatchRow],
+    known: Mapping[str, TaskRecord],
+    *,
+    priority: int,
+    draft: Draft = DRAFT,
+) -> list[TaskRecord]:
+    """Return the tasks to queue, so that each row of a batch gets its pictures.
+
+    Args:
+        batch_id: The batch.
+        requests: The requests by the names of their rows.
+        rows: The rows of the batch that exist.
+        known: Tasks by their ids: at least the first and the newest of each row.
+        priority: The priority of the new tasks.
+        draft: Draws their ids, seeds and times.
+
+    Raises:
+        TaskConflict: A row exists with another request.
+    """
+    standing = {row.name: row for row in rows}
+    planned = []
+    for name, request in requests.items():
+        row, first_id = standing.get(name), f"{batch_id}:{name}"
+        if row is None:
+            record = new_record(first_id, request, priority=priority, draft=draft)
+            planned.append(in_batch(record, batch_id, name))
+        elif known[first_id].request != request:
+            raise TaskConflict(first_id)
+        elif row.is_missing:
+            last = known[row.task_id]
+            planned.append(new_child(last, priority=priority, draft=draft))
+    return planned

@@ -7,13 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from nbgen.errors import InvalidRequest, NbgenError
-from nbgen.schema import (
-    ContentTask,
-    Decided,
-    Decision,
-    DecisionRequest,
-    PublicationState,
-)
+from nbgen.schema import ContentTask, Decision, DecisionRequest
 from nbgen.schema.checks import check_task_id
 from nbgen.server.base import BaseHandler
 from nbgen.studio import Studio
@@ -89,34 +83,6 @@ class BulkDecideHandler(BaseHandler):
         self.write_json(answer, 207 if failed else 200)
 
 
-def decided(studio: Studio, decision: Decision, *, wait_s: float) -> Decided:
-    """Return what came of a decision: its review, publications and a sentence.
-
-    Args:
-        studio: Where it was decided.
-        decision: An entry of the log.
-        wait_s: How long to wait, in seconds, for each publication to be tried.
-
-    Raises:
-        UnknownTask: There is no such task.
-    """
-    review = studio.review(decision.task_id)
-    publications = tuple(
-        record
-        for record in studio.publications(decision.task_id, wait_s=wait_s)
-        if review.decision and record.decision == review.decision.sequence
-    )
-    message = studio.describe(decision)
-    failed = [
-        record.publisher
-        for record in publications
-        if record.state is PublicationState.PENDING and record.error is not None
-    ]
-    if failed:
-        message += f" Publishing failed and is tried again: {', '.join(failed)}."
-    return Decided(decision, review, publications, message)
-
-
 def _decide(studio: Studio, task_id: str, body: DecideBody) -> DecisionAnswer:
     answer: Decision | NbgenError
     if body.undo:
@@ -127,7 +93,7 @@ def _decide(studio: Studio, task_id: str, body: DecideBody) -> DecisionAnswer:
         [answer] = studio.decide_many([body.request(task_id)])
     if isinstance(answer, NbgenError):
         raise answer
-    return DecisionAnswer.of(decided(studio, answer, wait_s=_PUBLISHING_PATIENCE_S))
+    return DecisionAnswer.of(studio.decided(answer, wait_s=_PUBLISHING_PATIENCE_S))
 
 
 def _decide_many(studio: Studio, body: Mapping[str, Any]) -> BulkAnswer:
@@ -144,7 +110,7 @@ def _decide_many(studio: Studio, body: Mapping[str, Any]) -> BulkAnswer:
             results.append(BulkRefused.of(answer, item.task_id))
         else:
             # Whoever decides on hundreds at once looks at publications later.
-            results.append(BulkDecided.of(decided(studio, answer, wait_s=0.0)))
+            results.append(BulkDecided.of(studio.decided(answer)))
     return BulkAnswer(results)
 
 

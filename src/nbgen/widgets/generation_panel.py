@@ -9,8 +9,11 @@ panel's pump, after the panel was made.
 from __future__ import annotations
 
 import getpass
+import inspect
 import time
 from collections.abc import Callable
+from functools import partial
+from typing import Unpack
 
 import ipywidgets
 
@@ -21,10 +24,12 @@ from nbgen.schema import (
     GenerationProgress,
     Outcome,
     Preview,
-    SchedulerName,
+    RequestFields,
     Status,
     TaskRecord,
     Verdict,
+    check_request_names,
+    takes_request_fields,
 )
 from nbgen.studio import Studio
 from nbgen.widgets.panel import ErrorLine, Panel
@@ -46,46 +51,33 @@ class GenerationPanel(Panel):
     Args:
         studio: Makes the pictures.
         task: The task to show, by its handle or id: running, ended, or from long ago.
-        prompt: What the form shows first, here and in the following arguments, which
-            are those of ``Studio.generate``.
-        negative_prompt: See ``Studio.generate``.
-        width: See ``Studio.generate``.
-        height: See ``Studio.generate``.
-        num_inference_steps: See ``Studio.generate``.
-        guidance_scale: See ``Studio.generate``.
-        seed: See ``Studio.generate``.
-        use_refinement: See ``Studio.generate``.
-        num_images: See ``Studio.generate``.
-        scheduler: See ``Studio.generate``.
-        task_id: See ``Studio.generate``.
+        prompt: What the form shows first, here and in ``fields``.
+        task_id: The id of the next task; None draws one.
         reviewer_id: The name to propose as the reviewer's; by default the user's.
+        fields: Further arguments of ``Studio.generate``. They are not used with a
+            ``task``: the form then shows every field of that task's request.
 
     Raises:
         UnknownTask: There is no such task.
+        InvalidRequest: There is no such argument.
     """
 
     # Also for a panel that could not be made: ipywidgets closes every widget.
     _stop_watching: Callable[[], None] | None = None
     _stop_previews: Callable[[], None] | None = None
 
+    @takes_request_fields
     def __init__(
         self,
         studio: Studio,
         task: Task | str | None = None,
         *,
         prompt: str = "",
-        negative_prompt: str = "",
-        width: int | None = None,
-        height: int | None = None,
-        num_inference_steps: int = 50,
-        guidance_scale: float = 8.0,
-        seed: int | None = None,
-        use_refinement: bool = True,
-        num_images: int = 1,
-        scheduler: str = SchedulerName.EULER,
         task_id: str | None = None,
         reviewer_id: str | None = None,
+        **fields: Unpack[RequestFields],
     ) -> None:
+        check_request_names(fields, "task", "prompt", "task_id", "reviewer_id")
         self._studio = studio
         self._task: Task | None = None
         self._progress: GenerationProgress | None = None
@@ -96,22 +88,10 @@ class GenerationPanel(Panel):
         if isinstance(task, str):
             task = studio.task(task)
         if task is not None:
-            fields = request_fields(task.request)
+            shown = request_fields(task.request)
         else:
-            fields = {
-                "prompt": prompt,
-                "negative_prompt": negative_prompt,
-                "width": width,
-                "height": height,
-                "num_inference_steps": num_inference_steps,
-                "guidance_scale": guidance_scale,
-                "seed": seed,
-                "use_refinement": use_refinement,
-                "num_images": num_images,
-                "scheduler": scheduler,
-                "task_id": task_id,
-            }
-        self._form = RequestForm(fields)
+            shown = {**fields, "prompt": prompt, "task_id": task_id}
+        self._form = RequestForm(shown)
         self._generate_button = ipywidgets.Button(
             description="Generate", button_style="primary", icon="magic"
         )
@@ -139,6 +119,9 @@ class GenerationPanel(Panel):
         self._pump = Pump(self._render)
         if task is not None:
             self._attach(task)
+
+    # As ipywidgets' own would hide the arguments.
+    __signature__ = inspect.signature(partial(__init__, None))  # type: ignore[arg-type]
 
     @property
     def task(self) -> Task | None:

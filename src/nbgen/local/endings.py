@@ -1,0 +1,5 @@
+"""Placeholder."""
+
+from nbgen.local.worker import Worker as Endings
+
+__all__ = ["Endings"]
