@@ -16,6 +16,7 @@ from nbgen.schema import (
     ImageRecord,
     Status,
     TaskPage,
+    TaskQuery,
     TaskRecord,
 )
 
@@ -39,15 +40,15 @@ class Paged:
     def __init__(self) -> None:
         self.records = [task(number) for number in range(5)]
 
-    def tasks(self, *, limit: int, cursor: str | None) -> TaskPage:
-        assert limit >= 2
-        start = int(cursor or 0)
+    def list_tasks(self, query: TaskQuery) -> TaskPage:
+        assert query.limit >= 2
+        start = int(query.cursor or 0)
         more = start + 2 < len(self.records)
         return TaskPage(
             self.records[start : start + 2], str(start + 2) if more else None
         )
 
-    def read_image(self, name: str) -> bytes:
+    def read_picture(self, name: str) -> bytes:
         if name.startswith(f"{3:032x}"):
             raise UnknownImage(name)
         return name.encode()

@@ -6,7 +6,6 @@ Holds no state, so any thread may call it.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -14,7 +13,8 @@ import msgspec
 
 from nbgen.atomic import write_atomic
 from nbgen.errors import InvalidRequest, UnknownImage
-from nbgen.schema import ApprovalStatus, TaskPage, TaskRecord
+from nbgen.handles.pages import Paged, iter_tasks
+from nbgen.schema import ApprovalStatus, TaskRecord
 from nbgen.schema.checks import check_choice
 
 DESCRIPTION_FILE = "tasks.json"
@@ -35,17 +35,14 @@ class Exported(NamedTuple):
     missing: tuple[str, ...]
 
 
-class Exportable(Protocol):
-    """What an export needs of a studio."""
+class Exportable(Paged, Protocol):
+    """What has tasks and pictures: any backend."""
 
-    def tasks(self, *, limit: int, cursor: str | None) -> TaskPage:
-        """Return a page of the tasks, newest first."""
-
-    def read_image(self, name: str) -> bytes:
-        """Return the bytes of a picture file, or raise ``UnknownImage``."""
+    def read_picture(self, name: str) -> bytes:
+        """Return the bytes of a picture file; see ``nbgen.backend.Pictures``."""
 
 
-def export_pictures(studio: Exportable, folder: Path, approval: str) -> Exported:
+def export_pictures(backend: Exportable, folder: Path, approval: str) -> Exported:
     """Copy pictures into a folder, with ``tasks.json`` that says what each is.
 
     Of an approved task that is the picture that was approved. Files are written whole
@@ -53,10 +50,10 @@ def export_pictures(studio: Exportable, folder: Path, approval: str) -> Exported
     gone does not keep the others from being written.
 
     Example:
-        ``export_pictures(studio, Path("approved"), "approved").files``
+        ``export_pictures(backend, Path("approved"), "approved").files``
 
     Args:
-        studio: Where the tasks and the pictures are.
+        backend: Where the tasks and the pictures are.
         folder: Where to write; made if missing.
         approval: Which tasks: an ``ApprovalStatus``, or ``all``.
 
@@ -70,13 +67,13 @@ def export_pictures(studio: Exportable, folder: Path, approval: str) -> Exported
     missing: list[str] = []
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for record in _all_tasks(studio):
+        for record in iter_tasks(backend):
             if approval not in ("all", record.approval_status.value):
                 continue
             described.append(record)
             for name in _exported_names(record):
                 try:
-                    data = studio.read_image(name)
+                    data = backend.read_picture(name)
                 except UnknownImage:
                     missing.append(name)
                     continue
@@ -97,13 +94,3 @@ def _exported_names(record: TaskRecord) -> list[str]:
     return [
         image.name for image in images if decision is None or decision.is_about(image)
     ]
-
-
-def _all_tasks(studio: Exportable) -> Iterator[TaskRecord]:
-    cursor = None
-    while True:
-        page = studio.tasks(limit=1_000, cursor=cursor)
-        yield from page
-        cursor = page.next_cursor
-        if cursor is None:
-            return

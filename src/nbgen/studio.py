@@ -8,22 +8,10 @@ may be called from any thread.
 from __future__ import annotations
 
 import asyncio
-import datetime as dt
-import functools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import (
-    TYPE_CHECKING,
-    Any,
-    Concatenate,
-    Literal,
-    ParamSpec,
-    Self,
-    TypeVar,
-    Unpack,
-)
+from typing import TYPE_CHECKING, Any, Self, Unpack
 
-from nbgen.atomic import write_atomic
 from nbgen.backend import (
     Backend,
     Deciding,
@@ -33,118 +21,76 @@ from nbgen.backend import (
     Running,
     Watching,
 )
-from nbgen.errors import InvalidRequest, NbgenError
+from nbgen.errors import NbgenError
+from nbgen.exporting import Exported, export_pictures
+from nbgen.forwarding import forwarded
 from nbgen.handles import Batch, Task
+from nbgen.handles.picture import copy_picture, format_of
 from nbgen.images import PictureSource, read_source
 from nbgen.local.backend import LocalBackend
-from nbgen.local.config import StudioConfig
+from nbgen.local.config import StudioConfig, StudioSettings, config_of
 from nbgen.progress import ProgressService
 from nbgen.review.publishers import Publisher
 from nbgen.schema import (
     PICTURE_FIELDS,
     Decision,
-    DecisionRequest,
+    DecisionFields,
     GenerationRequest,
-    OutputFormat,
     RequestFields,
-    Status,
+    TaskFilters,
     TaskPage,
-    TaskQuery,
     TaskRecord,
     Verdict,
     check_request_names,
+    make_decision_request,
+    make_query,
     make_request,
     takes_request_fields,
 )
-from nbgen.schema.checks import check_choice
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from nbgen.frames import FrameBatch
     from nbgen.generation.engine import Engine
-    from nbgen.generation.memory_plan import MemoryPlan
-
-_FORMAT_OF_SUFFIX = {
-    ".png": OutputFormat.PNG,
-    ".jpg": OutputFormat.JPEG,
-    ".jpeg": OutputFormat.JPEG,
-    ".webp": OutputFormat.WEBP,
-}
-
-
-_Params = ParamSpec("_Params")
-_Answer = TypeVar("_Answer")
-
-
-def _forwarded(
-    method: Callable[Concatenate[Any, _Params], _Answer],
-) -> Callable[Concatenate[Studio, _Params], _Answer]:
-    """Return a method of ``Studio`` that calls the same method of its backend."""
-
-    @functools.wraps(method)
-    def forward(
-        self: Studio, /, *args: _Params.args, **kwargs: _Params.kwargs
-    ) -> _Answer:
-        answer: _Answer = getattr(self._backend, method.__name__)(*args, **kwargs)
-        return answer
-
-    return forward
+    from nbgen.generation.process import ProcessEngine
 
 
 class Studio:
     """Makes, watches and approves pictures.
 
     Opening one is cheap: the model is loaded in the background, and stays loaded until
-    ``close()``. Use it as a context manager, or close it; a process that exits closes
-    it too.
+    ``close()``. A process that exits closes it too.
 
-    One process at a time runs the tasks of a data folder. While it does, the studios of
-    others on that folder find tasks and decide on them, and ``DataFolderInUse`` answers
-    what would run one. When nothing is left to run, whoever submits first is the next.
+    One process at a time runs the tasks of a data folder. Meanwhile the studios of
+    other processes find tasks and decide on them; a submission there raises
+    ``DataFolderInUse``. When nothing is left to run, whoever submits first is the next.
+
+    Example::
+
+        with Studio(checkpoint="tiny") as studio:
+            task = studio.generate("a red circle", seed=1)
+            print(task.result())
 
     Args:
-        data_dir: Where tasks, decisions and pictures are kept; by default
+        data_dir: The folder of tasks, decisions and pictures; by default
             ``NBGEN_DATA_DIR`` or the user's data folder.
-        checkpoint: ``"auto"``: SDXL if its weights and a GPU are there, else
-            ``"tiny"``, the small model that comes with nbgen. Or ``"sdxl"``, a
-            folder in diffusers' layout, a ``.safetensors`` file or a model's id on the
-            hub; see ``nbgen.generation.checkpoints.find_checkpoint``.
-        loras: Paths of LoRA files (``.safetensors``) and their weights.
-        memory_plan: How the model is put into memory; None decides from what is free.
-        worker: ``"process"``: the pictures are made in a process of their own, which
-            starts and loads the model now, in the background; this one never
-            imports torch, and outlives a crash or a lack of memory there.
-            ``"thread"``: in this process, from the first task on; for debugging, and
-            where no process can be started.
-        release_after: Seconds without work after which the model's memory is given
-            back until the next task; None keeps it.
-        queue_limit: How many tasks may wait.
-        take_over: Whether tasks run here that waited in a studio that is gone: one
-            that was closed, or whose process died. What ran in one that died ends as
-            ``lost``.
-        rerun_lost: Whether, instead, what ran in one that died runs again.
+        checkpoint: ``"auto"``, ``"tiny"``, ``"sdxl"``, a folder, a ``.safetensors``
+            file or a model's id on the hub.
         engine: Makes the pictures instead of SDXL, in this process; for tests.
         progress: Notifies watchers; by default a service of the studio's own.
-        backend: Does the work; by default a ``LocalBackend`` that the other arguments
-            describe.
-        database: The URL of a database that takes the place of the SQLite file in the
-            data folder, such as ``postgresql+psycopg://…``; by default
-            ``NBGEN_DATABASE``.
-        images: Where pictures are kept, if not in the data folder: another folder or
-            a URL such as ``s3://bucket/folder``; by default ``NBGEN_IMAGES``.
-        quorum: Whose approvals a task needs: ``"any"`` for one of anybody, ``"2"`` for
-            so many of anybody, ``"all:ada,bob"`` for those of all the named,
-            ``"2:ada,bob,eve"`` for so many of them; by default ``NBGEN_QUORUM``. Any
-            rejection rejects.
-        publishers: Who publishes what is approved here; by default those of the
-            variables and entry points that ``nbgen.review.installed`` names.
+        publishers: Publish what is approved; by default those of
+            ``nbgen.review.installed``.
+        backend: Does the work, in place of one that the other arguments describe.
+        settings: Further fields of ``nbgen.local.config.StudioConfig``, described
+            there: ``loras``, ``memory_plan``, ``worker``, ``release_after``,
+            ``queue_limit``, ``take_over``, ``rerun_lost``, ``database``, ``images`` and
+            ``quorum``.
 
     Raises:
         CheckpointNotFound: There is no such checkpoint.
         DataFolderUnusable: The data folder or the database cannot be read or written.
-        InvalidRequest: The worker, the database, the images, the quorum or the
-            publishers are not such.
+        InvalidRequest: A setting is not allowed.
         PublishFailed: An installed publisher cannot be loaded.
     """
 
@@ -153,40 +99,18 @@ class Studio:
         data_dir: str | Path | None = None,
         checkpoint: str | Path = "auto",
         *,
-        loras: Mapping[str | Path, float] | None = None,
-        memory_plan: MemoryPlan | None = None,
-        worker: Literal["process", "thread"] = "process",
-        release_after: float | None = 900.0,
-        queue_limit: int = 10_000,
-        take_over: bool = True,
-        rerun_lost: bool = False,
-        engine: Engine | None = None,
+        engine: Engine | ProcessEngine | None = None,
         progress: ProgressService | None = None,
-        database: str | None = None,
-        images: str | Path | None = None,
-        quorum: str | None = None,
         publishers: Sequence[Publisher] | None = None,
         backend: Backend | None = None,
+        **settings: Unpack[StudioSettings],
     ) -> None:
-        if backend is None:
-            config = StudioConfig(
-                data_dir=data_dir,
-                checkpoint=checkpoint,
-                loras=loras,
-                memory_plan=memory_plan,
-                worker=worker,
-                release_after_s=release_after,
-                queue_limit=queue_limit,
-                take_over=take_over,
-                rerun_lost=rerun_lost,
-                database=database,
-                images=images,
-                quorum=quorum,
-            )
-            backend = LocalBackend.open(
-                config, engine=engine, progress=progress, publishers=publishers
-            )
-        self._backend = backend
+        self._backend = backend or LocalBackend.open(
+            config_of(data_dir, checkpoint, settings),
+            engine=engine,
+            progress=progress,
+            publishers=publishers,
+        )
 
     @classmethod
     def open_library(
@@ -197,41 +121,33 @@ class Studio:
     ) -> Studio:
         """Open a studio that finds, decides, exports and clears up, and runs no task.
 
-        It opens neither a queue nor a model, so it is cheap and disturbs no other
-        process.
-
-        Args:
-            data_dir: See ``Studio``.
-            publishers: See ``Studio``.
-
-        Raises:
-            DataFolderUnusable: The data folder or the database cannot be used.
+        It opens neither a queue nor a model; the arguments are those of ``Studio``.
         """
         config = StudioConfig(data_dir=data_dir)
         return cls(backend=LocalBackend.open_library(config, publishers=publishers))
 
     # Calls of the backend that need no translation; ``nbgen.backend`` describes them.
-    retry_rows = _forwarded(Running.retry_rows)
-    waiting = _forwarded(Running.waiting)
-    prioritise = _forwarded(Running.prioritise)
-    pause = _forwarded(Running.pause)
-    resume = _forwarded(Running.resume)
-    get_progress = _forwarded(Watching.get_progress)
-    watch = _forwarded(Watching.watch)
-    watch_previews = _forwarded(Watching.watch_previews)
-    batch_rows = _forwarded(Finding.batch_rows)
-    image_path = _forwarded(Pictures.picture_path)
-    read_image = _forwarded(Pictures.read_picture)
-    collect_garbage = _forwarded(Pictures.collect_garbage)
-    decide_many = _forwarded(Deciding.decide)
-    undo = _forwarded(Deciding.undo)
-    decisions = _forwarded(Deciding.decisions)
-    review = _forwarded(Deciding.review)
-    decided = _forwarded(Deciding.decided)
-    put_content = _forwarded(Deciding.put_content)
-    get_content = _forwarded(Deciding.get_content)
-    publications = _forwarded(Deciding.publications)
-    close = _forwarded(Backend.close)
+    retry_rows = forwarded(Running.retry_rows)
+    waiting = forwarded(Running.waiting)
+    prioritise = forwarded(Running.prioritise)
+    pause = forwarded(Running.pause)
+    resume = forwarded(Running.resume)
+    get_progress = forwarded(Watching.get_progress)
+    watch = forwarded(Watching.watch)
+    watch_previews = forwarded(Watching.watch_previews)
+    batch_rows = forwarded(Finding.batch_rows)
+    image_path = forwarded(Pictures.picture_path)
+    read_image = forwarded(Pictures.read_picture)
+    collect_garbage = forwarded(Pictures.collect_garbage)
+    decide_many = forwarded(Deciding.decide)
+    undo = forwarded(Deciding.undo)
+    decisions = forwarded(Deciding.decisions)
+    review = forwarded(Deciding.review)
+    decided = forwarded(Deciding.decided)
+    put_content = forwarded(Deciding.put_content)
+    get_content = forwarded(Deciding.get_content)
+    publications = forwarded(Deciding.publications)
+    close = forwarded(Backend.close)
 
     @property
     def backend(self) -> Backend:
@@ -264,8 +180,8 @@ class Studio:
 
         Args:
             prompt: What the picture shows.
-            task_id: The id of the task; None draws one. If a task of that id exists
-                with the same request, that task is returned.
+            task_id: The id of the task; None draws one. An existing task of that id
+                and the same request is returned.
             priority: -1,000 to 1,000; tasks of a higher one run first.
             fields: Further fields of ``GenerationRequest``. ``image`` and ``mask`` may
                 also be PIL images, or the paths or the bytes of picture files.
@@ -298,9 +214,8 @@ class Studio:
 
         Args:
             prompt: What the picture shows.
-            output_path: Where to write it, ending in ``.png``, ``.jpg``, ``.jpeg`` or
-                ``.webp``, which says the ``output_format``; folders that do not exist
-                are made, and a file that exists is replaced, once the picture is there.
+            output_path: A file that ends in ``.png``, ``.jpg``, ``.jpeg`` or ``.webp``;
+                missing folders are made, and an existing file is replaced at the end.
             task_id: The id to follow the work under.
             on_progress: Called with every state of the task; see ``watch``.
             fields: See ``generate``. Of several pictures, the first is written.
@@ -311,16 +226,13 @@ class Studio:
         """
         check_request_names(fields, "output_path", "task_id", "on_progress")
         path = Path(output_path)
-        kind = _FORMAT_OF_SUFFIX.get(path.suffix.lower())
-        if kind is None:
-            allowed = "a path that ends in .png, .jpg, .jpeg or .webp"
-            raise InvalidRequest("output_path", str(path), allowed)
-        fields["output_format"] = kind
+        fields["output_format"] = format_of(path)
         task = await asyncio.to_thread(self.generate, prompt, task_id=task_id, **fields)
         if on_progress is not None:
             task.watch(on_progress)
         result = await task
-        await asyncio.to_thread(self._copy_picture, result.images[0].name, path)
+        name = result.images[0].name
+        await asyncio.to_thread(copy_picture, self._backend, name, path)
         return path
 
     def submit(
@@ -343,25 +255,14 @@ class Studio:
     ) -> Batch:
         """Queue what is missing of a batch, all of it or, if that fails, nothing.
 
-        Rows that wait, run or have their pictures are left alone. A row that failed,
-        was cancelled or lost is retried; the retry makes what a reviewer last asked
-        for, if one requested changes.
+        A row that failed, was cancelled or lost is retried; the retry makes what a
+        reviewer last asked for. ``Running.submit_batch`` describes the errors.
 
         Args:
-            requests: The requests, under names that stay the same when the same is
-                submitted again; each 1 to 60 letters, digits, dots, underscores, colons
-                or hyphens.
-            batch_id: The name of the batch, likewise. The tasks of a new batch have
-                the ids ``batch_id:row``.
+            requests: The requests, by names of 1 to 60 letters, digits, dots,
+                underscores, colons or hyphens that stay the same at the next call.
+            batch_id: The name of the batch, likewise. Its tasks are ``batch_id:row``.
             priority: See ``generate``.
-
-        Raises:
-            InvalidRequest: A value is not allowed.
-            TaskConflict: A row, or such a task id, stands for something else.
-            DataFolderInUse: Another process runs the tasks of the data folder, and
-                something is missing.
-            QueueFull: There is not room for all.
-            StudioClosed: The studio is closed.
         """
         self._backend.submit_batch(batch_id, requests, priority=priority)
         return Batch(self._backend, batch_id, tuple(requests))
@@ -378,13 +279,8 @@ class Studio:
     def retry(self, task_id: str) -> Task:
         """Queue the request of an ended task again, as a task of its own.
 
-        The new task has the old one as its parent, and its seed unless one was drawn.
-
-        Raises:
-            UnknownTask: There is no such task.
-            TaskNotEnded: It has not ended.
-            QueueFull: Too many tasks wait.
-            StudioClosed: The studio is closed.
+        The new task has the old one as its parent, and its seed unless one was drawn;
+        ``Running.retry`` describes the errors.
         """
         [task] = self.retry_tasks([task_id])
         return task
@@ -397,50 +293,33 @@ class Studio:
     def cancel(self, task_id: str) -> None:
         """Ask a task to end: at once if it waits, within two steps if it runs.
 
-        A task that has ended stays as it is.
-
-        Raises:
-            UnknownTask: There is no such task.
-            TaskElsewhere: It does not run here, but in another process or studio.
-            DataFolderUnusable: The database failed. A task that waits here ends when
-                it is its turn.
+        A task that has ended stays as it is; ``Running.cancel`` describes the errors.
         """
         self.cancel_tasks([task_id])
 
     def cancel_tasks(self, task_ids: Iterable[str]) -> None:
-        """Ask many tasks to end, none of which begins meanwhile; see ``cancel``.
-
-        If one is not here, none is asked.
-        """
+        """Ask many tasks to end; if one is not here, none is asked."""
         self._backend.cancel(list(task_ids))
 
     def tasks(
         self,
         *,
-        status: str | None = None,
-        text: str | None = None,
-        since: dt.datetime | None = None,
-        batch_id: str | None = None,
         limit: int = 100,
         cursor: str | None = None,
+        **filters: Unpack[TaskFilters],
     ) -> TaskPage:
-        """Return some of the tasks, newest first; ``TaskQuery`` describes the filters.
+        """Return some of the tasks, newest first.
+
+        Args:
+            limit: How many at most, 1 to 1,000.
+            cursor: The ``next_cursor`` of the page before.
+            filters: ``status``, ``text``, ``since``, ``batch_id``; see ``TaskQuery``.
 
         Raises:
-            InvalidRequest: A value is not allowed.
+            InvalidRequest: A value or the name of a filter is not allowed.
         """
-        return self._backend.list_tasks(
-            TaskQuery(
-                status=None
-                if status is None
-                else check_choice("status", status, Status),
-                text=text,
-                since=since,
-                batch_id=batch_id,
-                limit=limit,
-                cursor=cursor,
-            )
-        )
+        query = make_query(filters, limit=limit, cursor=cursor)
+        return self._backend.list_tasks(query)
 
     def get_record(self, task_id: str) -> TaskRecord:
         """Return the task as the store knows it, or raise ``UnknownTask``."""
@@ -451,19 +330,22 @@ class Studio:
         return self._backend.get_tasks(list(task_ids))
 
     def keep_picture(self, field: str, source: PictureSource) -> str:
-        """Put a picture into the image folder and return its name there.
+        """Keep a picture to start from, and return the name of its file.
 
         Args:
-            field: What it is for, for the error: ``"image"`` or ``"mask"``.
-            source: A PIL image, the path or the bytes of a picture file, or the name
-                of a picture that is kept here already.
+            field: The field of a request that it is for: ``"image"`` or ``"mask"``.
+            source: A PIL image, the path or bytes of a file, or the name of a picture.
 
         Raises:
             InvalidRequest: It is no picture.
         """
         return self._backend.keep_picture(field, read_source(field, source))
 
-    def approve(self, task_id: str, **fields: Any) -> Decision:
+    def export(self, folder: str | Path, approval: str = "approved") -> Exported:
+        """Copy pictures into a folder; see ``nbgen.exporting.export_pictures``."""
+        return export_pictures(self._backend, Path(folder), approval)
+
+    def approve(self, task_id: str, **fields: Unpack[DecisionFields]) -> Decision:
         """Approve a task; the same again returns the decision that stands.
 
         Args:
@@ -475,20 +357,21 @@ class Studio:
 
         Raises:
             UnknownTask: There is no such task.
-            InvalidRequest: A value is not allowed.
-            DecisionConflict: It awaits no decision, was decided otherwise, or by
-                somebody else meanwhile.
+            InvalidRequest: A value or a keyword is not allowed.
+            DecisionConflict: It awaits no decision, or somebody decided otherwise.
             FeaturedImageMissing: Its pictures are gone.
         """
         return self.decide(task_id, Verdict.APPROVED, **fields)
 
-    def reject(self, task_id: str, **fields: Any) -> Decision:
+    def reject(self, task_id: str, **fields: Unpack[DecisionFields]) -> Decision:
         """Reject a task; see ``approve``. The reason is the ``feedback``."""
         return self.decide(task_id, Verdict.REJECTED, **fields)
 
-    def decide(self, task_id: str, verdict: Verdict, **fields: Any) -> Decision:
+    def decide(
+        self, task_id: str, verdict: Verdict, **fields: Unpack[DecisionFields]
+    ) -> Decision:
         """Approve, reject or send back; see ``approve``."""
-        request = DecisionRequest(task_id=task_id, verdict=verdict, **fields)
+        request = make_decision_request(task_id, verdict, fields)
         answer: Decision | NbgenError
         [answer] = self._backend.decide([request])
         if isinstance(answer, NbgenError):
@@ -499,182 +382,63 @@ class Studio:
         self,
         task_id: str,
         *,
-        reviewer_id: str,
-        feedback: str,
         prompt: str | None = None,
-        expect_version: int | None = None,
+        **fields: Unpack[DecisionFields],
     ) -> Task | None:
         """Send a task back, and queue it again as a new task, its child.
 
+        ``Deciding.request_changes`` describes the errors.
+
         Args:
             task_id: The task.
-            reviewer_id: Who decides.
-            feedback: What should change.
             prompt: The prompt of the new task, which keeps the seed in use; None keeps
                 the prompt and draws another seed.
-            expect_version: See ``DecisionRequest``.
+            fields: See ``approve``. The ``feedback`` is needed: it is what to change.
 
         Returns:
-            The new task, or, asked again, the one that there is; None for a task that
-            was made elsewhere and is to be changed there.
-
-        Raises:
-            UnknownTask: There is no such task.
-            InvalidRequest: A value is not allowed.
-            DecisionConflict: See ``approve``.
-            DataFolderInUse: Another process runs the tasks of the data folder.
-            QueueFull: Too many tasks wait; nothing was decided.
-            StudioClosed: The studio is closed.
+            The new task; the same one if the same was asked before. None for a task
+            that was made elsewhere and is to be changed there.
         """
-        request = DecisionRequest(
-            task_id=task_id,
-            verdict=Verdict.CHANGES_REQUESTED,
-            reviewer_id=reviewer_id,
-            feedback=feedback,
-            expect_version=expect_version,
-        )
+        request = make_decision_request(task_id, Verdict.CHANGES_REQUESTED, fields)
         child = self._backend.request_changes(request, prompt=prompt)
         return None if child is None else Task(self._backend, child)
 
     def generate_frame(
-        self,
-        df: pd.DataFrame,
-        prompt: str = "prompt",
-        *,
-        key: str | None = None,
-        overrides: str | None = None,
-        name: str | None = None,
-        priority: int = 0,
-        **column_or_constant: Any,
+        self, df: pd.DataFrame, prompt: str = "prompt", **options: Any
     ) -> FrameBatch:
         """Queue a task for each row of a table, and return at once.
 
-        All rows are checked before the first is queued. Called again, for example by
-        running its cell again, it queues what is missing: rows that are new or were
-        changed, and those whose task failed, was cancelled or lost.
+        A second call queues what is missing. ``nbgen.frames.generate_frame`` describes
+        the options and the errors.
 
         Args:
             df: The rows.
-            prompt: The name of a column, or a template with columns in braces, such as
-                ``"{headline}, watercolor"``; formats such as ``{price:.2f}`` work. A
-                text of several words that is like no column's name is the prompt of
-                all rows.
-            key: The column whose values, each once, tell the rows apart, so that a row
-                that was changed is known from a new one by a person who looks at the
-                task ids; None tells them apart by what they ask for.
-            overrides: A column of objects (dictionaries or JSON texts) with request
-                fields of that row, which take the place of what is said here; a field
-                that is None there does not.
-            name: Tells this batch from others, 1 to 60 letters, digits, dots,
-                underscores, colons or hyphens. By default one that the other arguments
-                determine. Give another to make the same pictures anew.
-            priority: See ``generate``.
-            column_or_constant: Further fields of ``GenerationRequest``: the name of a
-                column, or a value for all rows. An empty cell, and None for all rows,
-                stands for the field's default. ``negative_prompt`` may be a template
-                too.
-
-        Returns:
-            A handle on the batch; ``to_frame()`` is the table with what came of it.
-
-        Raises:
-            InvalidRequest: An argument is not allowed, for any row.
-            RowErrors: Rows ask for what is not allowed; its ``table`` lists them all.
-            TaskConflict: A task id of the batch stands for something else.
-            DataFolderInUse: Another process runs the tasks of the data folder, and
-                something is missing.
-            QueueFull: There is not room for all.
-            StudioClosed: The studio is closed.
+            prompt: The name of a column, or a template: ``"{headline}, watercolor"``.
+            options: ``key``, ``overrides``, ``name``, ``priority``, and the fields of
+                ``GenerationRequest``: the name of a column, or a value for all rows.
         """
         from nbgen import frames
 
-        return frames.generate_frame(
-            self._backend,
-            df,
-            prompt,
-            key=key,
-            overrides=overrides,
-            name=name,
-            priority=priority,
-            fields=column_or_constant,
-        )
+        return frames.generate_frame(self._backend, df, prompt, **options)
 
     def tasks_frame(
-        self,
-        *,
-        status: str | None = None,
-        text: str | None = None,
-        since: dt.datetime | None = None,
-        batch_id: str | None = None,
-        limit: int | None = None,
+        self, *, limit: int | None = None, **filters: Unpack[TaskFilters]
     ) -> pd.DataFrame:
-        """Return a table of tasks, newest first; see ``tasks`` for the filters.
-
-        The columns and their dtypes are always the same; see ``nbgen.frames.tables``.
-
-        Args:
-            status: See ``tasks``.
-            text: See ``tasks``.
-            since: See ``tasks``.
-            batch_id: See ``tasks``.
-            limit: How many at most; None for all.
-
-        Raises:
-            InvalidRequest: A value is not allowed.
-        """
+        """Return a table of tasks, newest first; the filters are those of ``tasks``."""
         from nbgen import frames
 
-        return frames.tasks_frame(
-            self._backend,
-            status=status,
-            text=text,
-            since=since,
-            batch_id=batch_id,
-            limit=limit,
-        )
+        return frames.tasks_frame(self._backend, limit=limit, **filters)
 
     def images_frame(
-        self,
-        *,
-        text: str | None = None,
-        since: dt.datetime | None = None,
-        batch_id: str | None = None,
-        limit: int | None = None,
+        self, *, limit: int | None = None, **filters: Unpack[TaskFilters]
     ) -> pd.DataFrame:
-        """Return a table of the pictures that were made, newest tasks first.
-
-        What was decided stands beside the pictures that the decision is about.
-
-        Args:
-            text: See ``tasks``.
-            since: See ``tasks``.
-            batch_id: See ``tasks``.
-            limit: How many at most; None for all.
-
-        Raises:
-            InvalidRequest: A value is not allowed.
-        """
+        """Return a table of pictures and decisions on them; see ``tasks_frame``."""
         from nbgen import frames
 
-        return frames.images_frame(
-            self._backend,
-            text=text,
-            since=since,
-            batch_id=batch_id,
-            limit=limit,
-        )
+        return frames.images_frame(self._backend, limit=limit, **filters)
 
     def decisions_frame(self, task_id: str | None = None) -> pd.DataFrame:
-        """Return the log of decisions as a table, oldest first.
-
-        Args:
-            task_id: Only those on this task; None for all.
-        """
+        """Return the log of decisions as a table, oldest first: of one task, or all."""
         from nbgen import frames
 
         return frames.decisions_frame(self._backend, task_id)
-
-    def _copy_picture(self, name: str, target: Path) -> None:
-        data = self.read_image(name)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(target, data)

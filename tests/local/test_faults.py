@@ -24,6 +24,7 @@ from nbgen.errors import (
     TaskUnfinished,
 )
 from nbgen.generation.process import ProcessEngine
+from nbgen.images.folder import FolderImages
 from nbgen.local.job_queue import Job, JobQueue
 from nbgen.local.runner_lock import RunnerLock
 from nbgen.local.timings import Timings
@@ -502,7 +503,7 @@ def test_a_studio_whose_process_cannot_start_leaves_nothing(
     files = Path("/proc/self/fd")
     before = len(list(files.iterdir()))
     with monkeypatch.context() as patched:
-        patched.setattr("nbgen.generation.process.subprocess.Popen", fail)
+        patched.setattr("nbgen.generation.worker_process.subprocess.Popen", fail)
         with pytest.raises(OSError, match="allocate"):
             Studio(tmp_path, "tiny")
     assert list((tmp_path / "owners").iterdir()) == []
@@ -569,12 +570,12 @@ def test_closing_waits_for_what_is_being_saved(
 ) -> None:
     saving, opened = threading.Event(), threading.Event()
 
-    def encode(*_args: object, **_options: object) -> bytes:
+    def save(*_args: object, **_options: object) -> str:
         saving.set()
         assert opened.wait(30)
-        return b"picture"
+        return "picture.png"
 
-    monkeypatch.setattr("nbgen.local.worker.encode_picture", encode)
+    monkeypatch.setattr(FolderImages, "save", save)
     studio = Studio(tmp_path, engine=PatternEngine())
     task = studio.submit(REQUEST)
     assert saving.wait(10)
@@ -666,7 +667,7 @@ def test_one_that_ran_last_and_is_gone_ends_nobody_s_process(
 
     monkeypatch.setattr(RunnerLock, "held_elsewhere", property(look))
     with Studio(tmp_path, "tiny", take_over=False) as studio:
-        engine = runner(studio).worker.prepare()
+        engine = runner(studio).lane.prepare()
         assert isinstance(engine, ProcessEngine)
         for _ in range(2):
             assert looked.acquire(timeout=10)

@@ -103,10 +103,8 @@ def export(
     Of an approved task that is the picture that was approved. Files are written whole
     or not at all; those that are there already are replaced.
     """
-    from nbgen.exporting import export_pictures
-
     with opened_studio(data_dir) as studio:
-        done = export_pictures(studio, folder, approval)
+        done = studio.export(folder, approval=approval)
     if as_json:
         print_json({"tasks": done.tasks, "files": done.files, "missing": done.missing})
     else:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from os import PathLike
 from typing import Any
 
@@ -81,15 +81,54 @@ class _Pictures:
 def generate_frame(
     backend: Backend,
     df: pd.DataFrame,
-    prompt: str,
+    prompt: str = "prompt",
     *,
-    key: str | None,
-    overrides: str | None,
-    name: str | None,
-    priority: int,
-    fields: Mapping[str, Any],
+    key: str | None = None,
+    overrides: str | None = None,
+    name: str | None = None,
+    priority: int = 0,
+    **fields: Any,
 ) -> FrameBatch:
-    """Queue a task for each row of a table; see ``Studio.generate_frame``."""
+    """Queue a task for each row of a table, and return at once.
+
+    All rows are checked before the first is queued. Called again, for example by
+    running its cell again, it queues what is missing: rows that are new or were
+    changed, and those whose task failed, was cancelled or lost.
+
+    Args:
+        backend: Where the tasks are queued.
+        df: The rows.
+        prompt: The name of a column, or a template with columns in braces, such as
+            ``"{headline}, watercolor"``; formats such as ``{price:.2f}`` work. A
+            text of several words that is like no column's name is the prompt of
+            all rows.
+        key: The column whose values, each once, tell the rows apart, so that a row
+            that was changed is known from a new one by a person who looks at the
+            task ids; None tells them apart by what they ask for.
+        overrides: A column of objects (dictionaries or JSON texts) with request
+            fields of that row, which take the place of what is said here; a field
+            that is None there does not.
+        name: Tells this batch from others, 1 to 60 letters, digits, dots,
+            underscores, colons or hyphens. By default one that the other arguments
+            determine. Give another to make the same pictures anew.
+        priority: -1,000 to 1,000; tasks of a higher one run first.
+        fields: Further fields of ``GenerationRequest``: the name of a
+            column, or a value for all rows. An empty cell, and None for all rows,
+            stands for the field's default. ``negative_prompt`` may be a template
+            too.
+
+    Returns:
+        A handle on the batch; ``to_frame()`` is the table with what came of it.
+
+    Raises:
+        InvalidRequest: An argument is not allowed, for any row.
+        RowErrors: Rows ask for what is not allowed; its ``table`` lists them all.
+        TaskConflict: A task id of the batch stands for something else.
+        DataFolderInUse: Another process runs the tasks of the data folder, and
+            something is missing.
+        QueueFull: There is not room for all.
+        StudioClosed: The studio is closed.
+    """
     if name is not None:
         check_batch_name("name", name)
     rows = read_rows(

@@ -19,19 +19,19 @@ import pandas as pd
 
 from nbgen.backend import Backend
 from nbgen.errors import InvalidRequest
+from nbgen.handles.pages import iter_tasks
 from nbgen.schema import (
     Decision,
     GenerationRequest,
     ImageRecord,
-    TaskQuery,
     TaskRecord,
+    make_query,
 )
 from nbgen.schema.checks import check_int
 from nbgen.schema.fields import fields_of
 
 _TEXT, _WHOLE, _NUMBER, _FLAG = "string", "Int64", "float64", "boolean"
 _TIME = "datetime64[us, UTC]"
-_PAGE = 1_000
 
 _DTYPES: Mapping[type, str] = {
     str: _TEXT,
@@ -220,15 +220,7 @@ def _read_csv(path: str | Path) -> pd.DataFrame:
 def _records(
     backend: Backend, limit: int | None, filters: Mapping[str, Any]
 ) -> Iterable[TaskRecord]:
-    cursor, left = None, _check_limit(limit)
-    while left is None or left > 0:
-        some = _PAGE if left is None else min(left, _PAGE)
-        page = backend.list_tasks(TaskQuery(limit=some, cursor=cursor, **filters))
-        yield from page
-        cursor = page.next_cursor
-        if cursor is None:
-            return
-        left = None if left is None else left - len(page)
+    return iter_tasks(backend, make_query(filters), _check_limit(limit))
 
 
 def _check_limit(limit: int | None) -> int | None:

@@ -19,6 +19,7 @@ from nbgen.backend import PreviewCallback, ProgressCallback, StopWatching
 from nbgen.errors import NbgenError, RunsNoTasks
 from nbgen.generation.checkpoints import find_checkpoint
 from nbgen.generation.engine import Engine
+from nbgen.generation.process import ProcessEngine
 from nbgen.local.config import StudioConfig
 from nbgen.local.opening import Library, Runner, open_library, open_runner
 from nbgen.progress import ProgressService
@@ -78,7 +79,7 @@ class LocalBackend:
         cls,
         config: StudioConfig,
         *,
-        engine: Engine | None = None,
+        engine: Engine | ProcessEngine | None = None,
         progress: ProgressService | None = None,
         publishers: Sequence[Publisher] | None = None,
         draft: Draft = DRAFT,

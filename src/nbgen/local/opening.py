@@ -7,12 +7,16 @@ from contextlib import ExitStack
 from functools import partial
 from typing import NamedTuple
 
-from nbgen.generation.engine import Engine
+from nbgen.generation.engine import Engine, EngineRunner
 from nbgen.generation.process import ProcessEngine, load_sdxl
+from nbgen.generation.thread import ThreadEngine
 from nbgen.images import Images, open_images
 from nbgen.local.archive import Archive
 from nbgen.local.config import StudioConfig
+from nbgen.local.endings import Endings
+from nbgen.local.finisher import Finisher
 from nbgen.local.job_queue import JobQueue
+from nbgen.local.lane import Lane
 from nbgen.local.outbox import Outbox
 from nbgen.local.reviews import Reviews
 from nbgen.local.runner_lock import RunnerLock
@@ -20,7 +24,6 @@ from nbgen.local.scheduler import Scheduler
 from nbgen.local.submitter import Submitter
 from nbgen.local.timings import Timings
 from nbgen.local.watching import Watching
-from nbgen.local.worker import Worker
 from nbgen.progress import ProgressService
 from nbgen.review.installed import load_publishers
 from nbgen.review.publishers import Publisher
@@ -47,7 +50,7 @@ class Runner(NamedTuple):
     submitter: Submitter
     scheduler: Scheduler
     queue: JobQueue
-    worker: Worker
+    lane: Lane
 
 
 def open_library(
@@ -91,7 +94,7 @@ def open_library(
 
 def open_runner(
     config: StudioConfig,
-    engine: Engine | None,
+    engine: Engine | ProcessEngine | None,
     library: Library,
     draft: Draft,
     opening: ExitStack,
@@ -106,29 +109,32 @@ def open_runner(
         opening: Gets a callback that closes each part.
     """
     store, progress = library.store, library.progress
-    worker = Worker(
-        _engine_maker(config, engine),
-        store,
+    endings = Endings(store.tasks, progress)
+    lane = Lane(
+        _runner_maker(config, engine),
+        store.tasks,
         library.images,
         progress,
         Timings(config.folder / "timings.json", str(config.checkpoint)),
+        endings,
+        Finisher(library.images, endings),
     )
-    opening.callback(worker.close)
+    opening.callback(lane.close)
     if config.worker == "process":
         # Ahead of need; a thread would load while the caller goes on in Python.
-        worker.prepare()
+        lane.prepare()
     queue = JobQueue(
-        worker.run,
+        lane.run,
         # The model of another process that has something to run may need the memory.
-        on_idle=worker.release,
-        idle_s=config.release_after_s,
+        on_idle=lane.release,
+        idle_s=config.release_after,
         limit=config.queue_limit,
     )
     scheduler = Scheduler(
         store,
         progress,
         queue,
-        worker,
+        endings,
         library.turn,
         take_over=config.take_over,
         rerun_lost=config.rerun_lost,
@@ -136,13 +142,17 @@ def open_runner(
     submitter = Submitter(
         store.tasks, library.archive, library.reviews, scheduler, draft
     )
-    return Runner(submitter, scheduler, queue, worker)
+    return Runner(submitter, scheduler, queue, lane)
 
 
-def _engine_maker(config: StudioConfig, engine: Engine | None) -> Callable[[], Engine]:
-    def make_engine() -> Engine:
-        if engine is not None:
+def _runner_maker(
+    config: StudioConfig, engine: Engine | ProcessEngine | None
+) -> Callable[[], EngineRunner]:
+    def make_runner() -> EngineRunner:
+        if isinstance(engine, ProcessEngine):
             return engine
+        if engine is not None:
+            return ThreadEngine(lambda: engine)
         load = partial(
             load_sdxl,
             config.checkpoint,
@@ -150,9 +160,9 @@ def _engine_maker(config: StudioConfig, engine: Engine | None) -> Callable[[], E
             memory_plan=config.memory_plan,
         )
         if config.worker == "thread":
-            return load()
+            return ThreadEngine(load)
         process = ProcessEngine(load)
         process.start()
         return process
 
-    return make_engine
+    return make_runner

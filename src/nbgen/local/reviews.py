@@ -7,22 +7,20 @@ and any process may decide on the same tasks. It needs neither a queue nor a mod
 from __future__ import annotations
 
 import datetime as dt
-import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-import msgspec
-
-from nbgen.errors import InvalidRequest, NbgenError, UnknownTask
+from nbgen.errors import NbgenError, UnknownTask
 from nbgen.images import Images
 from nbgen.local.outbox import Outbox
+from nbgen.review.answers import decided
+from nbgen.review.changes import check_needs_no_child
+from nbgen.review.content import read_metadata
 from nbgen.review.quorum import Quorum
 from nbgen.review.rules import (
-    describe,
     find_candidates,
     fold,
-    is_generated,
     reviewed,
     rule,
     rule_undo,
@@ -34,11 +32,9 @@ from nbgen.schema import (
     Decision,
     DecisionRequest,
     PublicationRecord,
-    PublicationState,
     Review,
     Subject,
     TaskRecord,
-    Verdict,
 )
 from nbgen.schema.checks import (
     check_featured_url,
@@ -90,20 +86,20 @@ class Reviews:
             subject = subjects[request.task_id]
             try:
                 if child is None:
-                    _check_needs_no_child(subject, request)
+                    check_needs_no_child(subject, request)
                 # Outside the transaction: looking for a file may take a while.
                 picture = self._find_picture(subject, request)
             except NbgenError as error:
                 refused[index] = error
                 continue
-            decided = partial(
+            ruling = partial(
                 rule,
                 request=request,
                 quorum=self._quorum,
                 picture=picture,
                 now=self._now(),
             )
-            changes.append(Change(request.task_id, decided, child))
+            changes.append(Change(request.task_id, ruling, child))
         answers = iter(self._commit(changes))
         return [
             refused[index] if index in refused else next(answers)
@@ -136,24 +132,9 @@ class Reviews:
 
     def decided(self, decision: Decision, *, wait_s: float) -> Decided:
         """Return what came of a decision; see ``Deciding.decided``."""
-        published = self._outbox.wait_tried(decision.task_id, wait_s)
+        publications = self._outbox.wait_tried(decision.task_id, wait_s)
         subject = self._known_subject(decision.task_id)
-        review = fold(subject.log, self._quorum)
-        in_force = review.decision
-        publications = tuple(
-            record
-            for record in published
-            if in_force is not None and record.decision == in_force.sequence
-        )
-        message = describe(decision, review, generated=is_generated(subject))
-        failed = [
-            record.publisher
-            for record in publications
-            if record.state is PublicationState.PENDING and record.error is not None
-        ]
-        if failed:
-            message += f" Publishing failed and is tried again: {', '.join(failed)}."
-        return Decided(decision, review, publications, message)
+        return decided(decision, subject, publications, self._quorum)
 
     def put_content(
         self,
@@ -165,7 +146,7 @@ class Reviews:
         """Register or merge a task made elsewhere; see ``Deciding.put_content``."""
         stored = self._decisions.put_content(
             check_task_id(task_id),
-            _check_metadata(metadata),
+            read_metadata(metadata),
             check_featured_url(featured_image_url),
         )
         return reviewed(stored, self._quorum)
@@ -205,27 +186,3 @@ def unless_refused(answer: Decision | NbgenError) -> Decision:
     if isinstance(answer, NbgenError):
         raise answer
     return answer
-
-
-def _check_needs_no_child(subject: Subject, request: DecisionRequest) -> None:
-    if request.verdict is Verdict.CHANGES_REQUESTED and is_generated(subject):
-        allowed = "'approved' or 'rejected'; request_changes asks for changes"
-        raise InvalidRequest("verdict", request.verdict.value, allowed)
-
-
-def _check_metadata(metadata: object) -> dict[str, Any]:
-    value = metadata
-    if isinstance(value, str):
-        try:
-            value = json.loads(value)
-        except (ValueError, RecursionError):
-            value = None
-    if not isinstance(value, Mapping):
-        raise InvalidRequest("metadata", metadata, "an object, or one as JSON text")
-    try:
-        # Also a copy: what the caller does to its own afterwards is not our concern.
-        copied: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(value))
-    except (TypeError, ValueError, RecursionError) as error:
-        allowed = f"an object of JSON values ({error})"
-        raise InvalidRequest("metadata", "an object", allowed) from error
-    return copied

@@ -7,13 +7,9 @@ committed and queued by the scheduler, whose lock is held while a plan is made.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
-
-import msgspec
 
 from nbgen.errors import (
     DataFolderInUse,
-    DecisionConflict,
     InvalidRequest,
     TaskConflict,
     TaskNotEnded,
@@ -21,6 +17,7 @@ from nbgen.errors import (
 from nbgen.local.archive import Archive
 from nbgen.local.reviews import Reviews, unless_refused
 from nbgen.local.scheduler import Scheduler
+from nbgen.review.changes import changed_request, check_same_changes
 from nbgen.schema import (
     DecisionRequest,
     Draft,
@@ -146,10 +143,7 @@ class Submitter:
         if parent is None:
             unless_refused(self._reviews.decide([request])[0])
             return None
-        changed: dict[str, Any] = {"prompt": prompt, "seed": parent.seed}
-        if prompt is None:
-            changed = {"seed": None}
-        wanted = msgspec.structs.replace(parent.request, **changed)
+        wanted = changed_request(parent, prompt)
         child = new_child(parent, wanted, draft=self._draft)
 
         def commit() -> str | None:
@@ -160,13 +154,9 @@ class Submitter:
             return None if standing is None else child
         # The same was asked for before, so there is a child already.
         [earlier] = self._tasks.get_known([standing])
-        if prompt is None or earlier.request.prompt == wanted.prompt:
-            return earlier
-        raise DecisionConflict(
-            parent.id,
-            f"Changes to task {parent.id!r} were requested already, with the prompt of "
-            f"task {earlier.id!r}. Undo that to request others.",
-        )
+        if prompt is not None:
+            check_same_changes(earlier, wanted)
+        return earlier
 
     def _find_same(self, task_id: str, request: GenerationRequest) -> TaskRecord | None:
         """Return the task of that id, if there is one.
