@@ -69,13 +69,13 @@ class _TellingProcess(ProcessEngine):
         assert self._child is not None
         _tell(process=self._child._process.pid)
 
-    def generate(self, *args: Any, **kwargs: Any) -> Iterator[Image.Image]:
+    def run(self, *args: Any, **kwargs: Any) -> None:
         _tell(begins="running")
-        yield from super().generate(*args, **kwargs)
+        super().run(*args, **kwargs)
         _tell(begins="saving")
 
 
-def work(folder: Path, run: str, engine: Engine) -> None:
+def work(folder: Path, run: str, engine: Engine | ProcessEngine) -> None:
     """Submit, cancel, wait and decide until killed."""
     draw = random.Random(run)
     studio = Studio(folder, engine=engine)

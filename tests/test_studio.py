@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from itertools import islice, pairwise
+from itertools import count, islice, pairwise
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -36,8 +36,9 @@ from nbgen.errors import (
     TaskUnfinished,
     UnknownTask,
 )
-from nbgen.generation.recipe import encode_picture, recipe
+from nbgen.generation.recipe import recipe
 from nbgen.handles.task import Task
+from nbgen.images.folder import FolderImages
 from nbgen.local.job_queue import Job, JobQueue
 from nbgen.progress import ProgressService
 from nbgen.schema import (
@@ -53,6 +54,7 @@ from nbgen.schema.checks import MAX_SEED
 from nbgen.store import Store
 from nbgen.studio import Studio
 from nbgen.testing.engine import PatternEngine
+from tests.parts import runner
 
 MakeStudio = Callable[..., Studio]
 
@@ -278,8 +280,7 @@ def test_an_interrupt_while_waiting_cancels(
     studio = make_studio(gate)
     task = studio.generate("a cat", num_inference_steps=5)
     assert gate.reached.wait(10)
-    assert task._job is not None
-    done = task._job.done
+    done = studio.backend.ended(task.id)
 
     def interrupt(_timeout: float | None = None) -> None:
         raise KeyboardInterrupt
@@ -388,7 +389,7 @@ def test_closing_may_finish_what_runs_first(tmp_path: Path, interrupted: bool) -
         def interrupt() -> None:
             with pytest.raises(TaskUnfinished):
                 waiting.result(10)  # so it is closing
-            job = studio._queue.find("runs")
+            job = runner(studio).queue.find("runs")
             assert job is not None
             cancelled = threading.Event()
             job.cancel.on_cancel(cancelled.set)
@@ -619,24 +620,30 @@ def test_a_task_is_never_seen_between_the_store_and_the_queue(
     assert found[0].result(10)
 
 
-class HeldEncoding:
-    """Holds the encoding of pictures, on the saver's thread, until the test opens it.
+class HeldSaving:
+    """Holds the saving of pictures, on the saver's thread, until the test opens it.
 
     Args:
-        at_picture: Which picture of a batch to hold, from 0.
+        at_picture: Which picture that is saved to hold, from 0.
     """
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, at_picture: int = 0) -> None:
+        self._numbers = count()
         self._at_picture = at_picture
+        self._save_file = FolderImages.save
         self.reached = threading.Event()
         self.opened = threading.Event()
-        monkeypatch.setattr("nbgen.local.worker.encode_picture", self._encode)
 
-    def _encode(self, *arguments: Any, index: int, **options: Any) -> bytes:
-        if index == self._at_picture:
+        def save(images: FolderImages, data: bytes, kind: str) -> str:
+            return self._save(images, data, kind)
+
+        monkeypatch.setattr(FolderImages, "save", save)
+
+    def _save(self, images: FolderImages, data: bytes, kind: str) -> str:
+        if next(self._numbers) == self._at_picture:
             self.reached.set()
             assert self.opened.wait(30)
-        return encode_picture(*arguments, index=index, **options)
+        return self._save_file(images, data, kind)
 
 
 def kept_files(folder: Path) -> list[Path]:
@@ -653,7 +660,7 @@ def collect_all(studio: Studio, folder: Path) -> list[str]:
 def test_saving_goes_on_while_the_next_task_samples(
     make_studio: MakeStudio, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    saving = HeldEncoding(monkeypatch)
+    saving = HeldSaving(monkeypatch)
     sampled = threading.Event()
     studio = make_studio(lambda step: sampled.set() if step == 3 else None)
     first = studio.generate("a cat", num_inference_steps=1)
@@ -671,7 +678,7 @@ def test_what_a_cancel_while_saving_leaves_is_garbage(
     make_studio: MakeStudio, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     studio = make_studio()
-    saving = HeldEncoding(monkeypatch, at_picture=2)
+    saving = HeldSaving(monkeypatch, at_picture=2)
     task = studio.generate("a cat", task_id="a", num_images=3, num_inference_steps=4)
     assert saving.reached.wait(10)
     assert len(kept_files(tmp_path)) == 2
@@ -690,7 +697,7 @@ def test_a_cancelled_task_keeps_the_pictures_of_another(
 ) -> None:
     """Also of one that made the same while the cancelled one was saving."""
     studio, other = make_studio(), make_studio()
-    saving = HeldEncoding(monkeypatch, at_picture=1)
+    saving = HeldSaving(monkeypatch, at_picture=1)
     # Without metadata, the same picture is the same file.
     batch = studio.generate("a cat", seed=7, metadata="none", num_images=2)
     assert saving.reached.wait(10)

@@ -1,68 +1,69 @@
 """The one facade over generation, progress, store and review.
 
-Thread-safety: every method of ``Studio`` and ``Task`` may be called from any thread.
-A studio has threads of its own: ``nbgen-worker`` has the pictures made, by a process
-that the studio starts, ``nbgen-saver`` saves them, ``nbgen-progress`` tells those who
-watch, ``nbgen-followed`` looks at tasks of other processes that somebody watches, and
-each publisher has one that brings approvals to it.
-``close()`` ends them, and a process that exits calls it.
+``Studio`` turns keywords into frozen values, and answers into handles and DataFrames.
+It has no state but its backend, whose threads docs/architecture.md lists. Every method
+may be called from any thread.
 """
 
 from __future__ import annotations
 
 import asyncio
-import atexit
-import os
-import threading
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, suppress
-from functools import partial
+import functools
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self, Unpack
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Concatenate,
+    ParamSpec,
+    Self,
+    TypeVar,
+    Unpack,
+)
 
-from nbgen.errors import DataFolderInUse, InvalidRequest
-from nbgen.framing import Framing
-from nbgen.generation.checkpoints import find_checkpoint
-from nbgen.generation.process import ProcessEngine, load_sdxl
-from nbgen.handles.task import Task
-from nbgen.images import keep_picture, open_images
-from nbgen.local.job_queue import JobQueue
-from nbgen.local.outbox import Outbox
-from nbgen.local.runner_lock import RunnerLock
-from nbgen.local.timings import Timings
-from nbgen.local.watching import Watching
-from nbgen.local.worker import Worker
+from nbgen.atomic import write_atomic
+from nbgen.backend import (
+    Backend,
+    Deciding,
+    Finding,
+    Pictures,
+    ProgressCallback,
+    Running,
+    Watching,
+)
+from nbgen.errors import InvalidRequest, NbgenError
+from nbgen.exporting import Exported, export_pictures
+from nbgen.handles import Batch, Task
+from nbgen.images import PictureSource, read_source
+from nbgen.local.backend import LocalBackend
+from nbgen.local.config import StudioConfig, StudioSettings, config_of
 from nbgen.progress import ProgressService
-from nbgen.progress.dispatcher import ProgressCallback
-from nbgen.progress.previews import PreviewCallback
-from nbgen.review.installed import load_publishers
 from nbgen.review.publishers import Publisher
-from nbgen.review.quorum import read_quorum
 from nbgen.schema import (
     PICTURE_FIELDS,
+    Decision,
+    DecisionFields,
+    DecisionRequest,
+    GenerationRequest,
     OutputFormat,
     RequestFields,
+    TaskFilters,
+    TaskPage,
+    TaskRecord,
+    Verdict,
     check_request_names,
+    make_decision_request,
+    make_query,
     make_request,
-    progress_of_record,
     takes_request_fields,
 )
-from nbgen.settings import (
-    default_data_dir,
-    default_database,
-    default_images,
-    default_quorum,
-)
-from nbgen.store import Store
 
 if TYPE_CHECKING:
-    from PIL import Image
+    import pandas as pd
 
+    from nbgen.frames import FrameBatch
     from nbgen.generation.engine import Engine
-    from nbgen.generation.memory_plan import MemoryPlan
-
-    PictureSource = str | Path | bytes | Image.Image
-
+    from nbgen.generation.process import ProcessEngine
 
 _FORMAT_OF_SUFFIX = {
     ".png": OutputFormat.PNG,
@@ -72,7 +73,26 @@ _FORMAT_OF_SUFFIX = {
 }
 
 
-class Studio(Framing):
+_Params = ParamSpec("_Params")
+_Answer = TypeVar("_Answer")
+
+
+def _forwarded(
+    method: Callable[Concatenate[Any, _Params], _Answer],
+) -> Callable[Concatenate[Studio, _Params], _Answer]:
+    """Return a method of ``Studio`` that calls the same method of its backend."""
+
+    @functools.wraps(method)
+    def forward(
+        self: Studio, /, *args: _Params.args, **kwargs: _Params.kwargs
+    ) -> _Answer:
+        answer: _Answer = getattr(self._backend, method.__name__)(*args, **kwargs)
+        return answer
+
+    return forward
+
+
+class Studio:
     """Makes, watches and approves pictures.
 
     Opening one is cheap: the model is loaded in the background, and stays loaded until
@@ -83,40 +103,26 @@ class Studio(Framing):
     others on that folder find tasks and decide on them, and ``DataFolderInUse`` answers
     what would run one. When nothing is left to run, whoever submits first is the next.
 
+    Example::
+
+        with Studio(checkpoint="tiny") as studio:
+            task = studio.generate("a red circle", seed=1)
+            print(task.result())
+
     Args:
-        data_dir: Where tasks, decisions and pictures are kept; by default
+        data_dir: The folder of tasks, decisions and pictures; by default
             ``NBGEN_DATA_DIR`` or the user's data folder.
-        checkpoint: ``"auto"``: SDXL if its weights and a GPU are there, else
-            ``"tiny"``, the small model that comes with nbgen. Or ``"sdxl"``, a
-            folder in diffusers' layout, a ``.safetensors`` file or a model's id on the
-            hub; see ``nbgen.generation.checkpoints.find_checkpoint``.
-        loras: Paths of LoRA files (``.safetensors``) and their weights.
-        memory_plan: How the model is put into memory; None decides from what is free.
-        worker: ``"process"``: the pictures are made in a process of their own, which
-            starts and loads the model now, in the background; this one never
-            imports torch, and outlives a crash or a lack of memory there.
-            ``"thread"``: in this process, from the first task on; for debugging, and
-            where no process can be started.
-        release_after: Seconds without work after which the model's memory is given
-            back until the next task; None keeps it.
-        queue_limit: How many tasks may wait.
-        take_over: Whether tasks run here that waited in a studio that is gone: one
-            that was closed, or whose process died. What ran in one that died ends as
-            ``lost``.
-        rerun_lost: Whether, instead, what ran in one that died runs again.
+        checkpoint: ``"auto"``, ``"tiny"``, ``"sdxl"``, a folder, a ``.safetensors``
+            file or a model's id on the hub.
         engine: Makes the pictures instead of SDXL, in this process; for tests.
-        progress: Tells those who watch; by default a service of the studio's own.
-        database: The URL of a database that takes the place of the SQLite file in the
-            data folder, such as ``postgresql+psycopg://…``; by default
-            ``NBGEN_DATABASE``.
-        images: Where pictures are kept, if not in the data folder: another folder or
-            a URL such as ``s3://bucket/folder``; by default ``NBGEN_IMAGES``.
-        quorum: Whose approvals a task needs: ``"any"`` for one of anybody, ``"2"`` for
-            so many of anybody, ``"all:ada,bob"`` for those of all the named,
-            ``"2:ada,bob,eve"`` for so many of them; by default ``NBGEN_QUORUM``. Any
-            rejection rejects.
-        publishers: Who publishes what is approved here; by default those of the
-            variables and entry points that ``nbgen.review.installed`` names.
+        progress: Notifies watchers; by default a service of the studio's own.
+        publishers: Publish what is approved; by default those of
+            ``nbgen.review.installed``.
+        backend: Does the work, in place of one that the other arguments describe.
+        settings: Further fields of ``nbgen.local.config.StudioConfig``, which describes
+            them all: ``loras``, ``memory_plan``, ``worker``, ``release_after``,
+            ``queue_limit``, ``take_over``, ``rerun_lost``, ``database``, ``images`` and
+            ``quorum``.
 
     Raises:
         CheckpointNotFound: There is no such checkpoint.
@@ -131,96 +137,72 @@ class Studio(Framing):
         data_dir: str | Path | None = None,
         checkpoint: str | Path = "auto",
         *,
-        loras: Mapping[str | Path, float] | None = None,
-        memory_plan: MemoryPlan | None = None,
-        worker: Literal["process", "thread"] = "process",
-        release_after: float | None = 900.0,
-        queue_limit: int = 10_000,
-        take_over: bool = True,
-        rerun_lost: bool = False,
-        engine: Engine | None = None,
+        engine: Engine | ProcessEngine | None = None,
         progress: ProgressService | None = None,
-        database: str | None = None,
-        images: str | Path | None = None,
-        quorum: str | None = None,
         publishers: Sequence[Publisher] | None = None,
+        backend: Backend | None = None,
+        **settings: Unpack[StudioSettings],
     ) -> None:
-        def make_engine() -> Engine:
-            if engine is not None:
-                return engine
-            load = partial(load_sdxl, checkpoint, loras=loras, memory_plan=memory_plan)
-            if worker == "thread":
-                return load()
-            process = ProcessEngine(load)
-            process.start()
-            return process
-
-        if worker not in ("process", "thread"):
-            raise InvalidRequest("worker", worker, "'process' or 'thread'")
-        if engine is None:
-            find_checkpoint(checkpoint)
-        self._quorum = read_quorum(default_quorum() if quorum is None else quorum)
-        publishers = load_publishers() if publishers is None else publishers
-        folder = default_data_dir() if data_dir is None else Path(data_dir)
-        self._store = Store(folder, database or default_database())
-        self._runner = RunnerLock(self._store.lock_folder)
-        self._submitting = threading.Lock()
-        self._doubtful = set()
-        self._closed = False
-        self._tearing_down = threading.Lock()
-        self._process_id = os.getpid()
-        self._takes_over = take_over
-        self._rerun_lost = rerun_lost
-        try:
-            place = images or default_images() or folder / "images"
-            self._images = open_images(place, owner=self._store.identity)
-            self._publishing = Outbox(self._store, self._images, publishers)
-        except BaseException:
-            self._store.close()
-            raise
-        self._progress = progress or ProgressService()
-        self._worker = Worker(
-            make_engine,
-            self._store,
-            self._images,
-            self._progress,
-            Timings(folder / "timings.json", str(checkpoint)),
+        self._backend = backend or LocalBackend.open(
+            config_of(data_dir, checkpoint, settings),
+            engine=engine,
+            progress=progress,
+            publishers=publishers,
         )
-        self._followed = Watching(self._store, self._progress)
-        self._closing = ExitStack()
-        # The first of these is the last to happen, so that whoever becomes the runner
-        # finds our tasks to be taken over.
-        self._closing.callback(self._runner.release)
-        self._closing.callback(self._store.close)
-        if progress is None:
-            self._closing.callback(self._progress.close)
-        self._closing.callback(self._followed.close)
-        self._closing.callback(self._publishing.close)
-        self._closing.callback(self._worker.close)
-        try:
-            if worker == "process":
-                # Ahead of need; a thread would load while the caller goes on in Python.
-                self._worker.prepare()
-            self._queue = JobQueue(
-                self._worker.run,
-                on_empty=self._rest,
-                on_idle=self._worker.release,
-                idle_s=release_after,
-                # The model of one that has something to run may need the memory.
-                is_asked_to_rest=self._another_runs,
-                limit=queue_limit,
-            )
-        except BaseException:
-            self._closing.close()
-            raise
-        if take_over:
-            try:
-                with suppress(DataFolderInUse), self._submission():
-                    pass  # what waited is queued
-            except BaseException:
-                self.close()
-                raise
-        atexit.register(self.close)
+
+    @classmethod
+    def open_library(
+        cls,
+        data_dir: str | Path | None = None,
+        *,
+        publishers: Sequence[Publisher] | None = None,
+    ) -> Studio:
+        """Open a studio that finds, decides, exports and clears up, and runs no task.
+
+        It opens neither a queue nor a model, so it is cheap and disturbs no other
+        process.
+
+        Args:
+            data_dir: See ``Studio``.
+            publishers: See ``Studio``.
+
+        Raises:
+            DataFolderUnusable: The data folder or the database cannot be used.
+        """
+        config = StudioConfig(data_dir=data_dir)
+        return cls(backend=LocalBackend.open_library(config, publishers=publishers))
+
+    # Calls of the backend that need no translation; ``nbgen.backend`` describes them.
+    retry_rows = _forwarded(Running.retry_rows)
+    waiting = _forwarded(Running.waiting)
+    prioritise = _forwarded(Running.prioritise)
+    pause = _forwarded(Running.pause)
+    resume = _forwarded(Running.resume)
+    get_progress = _forwarded(Watching.get_progress)
+    watch = _forwarded(Watching.watch)
+    watch_previews = _forwarded(Watching.watch_previews)
+    batch_rows = _forwarded(Finding.batch_rows)
+    image_path = _forwarded(Pictures.picture_path)
+    read_image = _forwarded(Pictures.read_picture)
+    collect_garbage = _forwarded(Pictures.collect_garbage)
+    decide_many = _forwarded(Deciding.decide)
+    undo = _forwarded(Deciding.undo)
+    decisions = _forwarded(Deciding.decisions)
+    review = _forwarded(Deciding.review)
+    decided = _forwarded(Deciding.decided)
+    put_content = _forwarded(Deciding.put_content)
+    get_content = _forwarded(Deciding.get_content)
+    publications = _forwarded(Deciding.publications)
+    close = _forwarded(Backend.close)
+
+    @property
+    def backend(self) -> Backend:
+        """The backend that does the work."""
+        return self._backend
+
+    def describe(self, decision: Decision) -> str:
+        """Return what came of a decision, in a sentence or two; see ``decided``."""
+        return self.decided(decision).message
 
     def __repr__(self) -> str:
         return "Studio()"
@@ -303,40 +285,125 @@ class Studio(Framing):
         await asyncio.to_thread(self._copy_picture, result.images[0].name, path)
         return path
 
-    def watch(self, task_id: str, callback: ProgressCallback) -> Callable[[], None]:
-        """Have the callback told of every state of a task, in order, none twice.
+    def submit(
+        self,
+        request: GenerationRequest,
+        *,
+        task_id: str | None = None,
+        priority: int = 0,
+    ) -> Task:
+        """Queue a request that was made before; see ``generate``."""
+        record = self._backend.submit(request, task_id=task_id, priority=priority)
+        return Task(self._backend, record)
 
-        The present state comes first, then every later one, up to the end. The task
-        need not exist yet. Of a task that another process runs, no more is seen than
-        its beginning and its end, within a second. The callback runs on the thread
-        ``nbgen-progress``, or, for a task that ended long ago, on the caller's; it must
-        return quickly.
+    def submit_batch(
+        self,
+        requests: Mapping[str, GenerationRequest],
+        *,
+        batch_id: str,
+        priority: int = 0,
+    ) -> Batch:
+        """Queue what is missing of a batch, all of it or, if that fails, nothing.
 
-        Returns:
-            A function that ends the watching.
+        Rows that wait, run or have their pictures are left alone. A row that failed,
+        was cancelled or lost is retried; the retry makes what a reviewer last asked
+        for, if one requested changes.
+
+        Args:
+            requests: The requests, under names that stay the same when the same is
+                submitted again; each 1 to 60 letters, digits, dots, underscores, colons
+                or hyphens.
+            batch_id: The name of the batch, likewise. The tasks of a new batch have
+                the ids ``batch_id:row``.
+            priority: See ``generate``.
+
+        Raises:
+            InvalidRequest: A value is not allowed.
+            TaskConflict: A row, or such a task id, stands for something else.
+            DataFolderInUse: Another process runs the tasks of the data folder, and
+                something is missing.
+            QueueFull: There is not room for all.
+            StudioClosed: The studio is closed.
         """
-        if self._progress.get_progress(task_id) is None:
-            record = self._store.tasks.get_task(task_id)
-            if record is not None and record.status.ended:
-                callback(progress_of_record(record))
-                return lambda: None
-            if record is not None:
-                return self._followed.watch(progress_of_record(record), callback)
-        return self._progress.register_callback(task_id, callback)
+        self._backend.submit_batch(batch_id, requests, priority=priority)
+        return Batch(self._backend, batch_id, tuple(requests))
 
-    def watch_previews(
-        self, task_id: str, callback: PreviewCallback
-    ) -> Callable[[], None]:
-        """Have the callback shown what the picture of a task will look like.
+    def task(self, task_id: str) -> Task:
+        """Return a handle on a task; raise ``UnknownTask`` if there is none."""
+        return Task(self._backend, self.get_record(task_id))
 
-        Up to four times a second while it samples; nothing is made for those who do
-        not look. The callback runs on the thread ``nbgen-preview`` and must return
-        quickly.
+    def batch(self, batch_id: str) -> Batch:
+        """Return a handle on all rows of a batch, or raise ``UnknownBatch``."""
+        rows = [row.name for row in self.batch_rows(batch_id)]
+        return Batch(self._backend, batch_id, rows)
 
-        Returns:
-            A function that ends it.
+    def retry(self, task_id: str) -> Task:
+        """Queue the request of an ended task again, as a task of its own.
+
+        The new task has the old one as its parent, and its seed unless one was drawn.
+
+        Raises:
+            UnknownTask: There is no such task.
+            TaskNotEnded: It has not ended.
+            QueueFull: Too many tasks wait.
+            StudioClosed: The studio is closed.
         """
-        return self._progress.previews.register(task_id, callback)
+        [task] = self.retry_tasks([task_id])
+        return task
+
+    def retry_tasks(self, task_ids: Iterable[str]) -> list[Task]:
+        """Queue the requests of many ended tasks again, all or none; see ``retry``."""
+        records = self._backend.retry(list(task_ids))
+        return [Task(self._backend, record) for record in records]
+
+    def cancel(self, task_id: str) -> None:
+        """Ask a task to end: at once if it waits, within two steps if it runs.
+
+        A task that has ended stays as it is.
+
+        Raises:
+            UnknownTask: There is no such task.
+            TaskElsewhere: It does not run here, but in another process or studio.
+            DataFolderUnusable: The database failed. A task that waits here ends when
+                it is its turn.
+        """
+        self.cancel_tasks([task_id])
+
+    def cancel_tasks(self, task_ids: Iterable[str]) -> None:
+        """Ask many tasks to end, none of which begins meanwhile; see ``cancel``.
+
+        If one is not here, none is asked.
+        """
+        self._backend.cancel(list(task_ids))
+
+    def tasks(
+        self,
+        *,
+        limit: int = 100,
+        cursor: str | None = None,
+        **filters: Unpack[TaskFilters],
+    ) -> TaskPage:
+        """Return some of the tasks, newest first.
+
+        Args:
+            limit: How many at most, 1 to 1,000.
+            cursor: The ``next_cursor`` of the page before.
+            filters: ``status``, ``text``, ``since`` and ``batch_id``; see
+                ``TaskQuery``.
+
+        Raises:
+            InvalidRequest: A value or the name of a filter is not allowed.
+        """
+        query = make_query(filters, limit=limit, cursor=cursor)
+        return self._backend.list_tasks(query)
+
+    def get_record(self, task_id: str) -> TaskRecord:
+        """Return the task as the store knows it, or raise ``UnknownTask``."""
+        return self._backend.get_tasks([task_id])[0]
+
+    def get_records(self, task_ids: Iterable[str]) -> list[TaskRecord]:
+        """Return many tasks in the order of the ids, or raise ``UnknownTask``."""
+        return self._backend.get_tasks(list(task_ids))
 
     def keep_picture(self, field: str, source: PictureSource) -> str:
         """Put a picture into the image folder and return its name there.
@@ -349,33 +416,132 @@ class Studio(Framing):
         Raises:
             InvalidRequest: It is no picture.
         """
-        name = keep_picture(self._images, field, source)
-        assert name is not None
-        return name
+        return self._backend.keep_picture(field, read_source(field, source))
 
-    def close(self, *, finish: bool = False) -> None:
-        """Cancel what runs, end the threads and give the model's memory back.
+    def export(self, folder: str | Path, approval: str = "approved") -> Exported:
+        """Copy pictures into a folder; see ``nbgen.exporting.export_pictures``."""
+        return export_pictures(self._backend, Path(folder), approval)
 
-        What waits goes on waiting, for the next studio that is opened on the same data.
-        Waits for the running step, and for a publication under way. Called again, it
-        waits until the studio is closed, and does nothing where it is. In a fork of the
-        process that opened the studio it does nothing: the studio is not the fork's.
+    def approve(self, task_id: str, **fields: Unpack[DecisionFields]) -> Decision:
+        """Approve a task; the same again returns the decision that stands.
 
         Args:
-            finish: Whether the task that runs goes on to its end first, unless another
-                thread closes without that. A ``KeyboardInterrupt`` cancels it, and is
-                raised once the studio is closed; a second one is raised at once and
-                leaves the studio to be closed again.
+            task_id: The task.
+            fields: The further fields of ``DecisionRequest``; ``reviewer_id`` is
+                needed. Without ``featured_image_url`` and ``image``, the picture is the
+                one that was approved already, the one in the task's metadata, or the
+                first that was generated.
+
+        Raises:
+            UnknownTask: There is no such task.
+            InvalidRequest: A value is not allowed.
+            DecisionConflict: It awaits no decision, was decided otherwise, or by
+                somebody else meanwhile.
+            FeaturedImageMissing: Its pictures are gone.
         """
-        if os.getpid() != self._process_id:
-            return
-        with self._submitting:
-            self._closed = True
-        try:
-            self._queue.close(finish=finish)
-        finally:
-            # Never beneath a task that runs: its end has to be stored and told.
-            if self._queue.has_ended:
-                with self._tearing_down:
-                    self._closing.close()
-                atexit.unregister(self.close)
+        return self.decide(task_id, Verdict.APPROVED, **fields)
+
+    def reject(self, task_id: str, **fields: Unpack[DecisionFields]) -> Decision:
+        """Reject a task; see ``approve``. The reason is the ``feedback``."""
+        return self.decide(task_id, Verdict.REJECTED, **fields)
+
+    def decide(
+        self, task_id: str, verdict: Verdict, **fields: Unpack[DecisionFields]
+    ) -> Decision:
+        """Approve, reject or send back; see ``approve``."""
+        request = make_decision_request(task_id, verdict, fields)
+        answer: Decision | NbgenError
+        [answer] = self._backend.decide([request])
+        if isinstance(answer, NbgenError):
+            raise answer
+        return answer
+
+    def request_changes(
+        self,
+        task_id: str,
+        *,
+        reviewer_id: str,
+        feedback: str,
+        prompt: str | None = None,
+        expect_version: int | None = None,
+    ) -> Task | None:
+        """Send a task back, and queue it again as a new task, its child.
+
+        Args:
+            task_id: The task.
+            reviewer_id: Who decides.
+            feedback: What should change.
+            prompt: The prompt of the new task, which keeps the seed in use; None keeps
+                the prompt and draws another seed.
+            expect_version: See ``DecisionRequest``.
+
+        Returns:
+            The new task, or, asked again, the one that there is; None for a task that
+            was made elsewhere and is to be changed there.
+
+        Raises:
+            UnknownTask: There is no such task.
+            InvalidRequest: A value is not allowed.
+            DecisionConflict: See ``approve``.
+            DataFolderInUse: Another process runs the tasks of the data folder.
+            QueueFull: Too many tasks wait; nothing was decided.
+            StudioClosed: The studio is closed.
+        """
+        request = DecisionRequest(
+            task_id=task_id,
+            verdict=Verdict.CHANGES_REQUESTED,
+            reviewer_id=reviewer_id,
+            feedback=feedback,
+            expect_version=expect_version,
+        )
+        child = self._backend.request_changes(request, prompt=prompt)
+        return None if child is None else Task(self._backend, child)
+
+    def generate_frame(
+        self, df: pd.DataFrame, prompt: str = "prompt", **options: Any
+    ) -> FrameBatch:
+        """Queue a task for each row of a table, and return at once.
+
+        Called again, for example by running its cell again, it queues what is missing.
+        ``nbgen.frames.generate_frame`` describes the options and the errors.
+
+        Args:
+            df: The rows.
+            prompt: The name of a column, or a template with columns in braces, such as
+                ``"{headline}, watercolor"``.
+            options: ``key``, ``overrides``, ``name``, ``priority``, and the fields of
+                ``GenerationRequest``: the name of a column, or a value for all rows.
+        """
+        from nbgen import frames
+
+        return frames.generate_frame(self._backend, df, prompt, **options)
+
+    def tasks_frame(
+        self, *, limit: int | None = None, **filters: Unpack[TaskFilters]
+    ) -> pd.DataFrame:
+        """Return a table of tasks, newest first; the filters are those of ``tasks``."""
+        from nbgen import frames
+
+        return frames.tasks_frame(self._backend, limit=limit, **filters)
+
+    def images_frame(
+        self, *, limit: int | None = None, **filters: Unpack[TaskFilters]
+    ) -> pd.DataFrame:
+        """Return a table of pictures, newest tasks first, filtered as ``tasks`` is.
+
+        What was decided stands beside the pictures that the decision is about.
+        """
+        from nbgen import frames
+
+        return frames.images_frame(self._backend, limit=limit, **filters)
+
+    def decisions_frame(self, task_id: str | None = None) -> pd.DataFrame:
+        """Return the log of decisions as a table, oldest first: of one task, or all."""
+        from nbgen import frames
+
+        return frames.decisions_frame(self._backend, task_id)
+
+    def _copy_picture(self, name: str, target: Path) -> None:
+        data = self.read_image(name)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(target, data)

@@ -15,6 +15,7 @@ from PIL import Image
 
 from nbgen.errors import InvalidRequest, RowErrors, UnknownImage
 from nbgen.frames.rows import read_rows
+from nbgen.images import read_source
 from nbgen.schema import GenerationRequest, SchedulerName
 from nbgen.studio import Studio
 
@@ -533,13 +534,12 @@ def test_a_picture_is_read_once_however_many_rows_start_from_it(
     red.save(tmp_path / "red.png")
     path = str(tmp_path / "red.png")
     read_pictures = []
-    keep_picture = studio.keep_picture
 
-    def keep(field: str, source: Any) -> str:
+    def read(field: str, source: Any) -> str | bytes:
         read_pictures.append(source)
-        return keep_picture(field, source)
+        return read_source(field, source)
 
-    monkeypatch.setattr(studio, "keep_picture", keep)
+    monkeypatch.setattr("nbgen.frames.batch.read_source", read)
     studio.pause()
     df = pd.DataFrame(
         {

@@ -162,7 +162,7 @@ def test_times_are_in_utc_wherever_they_were_taken(studio: Studio) -> None:
     [record] = studio.tasks()
     away = record.created_at.astimezone(dt.timezone(dt.timedelta(hours=9)))
     moved = msgspec.structs.replace(record, created_at=away)
-    table = records_frame(studio, [record, moved])
+    table = records_frame(studio.backend, [record, moved])
     assert table["created_at"].dtype == UTC
     assert list(table["created_at"]) == [record.created_at] * 2
 

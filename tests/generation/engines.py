@@ -15,7 +15,8 @@ from typing import Any
 from PIL import Image
 
 from nbgen.errors import CheckpointNotFound, InvalidRequest, NbgenError
-from nbgen.generation.engine import StepReporter
+from nbgen.generation.engine import Reporter
+from nbgen.generation.events import PreviewMade
 from nbgen.schema import Preview
 from nbgen.testing.engine import PatternEngine
 
@@ -27,7 +28,7 @@ class TellingEngine(PatternEngine):
 
     def __init__(self, before_step: Callable[[int], None] | None = None) -> None:
         super().__init__(before_step)
-        self.reporter: StepReporter | None = None
+        self.reporter: Reporter | None = None
 
     def facts(self) -> dict[str, str]:
         return {**super().facts(), "pid": str(os.getpid())}
@@ -118,13 +119,13 @@ class LookingEngine(SlowEngine):
     def generate(self, *args: Any, **kwargs: Any) -> Iterator[Image.Image]:
         reporter = kwargs["reporter"]
         if self.reporter is not None:
-            self.reporter.show_preview(Preview(b"late", 1, 1))
+            self.reporter.report(PreviewMade(Preview(b"late", 1, 1)))
         self.reporter = reporter
 
         def look(step: int) -> None:
             self._work(step)
             if reporter.wants_preview():
-                reporter.show_preview(Preview(b"%d" % step, 8, 8))
+                reporter.report(PreviewMade(Preview(b"%d" % step, 8, 8)))
 
         self._before_step = look
         return super().generate(*args, **kwargs)
@@ -155,7 +156,7 @@ class NativeEngine(TellingEngine):
 
 
 class UnportableEngine(TellingEngine):
-    """Raises an error that cannot be pickled, before its second step."""
+    """Raises an error that holds what cannot be sent, before its second step."""
 
     def __init__(self) -> None:
         super().__init__(self._fail)

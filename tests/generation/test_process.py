@@ -23,16 +23,18 @@ from nbgen.errors import (
     CheckpointNotFound,
     EngineFailed,
     InvalidRequest,
+    NbgenError,
     TaskLost,
     TaskUnfinished,
     UnknownTask,
     WorkerDied,
 )
-from nbgen.generation import process
 from nbgen.generation.engine import Cancelled, CancelToken, Engine
 from nbgen.generation.process import ProcessEngine, load_sdxl
 from nbgen.generation.sdxl import SDXLEngine
-from nbgen.schema import GenerationRequest, Outcome, Preview
+from nbgen.generation.thread import ThreadEngine
+from nbgen.generation.worker_process import ProcessTiming
+from nbgen.schema import Outcome, Preview, Stage
 from nbgen.studio import Studio
 from nbgen.testing.engine import PatternEngine
 from tests.generation.engines import (
@@ -47,10 +49,13 @@ from tests.generation.engines import (
     leaving,
     missing,
 )
-from tests.generation.recorder import Recorder, run
+from tests.generation.recorder import Recorder
+from tests.generation.recorder import run as run_here
+from tests.generation.recorder import run_in as run
+from tests.parts import runner
 
 ROOT = Path(__file__).parent.parent.parent
-MakeProcess = Callable[[Callable[[], Engine]], ProcessEngine]
+MakeProcess = Callable[..., ProcessEngine]
 
 
 class Acting(Recorder):
@@ -77,8 +82,8 @@ def make_process() -> Iterator[MakeProcess]:
     """Return a function that makes an engine in a process and closes it."""
     engines: list[ProcessEngine] = []
 
-    def make(make_engine: Callable[[], Engine]) -> ProcessEngine:
-        engines.append(ProcessEngine(make_engine))
+    def make(make_engine: Callable[[], Engine], **timing: float) -> ProcessEngine:
+        engines.append(ProcessEngine(make_engine, ProcessTiming(**timing)))
         return engines[-1]
 
     yield make
@@ -91,6 +96,13 @@ def pid_of(engine: ProcessEngine) -> int:
     engine.start()
     assert engine._child is not None
     return engine._child._process.pid
+
+
+def pid_seen(engine: ProcessEngine, **fields: Any) -> int:
+    """Return the id of the process that makes a picture."""
+    recorder = Recorder()
+    run(engine, recorder, **{"num_inference_steps": 2, **fields})
+    return int(recorder.facts["pid"])
 
 
 def wait_until_gone(pid: int) -> None:
@@ -113,20 +125,20 @@ def test_nothing_tells_it_from_the_engine_itself(make_process: MakeProcess) -> N
     engine = make_process(TellingEngine)
     fields: dict[str, Any] = {"num_inference_steps": 10, "num_images": 3}
     pictures = run(engine, there, **fields)
-    expected = run(PatternEngine(), here, **fields)
+    expected = run_here(PatternEngine(), here, **fields)
     assert [p.tobytes() for p in pictures] == [p.tobytes() for p in expected]
     assert {(p.mode, p.size) for p in pictures} == {("RGB", (64, 64))}
-    assert (there.planned, there.stages) == (here.planned, here.stages)
-    assert there.steps == here.steps
-    assert engine.facts() == {"checkpoint": "pattern", "pid": str(pid_of(engine))}
+    # What saving is begun with comes from the runner.
+    assert there.stages == [*here.stages, Stage.SAVE]
+    assert (there.planned, there.steps) == (here.planned, here.steps)
+    assert there.facts == {"checkpoint": "pattern", "pid": str(pid_of(engine))}
 
 
 def test_the_process_stays_between_generations(make_process: MakeProcess) -> None:
     engine = make_process(TellingEngine)
     pid = pid_of(engine)
     for _ in range(3):
-        run(engine, Recorder())
-        assert engine.facts()["pid"] == str(pid) != str(os.getpid())
+        assert pid_seen(engine) == pid != os.getpid()
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "P", "L"])
@@ -161,8 +173,7 @@ def test_a_process_that_dies_is_said_and_replaced(
     with pytest.raises(WorkerDied, match=said):
         run(engine, recorder, num_inference_steps=100)
     assert len(recorder.steps) < 100
-    assert len(run(engine, Recorder(), num_inference_steps=2)) == 1
-    assert engine.facts()["pid"] != str(first)
+    assert pid_seen(engine) != first
 
 
 def test_a_process_that_died_between_two_tasks_costs_none(
@@ -185,8 +196,7 @@ def test_cancel_takes_at_most_two_steps(
     assert len(recorder.steps) == 3
     # The third step was done; what it does in the one where it notices is lost.
     assert int((tmp_path / "step").read_text()) <= 3 + 2
-    run(engine, Recorder(), num_inference_steps=2)
-    assert engine.facts()["pid"] == str(pid)
+    assert pid_seen(engine) == pid
 
 
 def test_a_cancel_as_the_work_begins_is_not_for_the_work_before(
@@ -202,23 +212,26 @@ def test_a_cancel_as_the_work_begins_is_not_for_the_work_before(
     for _ in range(2):
         with pytest.raises(Cancelled):
             run(engine, CancelsAsItBegins(), num_inference_steps=150)
-        run(engine, Recorder(), num_inference_steps=1)
-        assert engine.facts()["pid"] == str(pid)
+        assert pid_seen(engine, num_inference_steps=1) == pid
         assert (tmp_path / "step").read_text() == "1"
 
 
 def test_a_process_that_takes_no_request_is_killed_once_cancelled(
-    make_process: MakeProcess, monkeypatch: pytest.MonkeyPatch
+    make_process: MakeProcess,
 ) -> None:
-    monkeypatch.setattr(process, "CANCEL_TIMEOUT_S", 0.2)
-    engine = make_process(TellingEngine)
+    engine = make_process(TellingEngine, cancel_s=0.2)
     run(engine, Recorder())
     os.kill(pid_of(engine), signal.SIGSTOP)
-    recorder = Recorder()
+
+    class CancelsSoonAfter(Recorder):
+        def wants_preview(self) -> bool:
+            canceller.start()
+            return False
+
+    recorder = CancelsSoonAfter()
     canceller = threading.Timer(0.1, recorder.cancel.cancel)
-    canceller.start()
     with pytest.raises(Cancelled):
-        run(engine, recorder, image=Image.new("RGB", (1000, 1000)))
+        run(engine, recorder, image=Image.effect_noise((1000, 1000), 80))
     canceller.join()
     assert len(run(engine, Recorder())) == 1
 
@@ -233,12 +246,9 @@ def test_cancel_before_the_start_starts_nothing(make_process: MakeProcess) -> No
 
 
 def test_a_process_that_hangs_is_killed_once_cancelled(
-    make_process: MakeProcess,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
+    make_process: MakeProcess, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(process, "CANCEL_TIMEOUT_S", 0.2)
-    engine = make_process(HungEngine)
+    engine = make_process(HungEngine, cancel_s=0.2)
     pid = pid_of(engine)
     with caplog.at_level(logging.ERROR, "nbgen"), pytest.raises(Cancelled):
         run(engine, Recorder(cancel_after=2), num_inference_steps=10)
@@ -247,10 +257,9 @@ def test_a_process_that_hangs_is_killed_once_cancelled(
 
 
 def test_a_process_that_says_nothing_any_more_is_killed(
-    make_process: MakeProcess, monkeypatch: pytest.MonkeyPatch
+    make_process: MakeProcess,
 ) -> None:
-    monkeypatch.setattr(process, "SILENCE_TIMEOUT_S", 1.0)
-    engine = make_process(HungEngine)
+    engine = make_process(HungEngine, silence_s=1.0)
     pid = pid_of(engine)
     recorder = Recorder()
     with pytest.raises(WorkerDied, match="said nothing") as raised:
@@ -263,10 +272,9 @@ def test_a_process_that_says_nothing_any_more_is_killed(
 
 
 def test_a_process_that_was_long_idle_is_not_taken_to_hang(
-    make_process: MakeProcess, monkeypatch: pytest.MonkeyPatch
+    make_process: MakeProcess,
 ) -> None:
-    monkeypatch.setattr(process, "SILENCE_TIMEOUT_S", 30.0)
-    engine = make_process(TellingEngine)
+    engine = make_process(TellingEngine, silence_s=30.0)
     run(engine, Recorder())
     pid = pid_of(engine)
     assert engine._child is not None
@@ -331,10 +339,12 @@ def test_an_engine_that_leaves_while_it_is_made_is_said_each_time(
     assert pid_of(engine) == pid
 
 
-def test_an_error_that_cannot_cross_over_is_named(make_process: MakeProcess) -> None:
+def test_an_error_that_holds_what_cannot_be_sent_arrives_all_the_same(
+    make_process: MakeProcess,
+) -> None:
     engine = make_process(UnportableEngine)
     pid = pid_of(engine)
-    with pytest.raises(EngineFailed, match=r"NbgenError: No\."):
+    with pytest.raises(NbgenError, match=r"^No\.$"):
         run(engine, Recorder(), num_inference_steps=3)
     assert len(run(engine, Recorder(), num_inference_steps=1)) == 1
     assert pid_of(engine) == pid
@@ -345,7 +355,8 @@ def test_why_a_process_cannot_start_is_logged(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(process, "_PROGRAM", "import nothing_of_the_kind")
+    program = "import nothing_of_the_kind"
+    monkeypatch.setattr("nbgen.generation.worker_process._PROGRAM", program)
     engine = make_process(TellingEngine)
     with (
         caplog.at_level(logging.ERROR, "nbgen"),
@@ -402,14 +413,10 @@ def shown(recorder: Recorder) -> list[Preview]:
     return [recorder.previews.get() for _ in range(recorder.previews.qsize())]
 
 
-def test_pictures_that_nobody_wants_any_more_end_the_generation(
+def test_a_callback_that_raises_ends_the_generation(
     make_process: MakeProcess, tmp_path: Path
 ) -> None:
     engine = make_process(partial(SlowEngine, tmp_path / "step"))
-    request = GenerationRequest(prompt="a", num_inference_steps=1, num_images=2)
-    made = engine.generate(request, seed=1, reporter=Recorder(), cancel=CancelToken())
-    next(iter(made))
-    made.close()  # type: ignore[attr-defined]
 
     def fail() -> None:
         raise RuntimeError("a reporter's fault")
@@ -425,8 +432,7 @@ def test_an_interrupt_is_not_for_the_child(make_process: MakeProcess) -> None:
     run(engine, Recorder())
     pid = pid_of(engine)
     os.kill(pid, signal.SIGINT)
-    run(engine, Recorder())
-    assert engine.facts()["pid"] == str(pid)
+    assert pid_seen(engine) == pid
 
 
 def test_closing_leaves_nothing(make_process: MakeProcess) -> None:
@@ -437,15 +443,15 @@ def test_closing_leaves_nothing(make_process: MakeProcess) -> None:
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
     engine.close()
-    assert "nbgen-cancel" not in {thread.name for thread in threading.enumerate()}
+    names = {thread.name for thread in threading.enumerate()}
+    assert not names & {"nbgen-commands", "nbgen-events", "nbgen-watchdog"}
     assert len(run(engine, Recorder(), num_inference_steps=2)) == 1
 
 
 def test_closing_ends_one_that_is_stopped(
-    make_process: MakeProcess, monkeypatch: pytest.MonkeyPatch
+    make_process: MakeProcess,
 ) -> None:
-    monkeypatch.setattr(process, "_CLOSE_TIMEOUT_S", 0.1)
-    engine = make_process(TellingEngine)
+    engine = make_process(TellingEngine, close_s=0.1)
     run(engine, Recorder())
     pid = pid_of(engine)
     os.kill(pid, signal.SIGSTOP)
@@ -472,7 +478,7 @@ from nbgen.generation.process import ProcessEngine
 from nbgen.schema import GenerationRequest
 from nbgen.studio import Studio
 from tests.generation.engines import *
-from tests.generation.recorder import Recorder, run
+from tests.generation.recorder import Recorder, run_in as run
 print("begins", flush=True)
 """
 
@@ -506,13 +512,14 @@ def test_a_parent_that_is_killed_takes_its_child_along(
     program = SCRIPT.format(root=str(ROOT)) + (
         f"from functools import partial; from pathlib import Path\n"
         f"engine = ProcessEngine(partial(SlowEngine, Path({str(tmp_path)!r}) / 'n'))\n"
-        "run(engine, Recorder(), num_inference_steps=1)\n"
+        "recorder = Recorder()\n"
+        "run(engine, recorder, num_inference_steps=1)\n"
         "fork = 0\n"
         f"if {forks}:\n"
         "    fork = os.fork()\n"
         "    if fork == 0:\n"
         "        signal.pause()\n"
-        "print(engine.facts()['pid'], fork, flush=True)\n"
+        "print(recorder.facts['pid'], fork, flush=True)\n"
         "run(engine, Recorder(), num_inference_steps=150)\n"
     )
     with subprocess.Popen(python(program), stdout=subprocess.PIPE, text=True) as parent:
@@ -607,7 +614,7 @@ def test_a_task_that_died_of_memory_is_tried_once_more(
 
 def test_a_studio_that_nobody_used_ends_its_process(tmp_path: Path) -> None:
     with Studio(tmp_path, "tiny") as studio:
-        engine = studio._worker.prepare()
+        engine = runner(studio).lane.prepare()
         assert isinstance(engine, ProcessEngine)
         pid = pid_of(engine)
         os.kill(pid, 0)
@@ -618,7 +625,7 @@ def test_a_studio_that_nobody_used_ends_its_process(tmp_path: Path) -> None:
 def test_a_studio_may_do_without_a_process(tmp_path: Path) -> None:
     with Studio(tmp_path, "tiny", worker="thread") as studio:
         studio.generate("a red circle", num_inference_steps=1).result(60)
-        assert isinstance(studio._worker.prepare(), SDXLEngine)
+        assert isinstance(runner(studio).lane.prepare(), ThreadEngine)
     with pytest.raises(InvalidRequest, match="worker must be 'process' or 'thread'"):
         Studio(tmp_path, "tiny", worker="fork")  # type: ignore[arg-type]
 
@@ -628,8 +635,9 @@ def test_an_idle_studio_ends_the_process(
 ) -> None:
     engine = make_process(TellingEngine)
     with Studio(tmp_path, engine=engine, release_after=0.01) as studio:
+        pid = pid_of(engine)
         studio.generate("a cat", num_inference_steps=1).result(30)
-        wait_until_gone(int(engine.facts()["pid"]))
+        wait_until_gone(pid)
         assert studio.generate("a cat", num_inference_steps=1).result(30)
 
 
@@ -638,10 +646,10 @@ def test_the_pixels_of_the_real_engine_are_the_same(make_process: MakeProcess) -
     engine.start()
     fields: dict[str, Any] = {"num_inference_steps": 4, "width": 64, "height": 64}
     here, there = SDXLEngine("tiny"), Recorder()
-    [expected] = run(here, Recorder(), **fields)
+    [expected] = run_here(here, Recorder(), **fields)
     [picture] = run(engine, there, **fields)
     assert picture.tobytes() == expected.tobytes()
-    assert engine.facts() == here.facts()
+    assert there.facts == here.facts()
     assert len(there.steps) == 4
 
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -22,10 +21,17 @@ from nbgen.errors import (
     TaskUnfinished,
     UnknownBatch,
 )
-from nbgen.schema import BatchProgress, GenerationRequest, GenerationResult, Outcome
+from nbgen.schema import (
+    BatchProgress,
+    GenerationRequest,
+    GenerationResult,
+    Outcome,
+    TaskRecord,
+)
 from nbgen.studio import Studio
 from nbgen.testing.engine import PatternEngine
 from tests.local.test_runner_lock import other_process
+from tests.parts import runner
 
 MakeStudio = Callable[..., Studio]
 
@@ -319,13 +325,16 @@ def test_two_retries_at_once_queue_each_row_once(
     batch = studio.submit_batch(requests("a", "b"), batch_id="pets")
     batch.cancel()
     both_asked = threading.Barrier(2)
-    submission = studio._submission
+    scheduler = runner(studio).scheduler
+    add = scheduler.add
 
-    def submit_together() -> AbstractContextManager[None]:
+    def add_together(
+        plan: Callable[[], Sequence[TaskRecord]],
+    ) -> Sequence[TaskRecord]:
         both_asked.wait(10)
-        return submission()
+        return add(plan)
 
-    monkeypatch.setattr(studio, "_submission", submit_together)
+    monkeypatch.setattr(scheduler, "add", add_together)
     with ThreadPoolExecutor(2) as pool:
         for done in [pool.submit(batch.retry), pool.submit(batch.retry)]:
             done.result(20)
@@ -365,7 +374,7 @@ def test_the_time_left_is_that_of_the_usual_row(
         each._replace(name=str(number), task_id="pets:b" if each is running else "x")
         for number, each in enumerate([*new, running, *old])
     ]
-    monkeypatch.setattr(studio, "batch_rows", lambda _batch_id: standing)
+    monkeypatch.setattr(studio.backend, "batch_rows", lambda _batch_id: standing)
     progress = studio.batch("pets").progress
     assert progress.remaining_known
     assert 0 < progress.estimated_remaining <= 2
@@ -394,14 +403,13 @@ def test_an_interrupt_while_waiting_cancels_the_batch(
     studio = make_studio(gate)
     batch = studio.submit_batch(requests("a", "b"), batch_id="pets")
     assert gate.reached.acquire(timeout=10)
-    job = studio._queue.find("pets:a")
-    assert job is not None
+    done = studio.backend.ended("pets:a")
 
     def interrupt(_timeout: float | None) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(job.done, "result", interrupt)
+        patched.setattr(done, "result", interrupt)
         with pytest.raises(KeyboardInterrupt):
             batch.result()
     gate.opened.release()

@@ -24,7 +24,9 @@ from nbgen.errors import (
     TaskUnfinished,
 )
 from nbgen.generation.process import ProcessEngine
+from nbgen.images.folder import FolderImages
 from nbgen.local.job_queue import Job, JobQueue
+from nbgen.local.runner_lock import RunnerLock
 from nbgen.local.timings import Timings
 from nbgen.progress import ProgressService
 from nbgen.schema import (
@@ -32,6 +34,7 @@ from nbgen.schema import (
     GenerationRequest,
     Outcome,
     Status,
+    TaskRecord,
     new_record,
 )
 from nbgen.store import Store
@@ -39,6 +42,7 @@ from nbgen.store.decisions import DecisionStore
 from nbgen.store.tasks import TaskStore
 from nbgen.studio import Studio
 from nbgen.testing.engine import PatternEngine
+from tests.parts import another_runs, runner
 
 REQUEST = GenerationRequest(prompt="a cat", num_inference_steps=2)
 ROWS = {f"r{number}": REQUEST for number in range(5)}
@@ -226,10 +230,12 @@ def test_an_interrupt_between_the_store_and_the_queue_queues_all(
         submit(self, jobs[:2])
         raise KeyboardInterrupt
 
-    with studio._submission():  # so that nothing is to be taken over later
+    def plan() -> list[TaskRecord]:
         monkeypatch.setattr(JobQueue, "submit", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            studio._add([new_record(name, REQUEST) for name in ROWS])
+        return [new_record(name, REQUEST) for name in ROWS]
+
+    with pytest.raises(KeyboardInterrupt):
+        runner(studio).scheduler.add(plan)
     assert sorted(studio.waiting()) == sorted(ROWS)
 
 
@@ -246,13 +252,13 @@ def test_a_child_that_is_stored_when_it_is_interrupted_is_queued(
 
 
 def test_taking_over_that_is_interrupted_goes_on_with_the_next_submission(
-    make_studio: MakeStudio, monkeypatch: pytest.MonkeyPatch
+    make_studio: MakeStudio, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with make_studio() as before:
         before.pause()
         before.submit_batch(ROWS, batch_id="b")
-    studio = make_studio(take_over=False)
-    studio._takes_over = True
+    with another_runs(tmp_path / "data"):
+        studio = make_studio()
     create = ProgressService.create_progress
 
     def interrupted(*_args: object) -> GenerationProgress:
@@ -271,8 +277,8 @@ def test_taking_over_that_fails_keeps_nobody_out(
     tmp_path: Path, break_once: BreakOnce
 ) -> None:
     break_once("adopt_tasks", LOCKED, False)
-    studio = Studio(tmp_path, engine=PatternEngine(), take_over=False)
-    studio._takes_over = True
+    with another_runs(tmp_path):
+        studio = Studio(tmp_path, engine=PatternEngine())
     with studio:
         with pytest.raises(DataFolderUnusable):
             studio.submit(REQUEST)
@@ -497,7 +503,7 @@ def test_a_studio_whose_process_cannot_start_leaves_nothing(
     files = Path("/proc/self/fd")
     before = len(list(files.iterdir()))
     with monkeypatch.context() as patched:
-        patched.setattr("nbgen.generation.process.subprocess.Popen", fail)
+        patched.setattr("nbgen.generation.worker_process.subprocess.Popen", fail)
         with pytest.raises(OSError, match="allocate"):
             Studio(tmp_path, "tiny")
     assert list((tmp_path / "owners").iterdir()) == []
@@ -536,7 +542,7 @@ def test_a_second_interrupt_leaves_the_studio_to_be_closed_again(
     running, waiting = studio.submit(REQUEST), studio.submit(REQUEST)
     assert engine.reached.acquire(timeout=10)
     cancelled = threading.Event()
-    job = studio._queue.find(running.id)
+    job = runner(studio).queue.find(running.id)
     assert job is not None
     job.cancel.on_cancel(cancelled.set)
 
@@ -564,18 +570,18 @@ def test_closing_waits_for_what_is_being_saved(
 ) -> None:
     saving, opened = threading.Event(), threading.Event()
 
-    def encode(*_args: object, **_options: object) -> bytes:
+    def save(*_args: object, **_options: object) -> str:
         saving.set()
         assert opened.wait(30)
-        return b"picture"
+        return "picture.png"
 
-    monkeypatch.setattr("nbgen.local.worker.encode_picture", encode)
+    monkeypatch.setattr(FolderImages, "save", save)
     studio = Studio(tmp_path, engine=PatternEngine())
     task = studio.submit(REQUEST)
     assert saving.wait(10)
     studio.pause()
     waiting = studio.submit(REQUEST)
-    job = studio._queue.find(task.id)
+    job = runner(studio).queue.find(task.id)
     assert job is not None
     cancelled, returned = threading.Event(), threading.Event()
     job.cancel.on_cancel(cancelled.set)
@@ -653,16 +659,15 @@ def test_one_that_ran_last_and_is_gone_ends_nobody_s_process(
 ) -> None:
     (tmp_path / "runner.txt").write_text("process 1 on elsewhere")
     looked = threading.Semaphore(0)
-    look = Studio._another_runs
+    held_elsewhere = RunnerLock.__dict__["held_elsewhere"].fget
 
-    def another_runs(studio: Studio) -> bool:
-        answer = look(studio)
+    def look(lock: RunnerLock) -> bool:
         looked.release()
-        return answer
+        return bool(held_elsewhere(lock))
 
-    monkeypatch.setattr(Studio, "_another_runs", another_runs)
+    monkeypatch.setattr(RunnerLock, "held_elsewhere", property(look))
     with Studio(tmp_path, "tiny", take_over=False) as studio:
-        engine = studio._worker.prepare()
+        engine = runner(studio).lane.prepare()
         assert isinstance(engine, ProcessEngine)
         for _ in range(2):
             assert looked.acquire(timeout=10)

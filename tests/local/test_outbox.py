@@ -25,6 +25,7 @@ from nbgen.schema import Outcome, PublicationState
 from nbgen.store import Store
 from nbgen.studio import Studio
 from nbgen.testing.engine import PatternEngine
+from tests.parts import library
 from tests.store.test_tasks import NOW, record
 
 MakeStudio = Callable[..., Studio]
@@ -152,7 +153,7 @@ def test_it_is_tried_again_after_a_restart(
     first.generate("a cat", task_id="a").result(30)
     first.approve("a", reviewer_id="ada")
     assert states(first) == [("pending", 1, None)]
-    store = first._store
+    store = library(first).store
     later = Clock()
     later.now += HOUR
     died = store.publications.take_publication(
@@ -167,7 +168,7 @@ def test_it_is_tried_again_after_a_restart(
     )
     later.now += 2 * HOUR
     again = Recorder()
-    runner = Outbox(store, first._images, [again], later)
+    runner = Outbox(store, library(first).images, [again], later)
     published = again.seen.get(timeout=30)
     runner.close()
     [ended] = store.publications.list_publications("a")
@@ -182,7 +183,9 @@ def test_only_what_one_can_publish_is_taken(make_studio: MakeStudio) -> None:
     assert states(studio) == [("published", 1, "https://x.org/a")]
     later = dt.datetime.now(dt.UTC) + HOUR
     assert (
-        studio._store.publications.take_publication(["other"], now=later, until=later)
+        library(studio).store.publications.take_publication(
+            ["other"], now=later, until=later
+        )
         is None
     )
 

@@ -13,6 +13,7 @@ from nbgen.schema import GenerationProgress, GenerationRequest, Outcome, Status
 from nbgen.server import Server
 from nbgen.studio import Studio
 from nbgen.testing.engine import PatternEngine
+from tests.parts import another_runs
 from tests.server.client import socket_url
 
 REQUEST = GenerationRequest(prompt="a cat", num_inference_steps=2)
@@ -32,7 +33,7 @@ class Held(PatternEngine):
 
 
 def following() -> list[str]:
-    return [t.name for t in threading.enumerate() if t.name == "nbgen-followed"]
+    return [t.name for t in threading.enumerate() if t.name == "nbgen-watching"]
 
 
 def test_a_reader_sees_the_present_state_and_the_end(tmp_path: Path) -> None:
@@ -68,7 +69,7 @@ def test_nobody_looks_where_nobody_watches(tmp_path: Path) -> None:
     ):
         runs.submit(REQUEST, task_id="a")
         stop = reader.watch("a", lambda _: None)
-        [thread] = [t for t in threading.enumerate() if t.name == "nbgen-followed"]
+        [thread] = [t for t in threading.enumerate() if t.name == "nbgen-watching"]
         stop()
         thread.join(10)
         assert not thread.is_alive()
@@ -84,10 +85,11 @@ def test_a_task_that_is_taken_over_is_followed_here(tmp_path: Path) -> None:
         before.pause()
         before.submit(REQUEST, task_id="a")
     told: SimpleQueue[GenerationProgress] = SimpleQueue()
-    with Studio(tmp_path, engine=PatternEngine(), take_over=False) as studio:
+    with another_runs(tmp_path):
+        studio = Studio(tmp_path, engine=PatternEngine())
+    with studio:
         studio.watch("a", told.put)
         assert told.get(timeout=10).status is Status.PENDING
-        studio._takes_over = True
         studio.submit(REQUEST, task_id="a").result(10)
         states = [told.get(timeout=10)]
         while not states[-1].status.ended:

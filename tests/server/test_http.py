@@ -12,12 +12,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from PIL import Image
 
-from nbgen.errors import InvalidRequest, NbgenError
+from nbgen.errors import (
+    EngineFailed,
+    InvalidRequest,
+    NbgenError,
+    PortTaken,
+    UnknownTask,
+)
 from nbgen.generation.checkpoints import TINY_FOLDER
-from nbgen.schema import GenerationRequest
+from nbgen.schema import Decision, GenerationRequest
 from nbgen.server import Server
 from nbgen.studio import Studio
 from nbgen.testing.engine import PatternEngine
@@ -31,7 +38,7 @@ GENERATE = "/api/media/generate"
 
 def error_of(answer: Any) -> tuple[int, str, str | None]:
     error = answer.body["error"]
-    assert set(error) <= {"code", "message", "field"}
+    assert set(error) <= {"code", "message", "field", "details"}
     assert "Traceback" not in error["message"]
     return answer.status, error["code"], error.get("field")
 
@@ -339,6 +346,8 @@ def test_approve(studio: Studio, server: Server, method: str) -> None:
     assert answer.status == 200
     timestamp = answer.body.pop("approval_timestamp")
     assert timestamp.endswith("+00:00")
+    decision = answer.body.pop("decision")
+    assert msgspec.convert(decision, Decision) == studio.decisions("a")[0]
     assert answer.body == {
         "task_id": "a",
         "approval_status": "approved",
@@ -349,7 +358,11 @@ def test_approve(studio: Studio, server: Server, method: str) -> None:
         "version": 1,
     }
     again = ask(server, approve_path("a"), body)
-    assert again.body == {**answer.body, "approval_timestamp": timestamp}
+    assert again.body == {
+        **answer.body,
+        "approval_timestamp": timestamp,
+        "decision": decision,
+    }
     agreed = ask(server, approve_path("a"), {"approved": True, "reviewer_id": "bob"})
     assert agreed.body["reviewer_id"] == "bob"
     assert agreed.body["featured_image_url"] == result.images[0].url
@@ -503,6 +516,35 @@ def test_an_origin_that_is_none(studio: Studio, origin: str) -> None:
         Server(studio, allow_origins=[origin])
 
 
+@pytest.mark.timeout(20)
 def test_a_port_that_is_taken(studio: Studio, server: Server) -> None:
-    with pytest.raises(NbgenError, match=r"cannot be had.*Choose another with --port"):
-        Server(studio, port=server.port).start()
+    """The server's loop cannot begin, and ``start`` does not wait for it."""
+    second = Server(studio, port=server.port)
+    with pytest.raises(PortTaken, match=r"cannot be had.*Choose another with --port"):
+        second.start()
+    names = [thread.name for thread in threading.enumerate()]
+    assert names.count("nbgen-server") == 1
+    second.close()
+    server.close()
+    second.start()
+    assert ask(second, "/health").status == 200
+    second.close()
+
+
+def test_an_error_of_ours_is_logged(
+    server: Server,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    errors: list[NbgenError] = [UnknownTask("a"), EngineFailed("It broke.")]
+
+    def fail(_self: Studio, **_options: Any) -> None:
+        raise errors.pop(0)
+
+    monkeypatch.setattr(Studio, "tasks", fail)
+    assert error_of(ask(server, "/api/tasks")) == (404, "unknown_task", None)
+    assert caplog.records == []
+    assert error_of(ask(server, "/api/tasks")) == (500, "engine_failed", None)
+    [record] = caplog.records
+    assert record.exc_info is not None
+    assert isinstance(record.exc_info[1], EngineFailed)

@@ -9,6 +9,7 @@ from typing import Any, cast
 import ipywidgets
 import pytest
 
+from nbgen.backend import Backend
 from nbgen.errors import InvalidRequest, UnknownBatch
 from nbgen.handles.batch import Batch
 from nbgen.schema import BatchProgress, GenerationRequest
@@ -31,7 +32,7 @@ class Stage(Batch):
     """A batch that stands where it is put."""
 
     def __init__(self, **counts: Any) -> None:
-        super().__init__(cast("Studio", None), "pets", ())
+        super().__init__(cast("Backend", None), "pets", ())
         self.put(**counts)
 
     def put(self, *, left_s: float | None = None, **counts: int) -> None:
@@ -114,10 +115,9 @@ def test_what_a_button_cannot_do_is_said(
     batch.cancel()
     shown = show(batch)
     shown.until(lambda: bool(shown.all_labelled("Retry 1")))
-    studio._closed = True
+    studio.close()
     shown.labelled("Retry 1").click()
     shown.until(lambda: "This studio is closed" in shown.text())
-    studio._closed = False
 
 
 def test_a_cancel_that_cannot_be_is_said_and_can_be_tried_again(

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from nbgen.errors import InvalidRequest, RowErrors
+from nbgen.errors import InvalidRequest, RowErrors, RowMistake
 from nbgen.schema import (
     PICTURE_FIELDS,
     REQUEST_FIELDS,
@@ -58,14 +58,6 @@ class Rows(NamedTuple):
     requests: dict[str, GenerationRequest]
 
 
-class _Mistake(NamedTuple):
-    row: int
-    key: str | None
-    field: str
-    value: str
-    error: str
-
-
 def read_rows(
     df: pd.DataFrame,
     prompt: str,
@@ -92,7 +84,7 @@ def read_rows(
             sources[field], told[field] = _source(field, value, cells, check_picture)
         # Otherwise nothing stands for the field's default, as it does in a cell.
     requests: dict[str, GenerationRequest] = {}
-    mistakes: list[_Mistake] = []
+    mistakes: list[RowMistake] = []
     seen = set[str]()
     same = Counter[str]()
     for number in range(len(df)):
@@ -113,7 +105,7 @@ def read_rows(
 class _Reading:
     """The reading of one row, which notes the mistakes that it finds."""
 
-    def __init__(self, number: int, mistakes: list[_Mistake]) -> None:
+    def __init__(self, number: int, mistakes: list[RowMistake]) -> None:
         self.key: str | None = None
         self._number = number
         self._mistakes = mistakes
@@ -196,7 +188,7 @@ class _Reading:
 
     def _note(self, field: str, value: object, error: str) -> None:
         self._mistakes.append(
-            _Mistake(
+            RowMistake(
                 self._number,
                 None if self.key is None else _told(self.key),
                 _told(field),
@@ -365,16 +357,7 @@ def _digest(value: object, size: int) -> str:
     return hashlib.blake2b(text.encode(), digest_size=size).hexdigest()
 
 
-def _row_errors(mistakes: list[_Mistake], rows: int) -> RowErrors:
-    table = pd.DataFrame(mistakes, columns=list(_Mistake._fields)).astype(
-        {
-            "row": "int64",
-            "key": "string",
-            "field": "string",
-            "value": "string",
-            "error": "string",
-        }
-    )
+def _row_errors(mistakes: list[RowMistake], rows: int) -> RowErrors:
     bad = list(dict.fromkeys(mistake.row for mistake in mistakes))
     told = [
         f"Row {row}{'' if key is None else f' ({key})'}: {error}"
@@ -389,4 +372,4 @@ def _row_errors(mistakes: list[_Mistake], rows: int) -> RowErrors:
         f"{len(bad):,} of {rows:,} {noun} {ask} for what is not allowed; none was "
         "queued."
     )
-    return RowErrors("\n".join([message, *told]), table)
+    return RowErrors("\n".join([message, *told]), mistakes)

@@ -1,9 +1,9 @@
 """The process that ``ProcessEngine`` starts: makes pictures until its pipe ends.
 
-What it is told comes in on what was its standard input, what it tells goes out on what
-was its standard output; both are sequences of pickles. The main thread runs the engine,
-``nbgen-commands`` reads and ``nbgen-events`` writes, so that neither a cancel waits for
-a step nor a step for a parent that is busy.
+Commands come in on what was its standard input, messages go out on what was its
+standard output (see ``pipe``). The main thread runs the engine, ``nbgen-encoder``
+encodes the pictures, ``nbgen-commands`` reads and ``nbgen-events`` writes, so that
+neither a cancel waits for a step nor a step for an encoder or a parent that is busy.
 """
 
 from __future__ import annotations
@@ -15,141 +15,95 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from multiprocessing.connection import Connection
 from queue import SimpleQueue
-from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
-from nbgen.errors import EngineFailed, NbgenError
+from nbgen.errors import NbgenError
+from nbgen.generation.drawing import Delivery, Drawing
 from nbgen.generation.engine import Cancelled, CancelToken, Engine
-from nbgen.schema import GenerationRequest, Preview, Stage, StagePlan
-
-if TYPE_CHECKING:
-    from PIL import Image
-
-Event = tuple[Any, ...]
-"""The name of something that happened, and its arguments."""
-
-
-class Start(NamedTuple):
-    """Asks for the pictures of a request; the arguments of ``Engine.generate``."""
-
-    request: GenerationRequest
-    seed: int
-    image: Image.Image | None
-    mask: Image.Image | None
-    wants_preview: bool
-
-
-class Cancel(NamedTuple):
-    """Ends the generation that was started last."""
-
-
-class WantPreview(NamedTuple):
-    """Says whether anyone looks at previews of the generation started last."""
-
-    wanted: bool
+from nbgen.generation.events import Ended, EngineEvent
+from nbgen.generation.pipe import (
+    Cancel,
+    Load,
+    Message,
+    Start,
+    decode_command,
+    encode,
+)
 
 
 def main(lifeline: int) -> None:
     """Serve the parent until it closes its pipe or dies; never returns.
 
     Args:
-        lifeline: The reading end of a pipe on which nothing is ever written, and whose
-            other end the parent alone has.
+        lifeline: The reading end of a pipe on which nothing is ever written. Only the
+            parent has its other end.
     """
     _die_with(lifeline)
-    # Ctrl-C is for the parent, who cancels what it wants cancelled.
+    # Ctrl-C is for the parent, which cancels what is to be cancelled.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    commands, events = _take_over(0, "rb"), _take_over(1, "wb")
-    # Until here it went to the parent, who wants to know why one does not start.
+    commands, messages = _take_over(0, reads=True), _take_over(1, reads=False)
+    # Until here it went to the parent, which logs why a process did not start.
     _silence(2)
     make_engine = _first_command(commands)
-    generations: SimpleQueue[_Generation] = SimpleQueue()
-    outbox: SimpleQueue[Event] = SimpleQueue()
+    started: SimpleQueue[_Generation] = SimpleQueue()
+    outbox: SimpleQueue[Message] = SimpleQueue()
     for name, target in (
-        ("nbgen-commands", lambda: _receive(commands, generations, outbox)),
-        ("nbgen-events", lambda: _send(outbox, events)),
+        ("nbgen-commands", lambda: _receive(commands, started, outbox)),
+        ("nbgen-events", lambda: _send(outbox, messages)),
     ):
         threading.Thread(target=_or_exit, args=(target,), name=name).start()
+    encoder = ThreadPoolExecutor(1, "nbgen-encoder")
     engine: Engine | None = None
-    # Whatever it is: the first generation tries again and tells.
+
+    def get_engine() -> Engine:
+        nonlocal engine
+        if engine is None:
+            engine = make_engine()
+        return engine
+
+    # Whatever it raises: the first generation tries again and reports that.
     with contextlib.suppress(BaseException):
-        engine = make_engine()
+        get_engine()
     while True:
-        generation = generations.get()
-        try:
-            if engine is None:
-                engine = make_engine()
-            generation.run(engine)
-        except (Cancelled, NbgenError) as error:
-            generation.end(error)
-        except BaseException as error:  # noqa: BLE001 - whatever a model may raise
-            text = f"{type(error).__name__}: {error}"
-            generation.end(EngineFailed(text), traceback.format_exc())
-        else:
-            generation.end()
+        generation = started.get()
+        Drawing(
+            generation.start.work,
+            Delivery(generation.tell, generation.cancel),
+            wants_preview=generation.wants_preview,
+            encoder=encoder,
+        ).run(get_engine)
 
 
 class _Generation:
-    """One request, and the reporter of the engine that works on it.
+    """The work of one ``Start``: what is known of it, and where it reports."""
 
-    ``run`` and ``end`` belong to the main thread; the rest may be called from any.
-    """
-
-    def __init__(self, start: Start, outbox: SimpleQueue[Event]) -> None:
+    def __init__(self, start: Start, outbox: SimpleQueue[Message]) -> None:
+        self.start = start
         self.cancel = CancelToken()
         self.preview_wanted = start.wants_preview
-        self._start = start
+        self.ended = False
         self._outbox = outbox
-        self._lock = threading.Lock()
-        self._ended = False
-
-    def run(self, engine: Engine) -> None:
-        for picture in engine.generate(
-            self._start.request,
-            seed=self._start.seed,
-            reporter=self,
-            cancel=self.cancel,
-            image=self._start.image,
-            mask=self._start.mask,
-        ):
-            self._tell("picture", picture, engine.facts())
-
-    def end(self, error: Exception | None = None, details: str | None = None) -> None:
-        with self._lock:
-            self._ended = True
-            self._outbox.put(("ended", _portable(error), details))
-
-    def plan(self, stages: Sequence[StagePlan]) -> None:
-        self._tell("plan", tuple(stages))
-
-    def start_stage(self, stage: Stage) -> None:
-        self._tell("start_stage", stage)
-
-    def finish_step(self) -> None:
-        self._tell("finish_step")
-
-    def warn(self, message: str) -> None:
-        self._tell("warn", message)
 
     def wants_preview(self) -> bool:
         return self.preview_wanted
 
-    def show_preview(self, preview: Preview) -> None:
-        self._tell("show_preview", preview)
+    def tell(self, event: EngineEvent) -> None:
+        if isinstance(event, Ended):
+            self.ended = True
+            error = event.error
+            if error is not None and not isinstance(error, (Cancelled, NbgenError)):
+                event = Ended(error, "".join(traceback.format_exception(error)))
+        self._outbox.put(Message(self.start.number, event))
 
-    def _tell(self, *event: Any) -> None:
-        # A preview that is ready late must not be taken for the next picture's.
-        with self._lock:
-            if not self._ended:
-                self._outbox.put(event)
 
-
-def _take_over(descriptor: int, mode: str) -> BinaryIO:
+def _take_over(descriptor: int, *, reads: bool) -> Connection:
     """Return the pipe under a descriptor, and put the null device in its place."""
-    pipe = os.fdopen(os.dup(descriptor), mode)
+    pipe = Connection(os.dup(descriptor), readable=reads, writable=not reads)
     _silence(descriptor)
-    return pipe  # type: ignore[return-value]
+    return pipe
 
 
 def _silence(descriptor: int) -> None:
@@ -173,50 +127,45 @@ def _die_with(lifeline: int) -> None:
         fcntl(lifeline, F_SETFL, fcntl(lifeline, F_GETFL) | os.O_ASYNC)
 
 
-def _portable(error: Exception | None) -> Exception | None:
-    """Return the error as one that reaches the parent."""
-    try:
-        pickle.loads(pickle.dumps(error))  # noqa: S301 - our own
-    except Exception:  # noqa: BLE001 - whatever its attributes may raise
-        return EngineFailed(f"{type(error).__name__}: {error}")
-    return error
-
-
-def _first_command(commands: BinaryIO) -> Callable[[], Engine]:
+def _first_command(commands: Connection) -> Callable[[], Engine]:
     """Return what makes the engine; it raises, when called, if it is not there."""
-    # Pickled twice, so that one that cannot be imported here is told as an error.
-    pickled = pickle.load(commands)  # noqa: S301 - from our own parent
+    try:
+        load = decode_command(commands.recv_bytes())
+    except EOFError:  # closed at once
+        os._exit(0)
+    assert isinstance(load, Load)
 
     def make_engine() -> Engine:
-        make: Callable[[], Engine] = pickle.loads(pickled)  # noqa: S301 - likewise
+        # Here, so that one that cannot be imported is reported as an error.
+        make: Callable[[], Engine] = pickle.loads(load.make_engine)  # noqa: S301
         return make()
 
     return make_engine
 
 
 def _receive(
-    commands: BinaryIO,
-    generations: SimpleQueue[_Generation],
-    outbox: SimpleQueue[Event],
+    commands: Connection,
+    started: SimpleQueue[_Generation],
+    outbox: SimpleQueue[Message],
 ) -> None:
-    generation: _Generation | None = None
+    known: dict[int, _Generation] = {}
     while True:
-        command = pickle.load(commands)  # noqa: S301 - from our own parent
+        command = decode_command(commands.recv_bytes())
         if isinstance(command, Start):
-            generation = _Generation(command, outbox)
-            generations.put(generation)
+            # Pictures of earlier ones may still wait for the encoder.
+            known = {number: g for number, g in known.items() if not g.ended}
+            known[command.number] = _Generation(command, outbox)
+            started.put(known[command.number])
         elif isinstance(command, Cancel):
-            assert generation is not None
-            generation.cancel.cancel()
-        else:
-            assert generation is not None
-            generation.preview_wanted = command.wanted
+            if command.number in known:
+                known[command.number].cancel.cancel()
+        elif not isinstance(command, Load) and command.number in known:
+            known[command.number].preview_wanted = command.wanted
 
 
-def _send(outbox: SimpleQueue[Event], events: BinaryIO) -> None:
+def _send(outbox: SimpleQueue[Message], messages: Connection) -> None:
     while True:
-        pickle.dump(outbox.get(), events, pickle.HIGHEST_PROTOCOL)
-        events.flush()
+        messages.send_bytes(encode(outbox.get()))
 
 
 def _or_exit(work: Callable[[], None]) -> None:

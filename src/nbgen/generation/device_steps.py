@@ -15,9 +15,11 @@ from collections.abc import Callable
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Protocol, Self
 
+from nbgen.generation.events import StageStarted, StepFinished
+from nbgen.schema import Stage
+
 if TYPE_CHECKING:
-    from nbgen.generation.engine import StepReporter
-    from nbgen.schema import Stage
+    from nbgen.generation.engine import Reporter
 
 logger = logging.getLogger(__name__)
 
@@ -42,13 +44,13 @@ class DoneSteps:
     context manager: leaving it reports what is left, and ends the thread.
 
     Args:
-        reporter: Told of stages and steps.
+        reporter: Takes stages and steps.
         make_event: Makes an event of the device; None for a device, such as the CPU,
             on which an operation that has returned is done.
     """
 
     def __init__(
-        self, reporter: StepReporter, make_event: Callable[[], DeviceEvent] | None
+        self, reporter: Reporter, make_event: Callable[[], DeviceEvent] | None
     ) -> None:
         self._reporter = reporter
         self._make_event = make_event
@@ -72,7 +74,7 @@ class DoneSteps:
     def start_stage(self, stage: Stage) -> None:
         """Report a stage, once the steps before it are done."""
         if self._make_event is None:
-            self._reporter.start_stage(stage)
+            self._reporter.report(StageStarted(stage))
         else:
             self._reports.put(stage)
 
@@ -82,7 +84,7 @@ class DoneSteps:
         Waits for an earlier step while the device is more than ``RUN_AHEAD`` behind.
         """
         if self._make_event is None:
-            self._reporter.finish_step()
+            self._reporter.report(StepFinished())
             return
         event = self._make_event()
         event.record()
@@ -94,7 +96,7 @@ class DoneSteps:
     def _report(self) -> None:
         while (report := self._reports.get()) is not None:
             if isinstance(report, str):
-                self._reporter.start_stage(report)
+                self._reporter.report(StageStarted(report))
                 continue
             try:
                 report.synchronize()
@@ -102,4 +104,4 @@ class DoneSteps:
                 # The device is broken, which the sampling thread finds out by itself.
                 logger.debug("Steps are told of no more: %s", error)
                 return
-            self._reporter.finish_step()
+            self._reporter.report(StepFinished())

@@ -1,16 +1,22 @@
-"""The seam between running a task and making its pictures."""
+"""The seams between a task and its pictures: ``Engine`` and ``EngineRunner``.
+
+An engine draws. A runner has an engine draw, in this process or in another, encodes the
+pictures and reports all of it as events.
+"""
 
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Protocol
 
+import msgspec
+
+from nbgen.generation.events import EngineEvent
+from nbgen.schema import GenerationRequest
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-
     from PIL import Image
-
-    from nbgen.schema import GenerationRequest, Preview, Stage, StagePlan
 
 
 class Cancelled(Exception):
@@ -18,7 +24,7 @@ class Cancelled(Exception):
 
 
 class CancelToken:
-    """A flag that anyone may set and that the engine looks at between steps.
+    """A flag that any thread may set and that the engine checks between steps.
 
     Thread-safe.
     """
@@ -37,10 +43,10 @@ class CancelToken:
             callback()
 
     def on_cancel(self, callback: Callable[[], None]) -> None:
-        """Have the callback called when somebody asks, or now if somebody did.
+        """Register a callback for the cancel; call it now if that has come.
 
-        It is called once, on the thread of whoever asks, and must return quickly and
-        not raise.
+        It is called once, on the thread that cancels, and must return quickly and not
+        raise.
         """
         with self._lock:
             if not self._event.is_set():
@@ -50,49 +56,54 @@ class CancelToken:
 
     @property
     def cancelled(self) -> bool:
-        """Whether somebody asked."""
+        """Whether the token is set."""
         return self._event.is_set()
 
     def raise_if_cancelled(self) -> None:
-        """Raise ``Cancelled`` if somebody asked."""
+        """Raise ``Cancelled`` if the token is set."""
         if self._event.is_set():
             raise Cancelled
 
 
-class StepReporter(Protocol):
-    """What an engine tells while it works, from one thread at a time.
+class Reporter(Protocol):
+    """Takes an engine's events, from one thread at a time; previews from any thread.
 
-    No method blocks or does I/O.
+    No method blocks, does I/O or raises.
     """
 
-    def plan(self, stages: Sequence[StagePlan]) -> None:
-        """Say what is ahead: called once, before the first step."""
-
-    def start_stage(self, stage: Stage) -> None:
-        """Say that a stage begins."""
-
-    def finish_step(self) -> None:
-        """Say that one more sampling step is done."""
-
-    def warn(self, message: str) -> None:
-        """Say something that the person should know, in a sentence."""
+    def report(self, event: EngineEvent) -> None:
+        """Take an event, of those that come from an engine (see ``events``)."""
 
     def wants_preview(self) -> bool:
-        """Whether anyone looks at previews now; costs a dictionary lookup."""
-
-    def show_preview(self, preview: Preview) -> None:
-        """Show what the first picture of the batch will look like; any thread."""
+        """Return whether a preview is wanted now; costs a dictionary lookup."""
 
 
 class Engine(Protocol):
-    """Makes the pictures of one request at a time, on one thread at a time."""
+    """Draws the pictures of one request at a time, on one thread at a time.
+
+    The least that one must do::
+
+        class Red:
+            def generate(self, request, *, seed, reporter, cancel, image, mask):
+                for _ in range(request.num_inference_steps):
+                    cancel.raise_if_cancelled()
+                    reporter.report(StepFinished())
+                for _ in range(request.num_images):
+                    yield Image.new("RGB", (64, 64), "red")
+
+            def facts(self):
+                return {"checkpoint": "red"}
+
+            def close(self):
+                pass
+    """
 
     def generate(
         self,
         request: GenerationRequest,
         *,
         seed: int,
-        reporter: StepReporter,
+        reporter: Reporter,
         cancel: CancelToken,
         image: Image.Image | None = None,
         mask: Image.Image | None = None,
@@ -106,7 +117,7 @@ class Engine(Protocol):
         Args:
             request: What to make.
             seed: The seed of the first picture.
-            reporter: Told how far the work is.
+            reporter: Takes the events.
             cancel: Set to end it.
             image: The picture that ``request.image`` names.
             mask: The picture that ``request.mask`` names.
@@ -124,4 +135,59 @@ class Engine(Protocol):
         """
 
     def close(self) -> None:
-        """Give memory back; a later ``generate`` loads again. Not while it runs."""
+        """Free the memory; a later ``generate`` loads again. Not while it runs."""
+
+
+class Work(msgspec.Struct, frozen=True):
+    """What a runner is to make.
+
+    Attributes:
+        request: What to make.
+        seed: The seed of the first picture.
+        image: The file of the picture that ``request.image`` names, or None.
+        mask: The file of the picture that ``request.mask`` names, or None.
+    """
+
+    request: GenerationRequest
+    seed: int
+    image: bytes | None = None
+    mask: bytes | None = None
+
+
+class EngineRunner(Protocol):
+    """Has an engine draw, encodes the pictures, and reports both as events.
+
+    For one thread at a time. ``ThreadEngine`` runs the engine in this process,
+    ``ProcessEngine`` in one of its own; nothing else tells them apart.
+    """
+
+    def run(
+        self,
+        work: Work,
+        *,
+        on_event: Callable[[EngineEvent], None],
+        wants_preview: Callable[[], bool],
+        cancel: CancelToken,
+    ) -> None:
+        """Make pictures; return as soon as the engine is free for the next ones.
+
+        Pictures are encoded on another thread than the engine's, so the last ones and
+        ``Ended`` may come after this has returned, while the next call is under way.
+        Then ``StageStarted(Stage.SAVE)`` has come before it returned; without that,
+        ``Ended`` has.
+
+        Args:
+            work: What to make.
+            on_event: Takes the events, in order, on threads of the runner, one at a
+                time (but for ``PreviewMade``, which may come at any time). It must
+                return quickly. If it raises, the work ends with that error. ``Ended``
+                comes exactly once, and last; after a cancel no other event comes.
+            wants_preview: Returns whether a preview is wanted now.
+            cancel: Set to end it, at any time until ``Ended``.
+        """
+
+    def close(self) -> None:
+        """Free the engine's memory, once all pictures are encoded.
+
+        A later ``run`` starts again. Calling it again does nothing.
+        """

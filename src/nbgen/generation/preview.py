@@ -21,7 +21,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from nbgen.generation.engine import StepReporter
+from nbgen.generation.engine import Reporter
+from nbgen.generation.events import PreviewMade
 from nbgen.schema import Preview
 
 logger = logging.getLogger(__name__)
@@ -133,7 +134,7 @@ class PreviewMaker:
         )
         self._thread.start()
 
-    def offer(self, latents: Tensor, reporter: StepReporter) -> None:
+    def offer(self, latents: Tensor, reporter: Reporter) -> None:
         """Have the latents (4, h, w) shown, unless a preview was made just now."""
         at_s = time.monotonic()
         if at_s - self._last_at_s < INTERVAL_S:
@@ -143,7 +144,7 @@ class PreviewMaker:
 
         def show() -> None:
             pixels = self._to_pixels(latents) if ready is None else ready()
-            reporter.show_preview(_encode(pixels))
+            reporter.report(PreviewMade(_encode(pixels)))
 
         with self._changed:
             self._waiting = show

@@ -14,11 +14,12 @@ from PIL import Image
 
 from nbgen.errors import BrokenPicture, OutOfMemory
 from nbgen.generation.device_steps import DoneSteps
-from nbgen.generation.engine import CancelToken, StepReporter
+from nbgen.generation.engine import CancelToken, Reporter
+from nbgen.generation.events import EngineEvent, StageStarted, StepFinished, Warned
 from nbgen.generation.loading import Pipelines
 from nbgen.generation.preview import PreviewMaker, expose_clean_latents
 from nbgen.generation.schedule import Split, make_scheduler
-from nbgen.schema import GenerationRequest, Preview, Stage, StagePlan
+from nbgen.schema import GenerationRequest, Stage
 from nbgen.schema.checks import SIZE_MULTIPLE
 
 _GUIDANCE_INPUTS = ("prompt_embeds", "add_text_embeds", "add_time_ids")
@@ -59,7 +60,7 @@ class Run:
         split: Split,
         size: tuple[int, int],
         *,
-        reporter: StepReporter,
+        reporter: Reporter,
         cancel: CancelToken,
         image: Image.Image | None,
         mask: Image.Image | None,
@@ -100,7 +101,7 @@ class Run:
 
     def sample(self, seeds: Sequence[int]) -> torch.Tensor:
         """Return finished latents (n, 4, height / 8, width / 8), one for each seed."""
-        self._reporter.start_stage(Stage.ENCODE)
+        self._reporter.report(StageStarted(Stage.ENCODE))
         latents = torch.empty(0)
         prepared = {}
         for stage in self._stages():
@@ -126,7 +127,7 @@ class Run:
 
     def decode(self, latents: torch.Tensor) -> Iterator[Image.Image]:
         """Yield the pictures of latents, one by one."""
-        self._reporter.start_stage(Stage.DECODE)
+        self._reporter.report(StageStarted(Stage.DECODE))
         for one in torch.split(latents, 1):
             self._cancel.raise_if_cancelled()
             try:
@@ -309,9 +310,11 @@ class Run:
         if decoded is None:
             # Only here, since the traceback kept the decoder's memory.
             free_memory()
-            self._reporter.warn(
-                "There was not enough memory to decode the picture in one piece, so "
-                "it is decoded in tiles."
+            self._reporter.report(
+                Warned(
+                    "There was not enough memory to decode the picture in one piece, "
+                    "so it is decoded in tiles."
+                )
             )
             vae.enable_tiling()
             decoded = vae.decode(scaled, return_dict=False)[0]
@@ -327,30 +330,20 @@ class Run:
 class _BatchAsOneRun:
     """Reports the steps of several runs one after the other as those of one."""
 
-    def __init__(self, reporter: StepReporter, runs: int) -> None:
+    def __init__(self, reporter: Reporter, runs: int) -> None:
         self._reporter = reporter
         self._runs = runs
         self._steps = 0
 
-    def plan(self, stages: Sequence[StagePlan]) -> None:
-        self._reporter.plan(stages)
-
-    def start_stage(self, stage: Stage) -> None:
-        self._reporter.start_stage(stage)
-
-    def finish_step(self) -> None:
-        self._steps += 1
-        if self._steps % self._runs == 0:
-            self._reporter.finish_step()
-
-    def warn(self, message: str) -> None:
-        self._reporter.warn(message)
+    def report(self, event: EngineEvent) -> None:
+        if isinstance(event, StepFinished):
+            self._steps += 1
+            if self._steps % self._runs:
+                return
+        self._reporter.report(event)
 
     def wants_preview(self) -> bool:
         return self._reporter.wants_preview()
-
-    def show_preview(self, preview: Preview) -> None:
-        self._reporter.show_preview(preview)
 
 
 def out_of_memory(error: BaseException) -> bool:

@@ -16,7 +16,8 @@ from PIL import Image
 
 from nbgen.errors import CheckpointNotFound
 from nbgen.generation.checkpoints import Checkpoint, find_checkpoint
-from nbgen.generation.engine import CancelToken, StepReporter
+from nbgen.generation.engine import CancelToken, Reporter
+from nbgen.generation.events import Planned, StageStarted, Warned
 from nbgen.generation.loading import Pipelines, find_device, load
 from nbgen.generation.memory_plan import MemoryPlan
 from nbgen.generation.preview import PreviewMaker, fit_colours, tiny_decoder
@@ -77,19 +78,19 @@ class SDXLEngine:
         request: GenerationRequest,
         *,
         seed: int,
-        reporter: StepReporter,
+        reporter: Reporter,
         cancel: CancelToken,
         image: Image.Image | None = None,
         mask: Image.Image | None = None,
     ) -> Iterator[Image.Image]:
         """Make the pictures of a request; see ``Engine.generate``."""
-        reporter.start_stage(Stage.LOAD)
+        reporter.report(StageStarted(Stage.LOAD))
         checkpoint, pipelines = self._loaded_models(cancel)
         cancel.raise_if_cancelled()
         if checkpoint.words is not None:
             unknown = unknown_words(request.prompt, checkpoint.words)
             if unknown:
-                reporter.warn(describe_unknown(unknown, checkpoint.words))
+                reporter.report(Warned(describe_unknown(unknown, checkpoint.words)))
         if request.use_refinement and pipelines.refiner is None:
             raise CheckpointNotFound(
                 f"The checkpoint {checkpoint.name!r} has no refiner. Pass "
@@ -108,11 +109,13 @@ class SDXLEngine:
             preview_maker=self._preview_maker,
         )
         compiles = pipelines.plan.compile and run.shape not in self._compiled
-        reporter.plan(_plan(run.split, request.num_images, compiles=compiles))
+        reporter.report(
+            Planned(_plan(run.split, request.num_images, compiles=compiles))
+        )
         self._facts = self._describe(request, checkpoint, pipelines)
         seeds = [seed + index for index in range(request.num_images)]
         if compiles:
-            reporter.start_stage(Stage.COMPILE)
+            reporter.report(StageStarted(Stage.COMPILE))
             run.warm_up(seeds)
             self._compiled.add(run.shape)
         yield from _sample_and_decode(run, seeds, reporter)
@@ -182,7 +185,7 @@ class SDXLEngine:
 
 
 def _sample_and_decode(
-    run: Run, seeds: Sequence[int], reporter: StepReporter
+    run: Run, seeds: Sequence[int], reporter: Reporter
 ) -> Iterator[Image.Image]:
     """Yield the pictures of a batch, one by one if memory is short for all at once."""
     latents = None
@@ -196,9 +199,11 @@ def _sample_and_decode(
         return
     # Only here, since the traceback kept the batch's memory.
     free_memory()
-    reporter.warn(
-        "There was not enough memory for the batch, so its pictures are made one at a "
-        "time."
+    reporter.report(
+        Warned(
+            "There was not enough memory for the batch, so its pictures are made one "
+            "at a time."
+        )
     )
     run.expect_batches(len(seeds))
     for seed in seeds:
@@ -209,7 +214,7 @@ def _sample_and_decode(
         yield from run.decode(latents)
 
 
-def _plan(split: Split, num_images: int, *, compiles: bool) -> list[StagePlan]:
+def _plan(split: Split, num_images: int, *, compiles: bool) -> tuple[StagePlan, ...]:
     stages = [StagePlan(Stage.LOAD, 0, 0)]
     if compiles:
         stages.append(StagePlan(Stage.COMPILE, 0, 0))
@@ -221,7 +226,7 @@ def _plan(split: Split, num_images: int, *, compiles: bool) -> list[StagePlan]:
         stages.append(StagePlan(Stage.REFINER_MODEL, refiner, cost))
     stages.append(StagePlan(Stage.DECODE, 0, _DECODE_COST * num_images))
     stages.append(StagePlan(Stage.SAVE, 0, 0))
-    return stages
+    return tuple(stages)
 
 
 def _size(

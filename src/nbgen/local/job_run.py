@@ -1,25 +1,34 @@
-"""What comes of one job while it runs, and the telling of those who watch.
+"""Collects a job's pictures, notes and error, and reports its progress.
 
-Owned by the worker thread until it is handed to the saver's.
+Thread-safety: ``handle`` takes events on threads of the runner, one at a time (but for
+previews). ``pictures`` belongs to the thread that saves them. All else belongs to the
+worker thread, until it hands the run to the finisher.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator, Sequence
+from queue import SimpleQueue
 
+from nbgen.generation.events import (
+    Ended,
+    EngineEvent,
+    PictureMade,
+    Planned,
+    PreviewMade,
+    StageStarted,
+    StepFinished,
+)
 from nbgen.local.job_queue import Job
 from nbgen.local.timings import Timings
 from nbgen.progress import ProgressService
-from nbgen.schema import Preview, Stage, StagePlan
-
-if TYPE_CHECKING:
-    from PIL import Image
+from nbgen.schema import Stage, StagePlan, TaskRecord
 
 logger = logging.getLogger(__name__)
 
+NEVER_RAN = "Cancelled before it started."
 _STAGE_MESSAGES = {
     Stage.LOAD: "Loading the model",
     Stage.COMPILE: "Compiling the model for this size; minutes, once",
@@ -31,42 +40,58 @@ _STAGE_MESSAGES = {
 }
 
 
+class NotOursToRun(Exception):
+    """The task has ended, or is another's to run, as its record says."""
+
+    def __init__(self, record: TaskRecord | None) -> None:
+        self.record = record
+
+
 class JobRun:
-    """What became of a job so far; also the ``StepReporter`` of its engine.
+    """One try at a job: its pictures, notes and error so far.
 
     Args:
         job: The job.
-        progress: Who tells those who watch.
-        history: How long the stages of earlier runs took.
+        progress: The service that notifies watchers.
+        timings: How long the stages of earlier runs took.
         was_loaded: Whether the model was in memory when the job began.
+        clock: Seconds on a clock that never goes back.
+
+    Attributes:
+        job: The job.
+        facts: What the last picture was made with.
+        notes: What the user should know, in sentences.
+        error: What ended it; None while it runs, and if all pictures were made.
+        drawn: Whether pictures were drawn, so the model is in memory.
     """
 
     def __init__(
         self,
         job: Job,
         progress: ProgressService,
-        history: Timings,
+        timings: Timings,
         *,
         was_loaded: bool,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.pictures: list[Image.Image] = []
+        self.job = job
         self.facts: dict[str, str] = {}
         self.notes: list[str] = []
         self.error: BaseException | None = None
-        self.started_at_s = time.monotonic()
-        self._job = job
+        self.drawn = False
         self._task_id = job.task_id
         self._progress = progress
-        self._history = history
+        self._timings = timings
         self._was_loaded = was_loaded
+        self._clock = clock
+        self._started_at_s = clock()
         self._plan: Sequence[StagePlan] = ()
         self._steps = 0
+        self._made: SimpleQueue[PictureMade | None] = SimpleQueue()
 
     def start(self) -> None:
-        """Tell that the work has begun."""
-        expected_s = self._history.expected_s(
-            self._job.request, loaded=self._was_loaded
-        )
+        """Report that the work has begun."""
+        expected_s = self._timings.expected_s(self.job.request, loaded=self._was_loaded)
         self._progress.update_progress(
             self._task_id,
             current_stage=Stage.LOAD,
@@ -74,48 +99,78 @@ class JobRun:
             expected_s=expected_s,
         )
 
-    def plan(self, stages: Sequence[StagePlan]) -> None:
-        """Tell which stages there will be, and what is left of them."""
-        self._plan = stages
-        expected_s = self._history.expected_s(
-            self._job.request, stages, loaded=self._was_loaded
-        )
-        self._progress.update_progress(
-            self._task_id, plan=stages, expected_s=expected_s
-        )
+    def handle(self, event: EngineEvent) -> None:
+        """Take an event of the runner."""
+        # In the order of how often they come.
+        if isinstance(event, StepFinished):
+            self._steps += 1
+            self._progress.update_progress(self._task_id, current_step=self._steps)
+        elif isinstance(event, PreviewMade):
+            self._progress.previews.show(self._task_id, event.preview)
+        elif isinstance(event, StageStarted):
+            self.drawn = self.drawn or event.stage is Stage.SAVE
+            self._progress.update_progress(
+                self._task_id,
+                current_stage=event.stage,
+                message=_STAGE_MESSAGES[event.stage],
+            )
+        elif isinstance(event, PictureMade):
+            self.facts = event.facts
+            self._made.put(event)
+        elif isinstance(event, Planned):
+            self._replan(event.stages)
+        elif isinstance(event, Ended):
+            self.end(event.error)
+        else:
+            self.warn(event.message)
+
+    def warn(self, message: str) -> None:
+        """Report something that the result keeps as a note."""
+        if message not in self.notes:
+            logger.warning("Task %s: %s", self._task_id, message)
+            self.notes.append(message)
+        self._progress.update_progress(self._task_id, message=message)
+
+    def end(self, error: BaseException | None) -> None:
+        """Take what ended the run; there will be no further picture."""
+        self.error = error
+        self._made.put(None)
+
+    def wants_preview(self) -> bool:
+        """Return whether anyone watches previews."""
+        return self._progress.previews.wanted(self._task_id)
+
+    def pictures(self) -> Iterator[PictureMade]:
+        """Yield the pictures as they come, until the run has ended; once."""
+        while (picture := self._made.get()) is not None:
+            yield picture
+
+    def elapsed_s(self) -> float:
+        """Return the seconds since the work began."""
+        return self._clock() - self._started_at_s
+
+    def describe_cancel(self) -> str:
+        """Return a sentence that says where the job was cancelled."""
+        progress = self._progress.get_progress(self._task_id)
+        if progress is None or progress.current_stage is None:
+            return NEVER_RAN
+        return f"Cancelled at step {progress.current_step} of {progress.total_steps}."
 
     def remember(self) -> None:
         """Keep how long the stages took, once the task has ended."""
-        self._history.remember(
-            self._job.request,
+        self._timings.remember(
+            self.job.request,
             self._plan,
             self._progress.stage_times(self._task_id),
             was_loaded=self._was_loaded,
             made_with=self.facts,
         )
 
-    def start_stage(self, stage: Stage) -> None:
-        """Tell that a stage has begun."""
-        self._progress.update_progress(
-            self._task_id, current_stage=stage, message=_STAGE_MESSAGES[stage]
+    def _replan(self, stages: Sequence[StagePlan]) -> None:
+        self._plan = stages
+        expected_s = self._timings.expected_s(
+            self.job.request, stages, loaded=self._was_loaded
         )
-
-    def finish_step(self) -> None:
-        """Tell that a step is done."""
-        self._steps += 1
-        self._progress.update_progress(self._task_id, current_step=self._steps)
-
-    def warn(self, message: str) -> None:
-        """Tell something that the result keeps as a note."""
-        if message not in self.notes:
-            logger.warning("Task %s: %s", self._task_id, message)
-            self.notes.append(message)
-        self._progress.update_progress(self._task_id, message=message)
-
-    def wants_preview(self) -> bool:
-        """Say whether anyone looks at previews."""
-        return self._progress.previews.wanted(self._task_id)
-
-    def show_preview(self, preview: Preview) -> None:
-        """Show a preview to those who look."""
-        self._progress.previews.show(self._task_id, preview)
+        self._progress.update_progress(
+            self._task_id, plan=stages, expected_s=expected_s
+        )

@@ -15,7 +15,7 @@ from pathlib import Path
 import msgspec
 
 from nbgen.atomic import write_atomic
-from nbgen.schema import GenerationRequest, Stage, StagePlan
+from nbgen.schema import GenerationRequest, Stage, StagePlan, rough_plan
 
 logger = logging.getLogger(__name__)
 
@@ -73,7 +73,7 @@ class Timings:
             known = dict(self._content.seconds.get(_kind(request, made_with), {}))
         if loaded:
             known.pop(Stage.LOAD, None)
-        steps = _steps(_rough_plan(request) if plan is None else plan)
+        steps = _steps(rough_plan(request) if plan is None else plan)
         return {
             stage: seconds * steps.get(stage, 0 if stage in _SAMPLING else 1)
             for stage, seconds in known.items()
@@ -144,14 +144,3 @@ def _kind(request: GenerationRequest, made_with: Mapping[str, str]) -> str:
 
 def _steps(plan: Sequence[StagePlan]) -> dict[Stage, int]:
     return {planned.stage: planned.steps for planned in plan if planned.steps}
-
-
-def _rough_plan(request: GenerationRequest) -> list[StagePlan]:
-    steps = request.num_inference_steps
-    if request.image is not None:
-        steps = int(steps * request.strength)
-    base = round(steps * request.denoising_end) if request.use_refinement else steps
-    return [
-        StagePlan(Stage.BASE_MODEL, base, base),
-        StagePlan(Stage.REFINER_MODEL, steps - base, steps - base),
-    ]

@@ -7,7 +7,8 @@ the transaction that appends to the log.
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import NamedTuple, TypeVar
 
 import msgspec
 
@@ -21,16 +22,20 @@ from nbgen.review.image_url import find_image_url, searched_places
 from nbgen.review.quorum import Quorum, either
 from nbgen.schema import (
     ApprovalStatus,
+    ContentTask,
     Decision,
     DecisionRequest,
     Review,
     Ruling,
     Status,
     Subject,
+    TaskRecord,
     Verdict,
     decision_of,
     says_the_same,
 )
+
+_Record = TypeVar("_Record", TaskRecord, ContentTask)
 
 
 def fold(log: Sequence[Decision], quorum: Quorum) -> Review:
@@ -64,6 +69,14 @@ def fold(log: Sequence[Decision], quorum: Quorum) -> Review:
             return Review(ApprovalStatus.APPROVED, approval, None, votes, len(log))
     missing = quorum.missing(approvers)
     return Review(ApprovalStatus.PENDING, None, missing, votes, len(log))
+
+
+def reviewed(record: _Record, quorum: Quorum) -> _Record:
+    """Return the record with the review that its decisions come to."""
+    review = fold(record.decisions, quorum)
+    return msgspec.structs.replace(
+        record, decision=review.decision, approval_status=review.status
+    )
 
 
 def rule(
@@ -204,14 +217,25 @@ def rule_undo(
     return _appended(subject.log, decision, quorum)
 
 
-def find_picture(
-    subject: Subject, request: DecisionRequest, has_picture: Callable[[str], bool]
-) -> str | None:
-    """Return the URL of the featured image of an approval, or None if it has none.
+class Candidate(NamedTuple):
+    """A picture that an approval may stand for.
 
-    For any other verdict it is None, and nothing is looked for. It is the decision's
-    own, or that of the picture it names; then what the metadata say, the task's own,
-    and the first picture that was generated and is still there.
+    Attributes:
+        url: Its URL.
+        name: The name of its file, which must still exist; None for a picture whose
+            existence is not checked.
+    """
+
+    url: str
+    name: str | None = None
+
+
+def find_candidates(subject: Subject, request: DecisionRequest) -> list[Candidate]:
+    """Return the pictures that an approval may stand for, the preferred one first.
+
+    That is the decision's own URL, or the picture that it names; else what the metadata
+    say, the task's own URL, then the pictures that were generated. Any other verdict
+    has none.
 
     Raises:
         InvalidRequest: The decision names a picture that is none of the task's.
@@ -222,17 +246,17 @@ def find_picture(
         allowed = f"the name of a picture of task {subject.task_id!r}, or left out"
         raise InvalidRequest("image", request.image, allowed)
     if request.verdict is not Verdict.APPROVED:
-        return None
+        return []
     if request.featured_image_url is not None:
-        return request.featured_image_url
+        return [Candidate(request.featured_image_url)]
     if request.image is not None:
-        return urls[request.image] if has_picture(request.image) else None
+        return [Candidate(urls[request.image], request.image)]
     if subject.content is not None:
         content = subject.content
         url = find_image_url(content.metadata) or content.featured_image_url
         if url is not None:
-            return url
-    return next((url for name, url in urls.items() if has_picture(name)), None)
+            return [Candidate(url)]
+    return [Candidate(url, name) for name, url in urls.items()]
 
 
 def is_generated(subject: Subject) -> bool:

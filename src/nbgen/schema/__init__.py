@@ -4,6 +4,16 @@ All are frozen values that import nothing of nbgen but its errors, so any thread
 hold them and any module may import them.
 """
 
+from nbgen.schema.draft import (
+    DRAFT,
+    Draft,
+    in_batch,
+    new_child,
+    new_id,
+    new_record,
+    plan_batch,
+    utc_now,
+)
 from nbgen.schema.keywords import takes_request_fields
 from nbgen.schema.picture import GenerationResult, ImageRecord
 from nbgen.schema.progress import (
@@ -13,6 +23,7 @@ from nbgen.schema.progress import (
     StagePlan,
     done_message,
     progress_of_record,
+    rough_plan,
     shown_percentage,
 )
 from nbgen.schema.request import (
@@ -33,11 +44,13 @@ from nbgen.schema.review import (
     ApprovalStatus,
     ContentTask,
     Decision,
+    DecisionFields,
     DecisionRequest,
     PublicationRecord,
     PublicationState,
     Verdict,
     decision_of,
+    make_decision_request,
     says_the_same,
 )
 from nbgen.schema.subject import Change, Decided, Review, Ruling, Subject
@@ -47,18 +60,17 @@ from nbgen.schema.task import (
     Outcome,
     Status,
     TaskEnd,
+    TaskFilters,
     TaskPage,
     TaskQuery,
     TaskRecord,
     counted_rows,
-    in_batch,
-    new_child,
-    new_id,
-    new_record,
+    make_query,
 )
 
 __all__ = [
     "DECISION_FIELDS",
+    "DRAFT",
     "PICTURE_FIELDS",
     "REQUEST_FIELDS",
     "ApprovalStatus",
@@ -68,7 +80,9 @@ __all__ = [
     "ContentTask",
     "Decided",
     "Decision",
+    "DecisionFields",
     "DecisionRequest",
+    "Draft",
     "GenerationProgress",
     "GenerationRequest",
     "GenerationResult",
@@ -88,6 +102,7 @@ __all__ = [
     "Status",
     "Subject",
     "TaskEnd",
+    "TaskFilters",
     "TaskPage",
     "TaskQuery",
     "TaskRecord",
@@ -99,12 +114,17 @@ __all__ = [
     "describe_request",
     "done_message",
     "in_batch",
+    "make_decision_request",
+    "make_query",
     "make_request",
     "new_child",
     "new_id",
     "new_record",
+    "plan_batch",
     "progress_of_record",
+    "rough_plan",
     "says_the_same",
     "shown_percentage",
     "takes_request_fields",
+    "utc_now",
 ]

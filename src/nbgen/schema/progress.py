@@ -8,6 +8,7 @@ from enum import StrEnum
 import msgspec
 
 from nbgen.schema.picture import GenerationResult
+from nbgen.schema.request import GenerationRequest
 from nbgen.schema.task import Outcome, Status, TaskRecord
 
 _NEARLY_DONE = 99.9
@@ -49,6 +50,23 @@ class StagePlan(msgspec.Struct, frozen=True):
     stage: Stage
     steps: int
     cost: float
+
+
+def rough_plan(request: GenerationRequest) -> tuple[StagePlan, ...]:
+    """Return the sampling stages of a request as it splits its steps.
+
+    A real schedule cuts on the noise rather than on the count, so its split may differ
+    by a step or two, and some schedulers make more than one step of one.
+    """
+    steps = request.num_inference_steps
+    made = steps if request.image is None else int(steps * request.strength)
+    refiner = 0
+    if request.use_refinement:
+        refiner = steps - round(steps * request.denoising_end)
+    if refiner >= made:  # the base makes alone what leaves it no step
+        refiner = 0
+    stages = ((Stage.BASE_MODEL, made - refiner), (Stage.REFINER_MODEL, refiner))
+    return tuple(StagePlan(stage, count, count) for stage, count in stages if count)
 
 
 class Preview(msgspec.Struct, frozen=True):

@@ -6,9 +6,10 @@ All are frozen values, so any thread may hold them.
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated, Any, Required, TypedDict
 
 import msgspec
 from msgspec import Meta
@@ -27,7 +28,7 @@ from nbgen.schema.checks import (
     check_tags,
     check_task_id,
 )
-from nbgen.schema.fields import fields_of
+from nbgen.schema.fields import check_field_names, fields_of
 from nbgen.schema.picture import ImageRecord
 
 
@@ -179,6 +180,31 @@ class DecisionRequest(Statement, frozen=True, kw_only=True):
 DECISION_FIELDS = fields_of(DecisionRequest)
 """What ``DecisionRequest`` says of its fields, by their names."""
 _STATED = fields_of(Statement)
+
+
+class DecisionFields(TypedDict, total=False):
+    """The fields of ``DecisionRequest``, for functions that take them as keywords."""
+
+    reviewer_id: Required[str]
+    feedback: str | None
+    tags: Iterable[str]
+    image: str | None
+    featured_image_url: str | None
+    expect_version: int | None
+
+
+def make_decision_request(
+    task_id: str, verdict: Verdict, fields: Mapping[str, Any]
+) -> DecisionRequest:
+    """Return the decision request of these fields.
+
+    Raises:
+        InvalidRequest: There is no field of a name, or a value is not allowed.
+    """
+    check_field_names(fields, fields_of(DecisionRequest))
+    # Whoever leaves it out is told so, rather than that an argument is missing.
+    wanted = {"reviewer_id": None, **fields}
+    return DecisionRequest(task_id=task_id, verdict=verdict, **wanted)
 
 
 def decision_of(request: DecisionRequest, **more: Any) -> Decision:

@@ -25,7 +25,7 @@ from nbgen.schema import GenerationProgress
 from nbgen.schema.checks import check_task_id
 from nbgen.server.base import BaseHandler
 from nbgen.studio import Studio
-from nbgen.wire.progress import KEEP_ALIVE, encode_progress
+from nbgen.wire.progress import KeepAlive, ProgressMessage, encode
 from nbgen.wire.session import WatchSession
 
 logger = logging.getLogger(__name__)
@@ -145,7 +145,7 @@ class Watchers:
         channel = self._channels.get(progress.task_id)
         if channel is None:
             return
-        text = encode_progress(progress)
+        text = encode(ProgressMessage.of(progress))
         for watcher in list(channel.sockets):
             watcher.offer(progress, text)
 
@@ -279,7 +279,7 @@ class ProgressSocket(BaseHandler, WebSocketHandler):
     def _keep_alive(self) -> None:
         if self._session is None or self._session.ended:
             return
-        self._answer(KEEP_ALIVE)
+        self._answer(encode(KeepAlive()))
         self._start_timer("keep-alive", self._timing.keep_alive_s, self._keep_alive)
 
     def _write(self, text: str) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 import sqlalchemy as sa
 
-from nbgen.errors import InvalidRequest, TaskConflict
+from nbgen.errors import InvalidRequest, TaskConflict, UnknownTask
 from nbgen.schema import (
     BatchRow,
     Decision,
@@ -24,6 +24,7 @@ from nbgen.schema import (
     Outcome,
     Status,
     TaskPage,
+    TaskQuery,
     TaskRecord,
 )
 from nbgen.store.database import Database
@@ -165,25 +166,20 @@ class TaskStore:
                 found |= read_tasks(connection, some, logs_of(connection, some))
         return found
 
-    def list_tasks(
-        self,
-        *,
-        limit: int,
-        status: Status | None = None,
-        text: str | None = None,
-        since: dt.datetime | None = None,
-        batch_id: str | None = None,
-        cursor: str | None = None,
-    ) -> TaskPage:
-        """Return some of the tasks, newest first.
+    def get_known(self, task_ids: Sequence[str]) -> list[TaskRecord]:
+        """Return tasks in the order of the ids.
 
-        Args:
-            limit: How many at most.
-            status: Only those of this status.
-            text: Only those with this text in their prompt, in whatever case.
-            since: Only those submitted at this time or later.
-            batch_id: Only those of this batch.
-            cursor: The ``next_cursor`` of the page before.
+        Raises:
+            UnknownTask: There is no such task; the first that is missing.
+        """
+        found = self.get_tasks(task_ids)
+        for task_id in task_ids:
+            if task_id not in found:
+                raise UnknownTask(task_id)
+        return [found[task_id] for task_id in task_ids]
+
+    def list_tasks(self, query: TaskQuery) -> TaskPage:
+        """Return a page of the tasks that the query asks for, newest first.
 
         Raises:
             InvalidRequest: The cursor is none of ours.
@@ -191,22 +187,32 @@ class TaskStore:
         with self._database.reading() as connection:
             # Either holds the order of the page, so that reading can stop when it is
             # full: searching for a text, from the prompts to their tasks.
-            table = tasks if text is None else prompts
+            table = tasks if query.text is None else prompts
             order = (table.c.created_at.desc(), table.c.number.desc())
-            query = sa.select(table.c.number).order_by(*order).limit(limit + 1)
-            if text is not None:
-                query = query.where(_contains(connection, prompts.c.folded, text))
-            if status is not None:
-                query = query.where(_of_task(table, tasks.c.status) == status)
-            if batch_id is not None:
-                query = query.where(_of_task(table, tasks.c.batch_id) == batch_id)
-            if since is not None:
-                query = query.where(table.c.created_at >= since)
-            if cursor is not None:
+            statement = (
+                sa.select(table.c.number).order_by(*order).limit(query.limit + 1)
+            )
+            if query.text is not None:
+                statement = statement.where(
+                    _contains(connection, prompts.c.folded, query.text)
+                )
+            if query.status is not None:
+                statement = statement.where(
+                    _of_task(table, tasks.c.status) == query.status
+                )
+            if query.batch_id is not None:
+                statement = statement.where(
+                    _of_task(table, tasks.c.batch_id) == query.batch_id
+                )
+            if query.since is not None:
+                statement = statement.where(table.c.created_at >= query.since)
+            if query.cursor is not None:
                 place = sa.tuple_(table.c.created_at, table.c.number)
-                query = query.where(place < sa.tuple_(*_read_cursor(cursor)))
-            numbers = connection.scalars(query).all()
-            shown = numbers[:limit]
+                statement = statement.where(
+                    place < sa.tuple_(*_read_cursor(query.cursor))
+                )
+            numbers = connection.scalars(statement).all()
+            shown = numbers[: query.limit]
             newest_first = (tasks.c.created_at.desc(), tasks.c.number.desc())
             rows = connection.execute(
                 sa.select(tasks)
@@ -215,7 +221,7 @@ class TaskStore:
             ).all()
             logs = logs_of(connection, [row.id for row in rows])
         records = [_record(row, logs.get(row.id, ())) for row in rows]
-        more = len(numbers) > limit
+        more = len(numbers) > query.limit
         return TaskPage(records, _cursor(rows[-1]) if more else None)
 
     def list_rows(self, batch_id: str) -> list[BatchRow]:

@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterator
 
 from PIL import Image, ImageDraw
 
-from nbgen.generation.engine import CancelToken, StepReporter
-from nbgen.schema import GenerationRequest, Preview, Stage, StagePlan
+from nbgen.generation.engine import CancelToken, Reporter
+from nbgen.generation.events import Planned, PreviewMade, StageStarted, StepFinished
+from nbgen.schema import GenerationRequest, Preview, Stage, rough_plan
 
 _DEFAULT_SIDE = 64
 _PREVIEW_SIDE = 8
@@ -19,7 +20,7 @@ class PatternEngine:
     """Draws a pattern of discs that a seed and a prompt determine exactly.
 
     Needs no torch, no weights and no GPU, and reports stages and steps as the real
-    engine does: the refiner makes the last fifth of the steps.
+    engine does: base and refiner split the steps as the request says.
 
     Args:
         before_step: Called before each step with its number, from 1. Tests hold a
@@ -35,36 +36,31 @@ class PatternEngine:
         request: GenerationRequest,
         *,
         seed: int,
-        reporter: StepReporter,
+        reporter: Reporter,
         cancel: CancelToken,
         image: Image.Image | None = None,  # noqa: ARG002
         mask: Image.Image | None = None,  # noqa: ARG002
     ) -> Iterator[Image.Image]:
         """Make the pictures of a request; see ``Engine.generate``.
 
-        The picture to start from and the mask change nothing.
+        The pattern shows nothing of the picture to start from and the mask.
         """
-        reporter.start_stage(Stage.LOAD)
-        steps = request.num_inference_steps
-        refiner_steps = steps // 5 if request.use_refinement else 0
-        stages = [
-            StagePlan(Stage.BASE_MODEL, steps - refiner_steps, steps - refiner_steps),
-            StagePlan(Stage.REFINER_MODEL, refiner_steps, refiner_steps),
-        ]
-        stages = [planned for planned in stages if planned.steps]
-        reporter.plan(stages)
+        reporter.report(StageStarted(Stage.LOAD))
+        stages = rough_plan(request)
+        reporter.report(Planned(stages))
         step = 0
         for planned in stages:
-            reporter.start_stage(planned.stage)
+            reporter.report(StageStarted(planned.stage))
             for _ in range(planned.steps):
                 step += 1
                 if self._before_step is not None:
                     self._before_step(step)
                 cancel.raise_if_cancelled()
-                reporter.finish_step()
+                reporter.report(StepFinished())
                 if reporter.wants_preview():
-                    reporter.show_preview(_preview(f"{seed} {request.prompt}"))
-        reporter.start_stage(Stage.DECODE)
+                    preview = _preview(f"{seed} {request.prompt}")
+                    reporter.report(PreviewMade(preview))
+        reporter.report(StageStarted(Stage.DECODE))
         width = request.width or _DEFAULT_SIDE
         height = request.height or _DEFAULT_SIDE
         for index in range(request.num_images):

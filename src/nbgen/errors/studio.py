@@ -1,0 +1,127 @@
+"""Errors of a studio, of its data folder and of servers."""
+
+from __future__ import annotations
+
+from nbgen.errors.base import NbgenError
+
+
+class PackageMissing(NbgenError, ImportError):
+    """A package that this needs is not installed."""
+
+    code = "package_missing"
+
+    def __init__(self, package: str | None, extra: str) -> None:
+        super().__init__(
+            f"This needs the package {package}, which is not installed. Install what "
+            f"belongs to it with: pip install 'nbgen[{extra}]'"
+        )
+
+
+class DataFolderUnusable(NbgenError):
+    """The folder or the database for tasks and pictures cannot be read or written."""
+
+    code = "data_folder_unusable"
+
+
+class DataFolderInUse(NbgenError):
+    """Another process runs the tasks of the data folder."""
+
+    code = "data_folder_in_use"
+
+    def __init__(self, folder: str, holder: str) -> None:
+        super().__init__(
+            f"The data folder {folder!r} is in use: {holder} runs tasks. Try again "
+            "when they have ended, submit there, or open another folder with data_dir, "
+            "--data-dir or NBGEN_DATA_DIR. Listing and deciding still work here."
+        )
+
+
+class ForeignPictures(NbgenError):
+    """Garbage cannot be told from pictures that another database refers to."""
+
+    code = "foreign_pictures"
+
+
+class QueueFull(NbgenError):
+    """As many tasks wait as may."""
+
+    code = "queue_full"
+
+    def __init__(self, waiting: int, limit: int, asked: int) -> None:
+        wait = "1 task waits" if waiting == 1 else f"{waiting:,} tasks wait"
+        way_out = "Submit again when some have run, cancel some"
+        if asked > limit:
+            way_out = "Submit fewer at a time"
+        super().__init__(
+            f"{asked:,} more {'does' if asked == 1 else 'do'} not fit: {wait}, and "
+            f"{limit:,} may. {way_out}, or open the studio with a higher queue_limit."
+        )
+
+
+class PublishFailed(NbgenError):
+    """An approved picture could not be published."""
+
+    code = "publish_failed"
+
+
+class AccessDenied(NbgenError):
+    """The credential is missing or wrong."""
+
+    code = "access_denied"
+
+
+class PortTaken(NbgenError):
+    """A server cannot listen on the port."""
+
+    code = "port_taken"
+
+    def __init__(self, host: str, port: int, reason: str) -> None:
+        super().__init__(
+            f"Port {port} on {host} cannot be had: {reason}. Choose another with "
+            "--port, or 0 for a free one."
+        )
+
+
+class ServerUnreachable(NbgenError, ConnectionError):
+    """No server answers at the address."""
+
+    code = "server_unreachable"
+
+    def __init__(self, url: str, reason: str) -> None:
+        super().__init__(
+            f"There is no nbgen server at {url} ({reason}). Start one with 'nbgen "
+            "serve', or check the address."
+        )
+
+
+class UnexpectedAnswer(NbgenError):
+    """A server answered, but not as a server of nbgen does."""
+
+    code = "unexpected_answer"
+
+    def __init__(self, url: str, answer: str) -> None:
+        super().__init__(
+            f"The server at {url} answered {answer}. Check the address, and what "
+            "stands between this machine and the server."
+        )
+
+
+class RunsNoTasks(NbgenError):
+    """The studio was opened for listing and deciding, and runs no tasks."""
+
+    code = "runs_no_tasks"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "This studio finds tasks and decides on them, but runs none. Open one "
+            "with Studio() to make pictures."
+        )
+
+
+class StudioClosed(NbgenError):
+    """The studio was used after it was closed."""
+
+    code = "studio_closed"
+
+    def __init__(self) -> None:
+        super().__init__("This studio is closed. Open another with Studio().")

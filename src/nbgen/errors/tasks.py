@@ -1,0 +1,118 @@
+"""Errors about one task, and about decisions on it."""
+
+from __future__ import annotations
+
+from nbgen.errors.base import NbgenError, shown
+
+
+class TaskError(NbgenError):
+    """Something is wrong with one task.
+
+    Attributes:
+        task_id: The id of the task.
+    """
+
+    code = "task_error"
+
+    def __init__(self, task_id: str, message: str) -> None:
+        self.task_id = task_id
+        super().__init__(message)
+
+
+class UnknownTask(TaskError, LookupError):
+    """There is no task of that id."""
+
+    code = "unknown_task"
+
+    def __init__(self, task_id: str) -> None:
+        super().__init__(
+            task_id,
+            f"There is no task {shown(task_id)}. Check the id, or the data folder "
+            "that the studio was opened on.",
+        )
+
+
+class TaskConflict(TaskError):
+    """The id already stands for another request."""
+
+    code = "task_conflict"
+
+    def __init__(self, task_id: str) -> None:
+        super().__init__(
+            task_id,
+            f"Task {task_id!r} exists with another request. Choose another task_id, "
+            "or leave it out to get a new one.",
+        )
+
+
+class TaskNotEnded(TaskError):
+    """The task waits or runs, and only an ended one will do."""
+
+    code = "task_not_ended"
+
+    def __init__(self, task_id: str) -> None:
+        super().__init__(
+            task_id, f"Task {task_id!r} has not ended. Wait for it, or cancel it."
+        )
+
+
+class TaskNotWaiting(TaskError):
+    """The task has no place in the queue."""
+
+    code = "task_not_waiting"
+
+    def __init__(self, task_id: str) -> None:
+        super().__init__(
+            task_id,
+            f"Task {task_id!r} does not wait here: it runs, has ended, or is another "
+            "process's. Only a waiting task has a place in the queue.",
+        )
+
+
+class TaskElsewhere(TaskError):
+    """Another process or studio runs the task, or will."""
+
+    code = "task_elsewhere"
+
+    def __init__(self, task_id: str) -> None:
+        super().__init__(
+            task_id,
+            f"Task {task_id!r} runs in another process or studio, or waits for one. "
+            "Cancel it there.",
+        )
+
+
+class TaskUnfinished(TaskError, TimeoutError):
+    """The result was not there within the time that the caller would wait."""
+
+    code = "task_unfinished"
+
+
+class TaskCancelled(TaskError):
+    """The task was cancelled before it had a result."""
+
+    code = "task_cancelled"
+
+
+class TaskLost(TaskError):
+    """The process that ran the task ended before the task did."""
+
+    code = "task_lost"
+
+
+class GenerationFailed(TaskError):
+    """The engine could not make the pictures."""
+
+    code = "generation_failed"
+
+
+class DecisionConflict(TaskError):
+    """The task cannot take this decision now."""
+
+    code = "decision_conflict"
+
+
+class FeaturedImageMissing(TaskError):
+    """There is no picture that an approval could stand for."""
+
+    code = "featured_image_missing"

@@ -1,0 +1,374 @@
+"""A child process that makes pictures, and this side of the pipes to and from it.
+
+Thread-safety: the work under way and the state of the process belong to a condition
+that is held for microseconds; no callback is called under it. Three threads belong to
+each process: ``nbgen-commands`` writes the pipe, so that a process that reads nothing
+holds nobody up; ``nbgen-events`` reads it and passes the events on; ``nbgen-watchdog``
+kills a process that hangs. All end with the process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from functools import partial
+from multiprocessing.connection import Connection
+from queue import SimpleQueue
+from typing import IO
+
+import msgspec
+
+from nbgen.errors import WorkerDied
+from nbgen.generation.drawing import Delivery
+from nbgen.generation.engine import Work
+from nbgen.generation.events import Ended, StageStarted
+from nbgen.generation.pipe import (
+    Cancel,
+    Command,
+    Load,
+    Message,
+    Start,
+    WantPreview,
+    decode_message,
+    encode,
+)
+from nbgen.schema import Stage
+
+logger = logging.getLogger(__name__)
+
+_MOST_LAST_WORDS = 4_000
+_SIGKILL = 9
+# With the module search path of this process, which a notebook may have changed.
+_PROGRAM = (
+    "import sys; lifeline = int(sys.argv[1]); sys.path[:] = sys.argv[2:]; "
+    "del sys.argv[1:]; "
+    "from nbgen.generation.child import main; main(lifeline)"
+)
+
+
+class ProcessTiming(msgspec.Struct, frozen=True, kw_only=True):
+    """How long to wait for a process that does not answer.
+
+    Attributes:
+        cancel_s: Seconds that it may take to answer a cancel before it is killed.
+        silence_s: Seconds that it may say nothing while it works before it is killed
+            as one that hangs. Far longer than a step or a load takes, also of SDXL on
+            a CPU.
+        close_s: Seconds that it may take to end before it is killed.
+    """
+
+    cancel_s: float = 10.0
+    silence_s: float = 3_600.0
+    close_s: float = 5.0
+
+
+class _Generation:
+    """The work of one ``Start``, as this side knows it.
+
+    Attributes:
+        deliver: Takes its events.
+        wants_preview: Returns whether a preview is wanted now.
+        preview_wanted: What the process knows of that.
+        sampled: Set when the engine is free for the next work.
+        cancelled_at_s: When the process was told to cancel it, on the clock of
+            ``time.monotonic``; None before that.
+    """
+
+    def __init__(self, deliver: Delivery, wants_preview: Callable[[], bool]) -> None:
+        self.deliver = deliver
+        self.wants_preview = wants_preview
+        self.preview_wanted = wants_preview()
+        self.sampled = threading.Event()
+        self.cancelled_at_s: float | None = None
+
+
+class WorkerProcess:
+    """A process that makes pictures, from its start to its end.
+
+    Args:
+        make_engine: The pickled function that makes the engine there.
+        timing: How long to wait for it.
+
+    Attributes:
+        heard_s: When it last said something, or got work, on the clock of
+            ``time.monotonic``.
+    """
+
+    def __init__(self, make_engine: bytes, timing: ProcessTiming) -> None:
+        self._timing = timing
+        self._changed = threading.Condition()
+        self._active: dict[int, _Generation] = {}
+        self._last_number = 0
+        self._died: WorkerDied | None = None
+        self._killed_for: str | None = None
+        self._errors, self._lifeline, self._process = _start_process()
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._output = Connection(os.dup(self._process.stdin.fileno()), readable=False)
+        self._input = Connection(os.dup(self._process.stdout.fileno()), writable=False)
+        _lifelines.add(self._output.fileno())
+        self._process.stdin.close()
+        self._process.stdout.close()
+        self._commands: SimpleQueue[Command | None] = SimpleQueue()
+        self._commands.put(Load(make_engine))
+        self.heard_s = time.monotonic()
+        # Daemons: an interpreter that exits must not wait for what the process does.
+        self._threads = [
+            threading.Thread(target=target, name=name, daemon=True)
+            for name, target in (
+                ("nbgen-commands", self._write),
+                ("nbgen-events", self._read),
+                ("nbgen-watchdog", self._watch),
+            )
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    @property
+    def alive(self) -> bool:
+        """Whether it takes work."""
+        return self._died is None and self._process.poll() is None
+
+    def run(
+        self, work: Work, deliver: Delivery, wants_preview: Callable[[], bool]
+    ) -> None:
+        """Have pictures made, and return when the engine there is free again."""
+        generation = _Generation(deliver, wants_preview)
+        with self._changed:
+            died = self._died
+            if died is None:
+                self._last_number += 1
+                number = self._last_number
+                self._active[number] = generation
+                self.heard_s = time.monotonic()
+                self._changed.notify_all()
+        if died is not None:
+            deliver(Ended(died))
+            return
+        self._commands.put(Start(number, work, generation.preview_wanted))
+        # After the start, which a cancel must not overtake.
+        deliver.stop.on_cancel(partial(self._cancel, number))
+        try:
+            generation.sampled.wait()
+        except BaseException:  # a KeyboardInterrupt: the caller wants no more
+            deliver.stop.cancel()
+            raise
+
+    def close(self) -> None:
+        """Wait until all pictures are encoded, then end the process and the threads.
+
+        Not from a callback of its events.
+        """
+        with self._changed:
+            self._changed.wait_for(lambda: not self._active)
+        self._commands.put(None)
+        self._wait_ended()
+        for thread in self._threads:
+            thread.join()
+        self._input.close()
+        _let_lifeline_go(self._lifeline)
+        self._errors.close()
+
+    def _cancel(self, number: int) -> None:
+        with self._changed:
+            generation = self._active.get(number)
+            if generation is None:
+                return
+            generation.cancelled_at_s = time.monotonic()
+            self._changed.notify_all()
+        self._commands.put(Cancel(number))
+
+    def _write(self) -> None:
+        while (command := self._commands.get()) is not None:
+            # A command is lost on a process that has died.
+            with contextlib.suppress(OSError):
+                self._output.send_bytes(encode(command))
+        _lifelines.discard(self._output.fileno())
+        self._output.close()
+
+    def _read(self) -> None:
+        try:
+            while True:
+                self._take(decode_message(self._input.recv_bytes()))
+        except (EOFError, OSError):
+            pass
+        except Exception:
+            logger.exception("What the process says cannot be understood.")
+            self._process.kill()
+        self._bury(self._wait_ended())
+
+    def _take(self, message: Message) -> None:
+        """Pass an event on."""
+        self.heard_s = time.monotonic()
+        generation = self._active.get(message.number)
+        if generation is None:  # a preview that comes too late
+            return
+        event = message.event
+        if isinstance(event, Ended):
+            if event.traceback is not None and not generation.deliver.stop.cancelled:
+                logger.error("The engine failed in its process:\n%s", event.traceback)
+            self._end(message.number, event)
+            return
+        generation.deliver(event)
+        if isinstance(event, StageStarted) and event.stage is Stage.SAVE:
+            generation.sampled.set()
+        wanted = generation.wants_preview()
+        if wanted != generation.preview_wanted:
+            generation.preview_wanted = wanted
+            self._commands.put(WantPreview(message.number, wanted))
+
+    def _end(self, number: int, event: Ended) -> None:
+        self._active[number].deliver(event)
+        with self._changed:
+            generation = self._active.pop(number)
+            self._changed.notify_all()
+        generation.sampled.set()
+
+    def _bury(self, status: int) -> None:
+        """End what was under way when the process died."""
+        text = self._killed_for or _obituary(status)
+        of_memory = status == -_SIGKILL and self._killed_for is None
+        with self._changed:
+            self._died = WorkerDied(text, of_memory=of_memory)
+            lost = dict(self._active)
+            self._changed.notify_all()
+        cancelled = [lost[number].deliver.stop.cancelled for number in lost]
+        if not all(cancelled) and (said := self._last_words()):
+            logger.error("The process said:\n%s", said)
+        for number in lost:
+            self._end(number, Ended(WorkerDied(text, of_memory=of_memory)))
+
+    def _last_words(self) -> str:
+        """Return the end of what it wrote to its standard error before it began."""
+        size = self._errors.seek(0, os.SEEK_END)
+        self._errors.seek(max(0, size - _MOST_LAST_WORDS))
+        return self._errors.read().decode(errors="replace").strip()
+
+    def _watch(self) -> None:
+        with self._changed:
+            while self._died is None:
+                now_s = time.monotonic()
+                silent_at_s = self._silent_at_s()
+                late_at_s = min(silent_at_s, self._cancel_late_at_s())
+                if now_s < late_at_s:
+                    wait_s = None if late_at_s == math.inf else late_at_s - now_s
+                    self._changed.wait(wait_s)
+                    continue
+                if now_s >= silent_at_s:
+                    logger.warning("A process that says nothing any more is killed.")
+                    self._killed_for = _HUNG.format(self._timing.silence_s / 60)
+                else:
+                    logger.warning("A process that did not answer a cancel is killed.")
+                    self._killed_for = _DEAF
+                self._process.kill()
+                return
+
+    def _silent_at_s(self) -> float:
+        """Return when it is to be killed unless it says something."""
+        return self.heard_s + self._timing.silence_s if self._active else math.inf
+
+    def _cancel_late_at_s(self) -> float:
+        """Return when it is to be killed unless it answers a cancel.
+
+        Once the engine is free, a cancel has no more to stop than encoding.
+        """
+        return min(
+            (
+                generation.cancelled_at_s + self._timing.cancel_s
+                for generation in self._active.values()
+                if generation.cancelled_at_s is not None
+                and not generation.sampled.is_set()
+            ),
+            default=math.inf,
+        )
+
+    def _wait_ended(self) -> int:
+        """Wait until the process has ended, by force if need be; return its status."""
+        try:
+            return self._process.wait(self._timing.close_s)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            return self._process.wait()
+
+
+def _start_process() -> tuple[IO[bytes], int, subprocess.Popen[bytes]]:
+    """Start the process; return where its errors go, the lifeline and itself."""
+    with contextlib.ExitStack() as opened:
+        errors: IO[bytes] = opened.enter_context(tempfile.TemporaryFile())
+        end, lifeline = os.pipe()
+        _lifelines.add(lifeline)
+        opened.callback(_let_lifeline_go, lifeline)
+        try:
+            process = subprocess.Popen(  # noqa: S603 - this interpreter
+                [sys.executable, "-c", _PROGRAM, str(end), *map(str, sys.path)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                pass_fds=(end,) if os.name == "posix" else (),
+                # Out of reach of what a terminal or a kernel's manager sends to a
+                # group.
+                start_new_session=True,
+            )
+        finally:
+            os.close(end)
+        opened.pop_all()
+    return errors, lifeline, process
+
+
+_HUNG = (
+    "The process that makes the pictures said nothing for {:.0f} minutes and was "
+    "ended. Submit the task again; if that happens again, look at the GPU and its "
+    "driver."
+)
+_DEAF = (
+    "The process that makes the pictures did not answer the cancel of another task and "
+    "was ended. Submit the task again."
+)
+
+
+def _obituary(status: int) -> str:
+    if status == -_SIGKILL:
+        return (
+            "The process that makes the pictures was killed, most likely by the "
+            "system because memory ran out. Submit the task again; if that happens "
+            "again, make the picture smaller or end other programs."
+        )
+    with contextlib.suppress(ValueError):
+        how = signal.Signals(-status).name
+        return (
+            f"The process that makes the pictures died ({how}). Submit the task again."
+        )
+    return (
+        f"The process that makes the pictures ended (exit status {status}). Submit "
+        "the task again."
+    )
+
+
+# Descriptors whose closing ends a child.
+_lifelines: set[int] = set()
+
+
+def _let_lifeline_go(descriptor: int) -> None:
+    _lifelines.discard(descriptor)
+    os.close(descriptor)
+
+
+def _let_go() -> None:
+    """Close, in a fork of this process, what would keep children alive after it."""
+    null = os.open(os.devnull, os.O_RDWR)
+    for descriptor in _lifelines:
+        os.dup2(null, descriptor, inheritable=False)
+    os.close(null)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_let_go)

@@ -1,0 +1,155 @@
+"""A device's lane: takes one job at a time through its engine.
+
+Thread-safety: ``run`` and ``release`` belong to the worker thread; ``prepare`` too, and
+to whoever opens the lane before there is one; ``close`` to whoever closes it after.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+
+from nbgen.errors import InvalidRequest, WorkerDied
+from nbgen.generation.engine import EngineRunner, Work
+from nbgen.images import Images
+from nbgen.local.endings import Endings
+from nbgen.local.finisher import Finisher
+from nbgen.local.job_queue import Job
+from nbgen.local.job_run import JobRun, NotOursToRun
+from nbgen.local.timings import Timings
+from nbgen.progress import ProgressService
+from nbgen.store.tasks import TaskStore
+
+logger = logging.getLogger(__name__)
+
+
+class Lane:
+    """Draws the pictures of jobs, one job after the other.
+
+    The finisher saves the pictures of a job and ends it while the next one is drawn.
+
+    Args:
+        make_runner: Called once, when the first job runs or by ``prepare``.
+        tasks: Where a job is claimed before it runs.
+        images: Where pictures to start from are read.
+        progress: The service that notifies watchers.
+        timings: How long the stages of earlier runs took.
+        endings: Saves ends that could not be saved, before each job.
+        finisher: Saves pictures and ends jobs; belongs to this lane, which closes it.
+        clock: Seconds on a clock that never goes back.
+
+    Example::
+
+        lane = Lane(
+            lambda: ThreadEngine(PatternEngine),
+            store.tasks, images, progress, timings, endings, finisher,
+        )
+        lane.run(job)
+        job.done.result()
+        lane.close()
+    """
+
+    def __init__(
+        self,
+        make_runner: Callable[[], EngineRunner],
+        tasks: TaskStore,
+        images: Images,
+        progress: ProgressService,
+        timings: Timings,
+        endings: Endings,
+        finisher: Finisher,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._make_runner = make_runner
+        self._runner: EngineRunner | None = None
+        self._tasks = tasks
+        self._images = images
+        self._progress = progress
+        self._timings = timings
+        self._endings = endings
+        self._finisher = finisher
+        self._clock = clock
+        self._loaded = False
+
+    def run(self, job: Job) -> None:
+        """Draw the pictures of a job and have it finished; never raises.
+
+        Returns when the next job may begin; this one may end after that.
+        """
+        self._endings.save_ends()
+        run = self._try(job)
+        if isinstance(run.error, WorkerDied) and run.error.of_memory:
+            # The new process begins with all memory free, and what else filled it may
+            # be gone. A second death is for a person to look at.
+            self._loaded = False
+            run = self._try(job, "Trying once more: memory had run out")
+        self._finisher.finish(run)
+
+    def prepare(self) -> EngineRunner:
+        """Return the runner, made now if it is not there yet."""
+        if self._runner is None:
+            self._runner = self._make_runner()
+        return self._runner
+
+    def release(self) -> None:
+        """Free the engine's memory; it is loaded again when it is needed."""
+        self._loaded = False
+        if self._runner is not None:
+            try:
+                self._runner.close()
+            except Exception:
+                logger.exception("The engine's memory could not be given back.")
+
+    def close(self) -> None:
+        """End the finisher's thread and free the engine's memory.
+
+        Not while a job has not ended.
+        """
+        self._finisher.close()
+        self._endings.save_ends()
+        self.release()
+
+    def _try(self, job: Job, message: str | None = None) -> JobRun:
+        run = JobRun(
+            job,
+            self._progress,
+            self._timings,
+            was_loaded=self._loaded,
+            clock=self._clock,
+        )
+        try:
+            self._draw(job, run, message)
+        except BaseException as error:  # noqa: BLE001 - whatever a store may raise
+            run.end(error)
+        self._loaded = self._loaded or run.drawn
+        return run
+
+    def _draw(self, job: Job, run: JobRun, message: str | None) -> None:
+        job.cancel.raise_if_cancelled()
+        if not self._tasks.start_task(job.task_id):
+            raise NotOursToRun(self._tasks.get_task(job.task_id))
+        run.start()
+        if message is not None:
+            run.warn(message)
+        work = Work(
+            job.request,
+            job.seed,
+            self._read("image", job.request.image),
+            self._read("mask", job.request.mask),
+        )
+        self.prepare().run(
+            work,
+            on_event=run.handle,
+            wants_preview=run.wants_preview,
+            cancel=job.cancel,
+        )
+
+    def _read(self, field: str, name: str | None) -> bytes | None:
+        if name is None:
+            return None
+        data = self._images.read(name)
+        if data is None:
+            raise InvalidRequest(field, name, "the name of a picture that is kept here")
+        return data
