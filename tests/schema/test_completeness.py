@@ -52,14 +52,9 @@ DECISION_NOT_IN = {
     },
     "approve": {
         "verdict": "it is the command",
-        "image": "the first picture is approved; others in Python or over HTTP",
-        "featured_image_url": "likewise",
-        "tags": "only rejections are sorted from the command line",
     },
     "reject": {
         "verdict": "it is the command",
-        "image": "all pictures of the task are rejected",
-        "featured_image_url": "a rejection stands for no picture",
     },
     "panel": {
         "task_id": "it is that of the task that is shown",
