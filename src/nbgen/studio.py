@@ -45,6 +45,7 @@ from nbgen.schema import (
     make_decision_request,
     make_query,
     make_request,
+    takes_decision_fields,
     takes_request_fields,
 )
 
@@ -345,6 +346,7 @@ class Studio:
         """Copy pictures into a folder; see ``nbgen.exporting.export_pictures``."""
         return export_pictures(self._backend, Path(folder), approval)
 
+    @takes_decision_fields
     def approve(self, task_id: str, **fields: Unpack[DecisionFields]) -> Decision:
         """Approve a task; the same again returns the decision that stands.
 
@@ -363,10 +365,12 @@ class Studio:
         """
         return self.decide(task_id, Verdict.APPROVED, **fields)
 
+    @takes_decision_fields
     def reject(self, task_id: str, **fields: Unpack[DecisionFields]) -> Decision:
         """Reject a task; see ``approve``. The reason is the ``feedback``."""
         return self.decide(task_id, Verdict.REJECTED, **fields)
 
+    @takes_decision_fields
     def decide(
         self, task_id: str, verdict: Verdict, **fields: Unpack[DecisionFields]
     ) -> Decision:
