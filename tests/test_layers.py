@@ -22,7 +22,7 @@ ROWS = [
     {"store"},
     {"backend"},
     {"local", "remote", "testing"},
-    {"handles"},
+    {"handles", "forwarding"},
     {"frames", "exporting"},
     {"studio"},
     {"widgets", "server", "cli"},

@@ -8,20 +8,10 @@ may be called from any thread.
 from __future__ import annotations
 
 import asyncio
-import functools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import (
-    TYPE_CHECKING,
-    Any,
-    Concatenate,
-    ParamSpec,
-    Self,
-    TypeVar,
-    Unpack,
-)
+from typing import TYPE_CHECKING, Any, Self, Unpack
 
-from nbgen.atomic import write_atomic
 from nbgen.backend import (
     Backend,
     Deciding,
@@ -31,9 +21,11 @@ from nbgen.backend import (
     Running,
     Watching,
 )
-from nbgen.errors import InvalidRequest, NbgenError
+from nbgen.errors import NbgenError
 from nbgen.exporting import Exported, export_pictures
+from nbgen.forwarding import forwarded
 from nbgen.handles import Batch, Task
+from nbgen.handles.picture import copy_picture, format_of
 from nbgen.images import PictureSource, read_source
 from nbgen.local.backend import LocalBackend
 from nbgen.local.config import StudioConfig, StudioSettings, config_of
@@ -43,9 +35,7 @@ from nbgen.schema import (
     PICTURE_FIELDS,
     Decision,
     DecisionFields,
-    DecisionRequest,
     GenerationRequest,
-    OutputFormat,
     RequestFields,
     TaskFilters,
     TaskPage,
@@ -65,43 +55,16 @@ if TYPE_CHECKING:
     from nbgen.generation.engine import Engine
     from nbgen.generation.process import ProcessEngine
 
-_FORMAT_OF_SUFFIX = {
-    ".png": OutputFormat.PNG,
-    ".jpg": OutputFormat.JPEG,
-    ".jpeg": OutputFormat.JPEG,
-    ".webp": OutputFormat.WEBP,
-}
-
-
-_Params = ParamSpec("_Params")
-_Answer = TypeVar("_Answer")
-
-
-def _forwarded(
-    method: Callable[Concatenate[Any, _Params], _Answer],
-) -> Callable[Concatenate[Studio, _Params], _Answer]:
-    """Return a method of ``Studio`` that calls the same method of its backend."""
-
-    @functools.wraps(method)
-    def forward(
-        self: Studio, /, *args: _Params.args, **kwargs: _Params.kwargs
-    ) -> _Answer:
-        answer: _Answer = getattr(self._backend, method.__name__)(*args, **kwargs)
-        return answer
-
-    return forward
-
 
 class Studio:
     """Makes, watches and approves pictures.
 
     Opening one is cheap: the model is loaded in the background, and stays loaded until
-    ``close()``. Use it as a context manager, or close it; a process that exits closes
-    it too.
+    ``close()``. A process that exits closes it too.
 
-    One process at a time runs the tasks of a data folder. While it does, the studios of
-    others on that folder find tasks and decide on them, and ``DataFolderInUse`` answers
-    what would run one. When nothing is left to run, whoever submits first is the next.
+    One process at a time runs the tasks of a data folder. Meanwhile the studios of
+    other processes find tasks and decide on them; a submission there raises
+    ``DataFolderInUse``. When nothing is left to run, whoever submits first is the next.
 
     Example::
 
@@ -119,16 +82,15 @@ class Studio:
         publishers: Publish what is approved; by default those of
             ``nbgen.review.installed``.
         backend: Does the work, in place of one that the other arguments describe.
-        settings: Further fields of ``nbgen.local.config.StudioConfig``, which describes
-            them all: ``loras``, ``memory_plan``, ``worker``, ``release_after``,
+        settings: Further fields of ``nbgen.local.config.StudioConfig``, described
+            there: ``loras``, ``memory_plan``, ``worker``, ``release_after``,
             ``queue_limit``, ``take_over``, ``rerun_lost``, ``database``, ``images`` and
             ``quorum``.
 
     Raises:
         CheckpointNotFound: There is no such checkpoint.
         DataFolderUnusable: The data folder or the database cannot be read or written.
-        InvalidRequest: The worker, the database, the images, the quorum or the
-            publishers are not such.
+        InvalidRequest: A setting is not allowed.
         PublishFailed: An installed publisher cannot be loaded.
     """
 
@@ -159,41 +121,33 @@ class Studio:
     ) -> Studio:
         """Open a studio that finds, decides, exports and clears up, and runs no task.
 
-        It opens neither a queue nor a model, so it is cheap and disturbs no other
-        process.
-
-        Args:
-            data_dir: See ``Studio``.
-            publishers: See ``Studio``.
-
-        Raises:
-            DataFolderUnusable: The data folder or the database cannot be used.
+        It opens neither a queue nor a model; the arguments are those of ``Studio``.
         """
         config = StudioConfig(data_dir=data_dir)
         return cls(backend=LocalBackend.open_library(config, publishers=publishers))
 
     # Calls of the backend that need no translation; ``nbgen.backend`` describes them.
-    retry_rows = _forwarded(Running.retry_rows)
-    waiting = _forwarded(Running.waiting)
-    prioritise = _forwarded(Running.prioritise)
-    pause = _forwarded(Running.pause)
-    resume = _forwarded(Running.resume)
-    get_progress = _forwarded(Watching.get_progress)
-    watch = _forwarded(Watching.watch)
-    watch_previews = _forwarded(Watching.watch_previews)
-    batch_rows = _forwarded(Finding.batch_rows)
-    image_path = _forwarded(Pictures.picture_path)
-    read_image = _forwarded(Pictures.read_picture)
-    collect_garbage = _forwarded(Pictures.collect_garbage)
-    decide_many = _forwarded(Deciding.decide)
-    undo = _forwarded(Deciding.undo)
-    decisions = _forwarded(Deciding.decisions)
-    review = _forwarded(Deciding.review)
-    decided = _forwarded(Deciding.decided)
-    put_content = _forwarded(Deciding.put_content)
-    get_content = _forwarded(Deciding.get_content)
-    publications = _forwarded(Deciding.publications)
-    close = _forwarded(Backend.close)
+    retry_rows = forwarded(Running.retry_rows)
+    waiting = forwarded(Running.waiting)
+    prioritise = forwarded(Running.prioritise)
+    pause = forwarded(Running.pause)
+    resume = forwarded(Running.resume)
+    get_progress = forwarded(Watching.get_progress)
+    watch = forwarded(Watching.watch)
+    watch_previews = forwarded(Watching.watch_previews)
+    batch_rows = forwarded(Finding.batch_rows)
+    image_path = forwarded(Pictures.picture_path)
+    read_image = forwarded(Pictures.read_picture)
+    collect_garbage = forwarded(Pictures.collect_garbage)
+    decide_many = forwarded(Deciding.decide)
+    undo = forwarded(Deciding.undo)
+    decisions = forwarded(Deciding.decisions)
+    review = forwarded(Deciding.review)
+    decided = forwarded(Deciding.decided)
+    put_content = forwarded(Deciding.put_content)
+    get_content = forwarded(Deciding.get_content)
+    publications = forwarded(Deciding.publications)
+    close = forwarded(Backend.close)
 
     @property
     def backend(self) -> Backend:
@@ -226,8 +180,8 @@ class Studio:
 
         Args:
             prompt: What the picture shows.
-            task_id: The id of the task; None draws one. If a task of that id exists
-                with the same request, that task is returned.
+            task_id: The id of the task; None draws one. An existing task of that id
+                and the same request is returned.
             priority: -1,000 to 1,000; tasks of a higher one run first.
             fields: Further fields of ``GenerationRequest``. ``image`` and ``mask`` may
                 also be PIL images, or the paths or the bytes of picture files.
@@ -260,9 +214,8 @@ class Studio:
 
         Args:
             prompt: What the picture shows.
-            output_path: Where to write it, ending in ``.png``, ``.jpg``, ``.jpeg`` or
-                ``.webp``, which says the ``output_format``; folders that do not exist
-                are made, and a file that exists is replaced, once the picture is there.
+            output_path: A file that ends in ``.png``, ``.jpg``, ``.jpeg`` or ``.webp``;
+                missing folders are made, and an existing file is replaced at the end.
             task_id: The id to follow the work under.
             on_progress: Called with every state of the task; see ``watch``.
             fields: See ``generate``. Of several pictures, the first is written.
@@ -273,16 +226,13 @@ class Studio:
         """
         check_request_names(fields, "output_path", "task_id", "on_progress")
         path = Path(output_path)
-        kind = _FORMAT_OF_SUFFIX.get(path.suffix.lower())
-        if kind is None:
-            allowed = "a path that ends in .png, .jpg, .jpeg or .webp"
-            raise InvalidRequest("output_path", str(path), allowed)
-        fields["output_format"] = kind
+        fields["output_format"] = format_of(path)
         task = await asyncio.to_thread(self.generate, prompt, task_id=task_id, **fields)
         if on_progress is not None:
             task.watch(on_progress)
         result = await task
-        await asyncio.to_thread(self._copy_picture, result.images[0].name, path)
+        name = result.images[0].name
+        await asyncio.to_thread(copy_picture, self._backend, name, path)
         return path
 
     def submit(
@@ -305,25 +255,14 @@ class Studio:
     ) -> Batch:
         """Queue what is missing of a batch, all of it or, if that fails, nothing.
 
-        Rows that wait, run or have their pictures are left alone. A row that failed,
-        was cancelled or lost is retried; the retry makes what a reviewer last asked
-        for, if one requested changes.
+        A row that failed, was cancelled or lost is retried; the retry makes what a
+        reviewer last asked for. ``Running.submit_batch`` describes the errors.
 
         Args:
-            requests: The requests, under names that stay the same when the same is
-                submitted again; each 1 to 60 letters, digits, dots, underscores, colons
-                or hyphens.
-            batch_id: The name of the batch, likewise. The tasks of a new batch have
-                the ids ``batch_id:row``.
+            requests: The requests, by names of 1 to 60 letters, digits, dots,
+                underscores, colons or hyphens that stay the same at the next call.
+            batch_id: The name of the batch, likewise. Its tasks are ``batch_id:row``.
             priority: See ``generate``.
-
-        Raises:
-            InvalidRequest: A value is not allowed.
-            TaskConflict: A row, or such a task id, stands for something else.
-            DataFolderInUse: Another process runs the tasks of the data folder, and
-                something is missing.
-            QueueFull: There is not room for all.
-            StudioClosed: The studio is closed.
         """
         self._backend.submit_batch(batch_id, requests, priority=priority)
         return Batch(self._backend, batch_id, tuple(requests))
@@ -340,13 +279,8 @@ class Studio:
     def retry(self, task_id: str) -> Task:
         """Queue the request of an ended task again, as a task of its own.
 
-        The new task has the old one as its parent, and its seed unless one was drawn.
-
-        Raises:
-            UnknownTask: There is no such task.
-            TaskNotEnded: It has not ended.
-            QueueFull: Too many tasks wait.
-            StudioClosed: The studio is closed.
+        The new task has the old one as its parent, and its seed unless one was drawn;
+        ``Running.retry`` describes the errors.
         """
         [task] = self.retry_tasks([task_id])
         return task
@@ -359,21 +293,12 @@ class Studio:
     def cancel(self, task_id: str) -> None:
         """Ask a task to end: at once if it waits, within two steps if it runs.
 
-        A task that has ended stays as it is.
-
-        Raises:
-            UnknownTask: There is no such task.
-            TaskElsewhere: It does not run here, but in another process or studio.
-            DataFolderUnusable: The database failed. A task that waits here ends when
-                it is its turn.
+        A task that has ended stays as it is; ``Running.cancel`` describes the errors.
         """
         self.cancel_tasks([task_id])
 
     def cancel_tasks(self, task_ids: Iterable[str]) -> None:
-        """Ask many tasks to end, none of which begins meanwhile; see ``cancel``.
-
-        If one is not here, none is asked.
-        """
+        """Ask many tasks to end; if one is not here, none is asked."""
         self._backend.cancel(list(task_ids))
 
     def tasks(
@@ -388,8 +313,7 @@ class Studio:
         Args:
             limit: How many at most, 1 to 1,000.
             cursor: The ``next_cursor`` of the page before.
-            filters: ``status``, ``text``, ``since`` and ``batch_id``; see
-                ``TaskQuery``.
+            filters: ``status``, ``text``, ``since``, ``batch_id``; see ``TaskQuery``.
 
         Raises:
             InvalidRequest: A value or the name of a filter is not allowed.
@@ -406,12 +330,11 @@ class Studio:
         return self._backend.get_tasks(list(task_ids))
 
     def keep_picture(self, field: str, source: PictureSource) -> str:
-        """Put a picture into the image folder and return its name there.
+        """Keep a picture to start from, and return the name of its file.
 
         Args:
-            field: What it is for, for the error: ``"image"`` or ``"mask"``.
-            source: A PIL image, the path or the bytes of a picture file, or the name
-                of a picture that is kept here already.
+            field: The field of a request that it is for: ``"image"`` or ``"mask"``.
+            source: A PIL image, the path or bytes of a file, or the name of a picture.
 
         Raises:
             InvalidRequest: It is no picture.
@@ -434,9 +357,8 @@ class Studio:
 
         Raises:
             UnknownTask: There is no such task.
-            InvalidRequest: A value is not allowed.
-            DecisionConflict: It awaits no decision, was decided otherwise, or by
-                somebody else meanwhile.
+            InvalidRequest: A value or a keyword is not allowed.
+            DecisionConflict: It awaits no decision, or somebody decided otherwise.
             FeaturedImageMissing: Its pictures are gone.
         """
         return self.decide(task_id, Verdict.APPROVED, **fields)
@@ -460,40 +382,24 @@ class Studio:
         self,
         task_id: str,
         *,
-        reviewer_id: str,
-        feedback: str,
         prompt: str | None = None,
-        expect_version: int | None = None,
+        **fields: Unpack[DecisionFields],
     ) -> Task | None:
         """Send a task back, and queue it again as a new task, its child.
 
+        ``Deciding.request_changes`` describes the errors.
+
         Args:
             task_id: The task.
-            reviewer_id: Who decides.
-            feedback: What should change.
             prompt: The prompt of the new task, which keeps the seed in use; None keeps
                 the prompt and draws another seed.
-            expect_version: See ``DecisionRequest``.
+            fields: See ``approve``. The ``feedback`` is needed: it is what to change.
 
         Returns:
-            The new task, or, asked again, the one that there is; None for a task that
-            was made elsewhere and is to be changed there.
-
-        Raises:
-            UnknownTask: There is no such task.
-            InvalidRequest: A value is not allowed.
-            DecisionConflict: See ``approve``.
-            DataFolderInUse: Another process runs the tasks of the data folder.
-            QueueFull: Too many tasks wait; nothing was decided.
-            StudioClosed: The studio is closed.
+            The new task; the same one if the same was asked before. None for a task
+            that was made elsewhere and is to be changed there.
         """
-        request = DecisionRequest(
-            task_id=task_id,
-            verdict=Verdict.CHANGES_REQUESTED,
-            reviewer_id=reviewer_id,
-            feedback=feedback,
-            expect_version=expect_version,
-        )
+        request = make_decision_request(task_id, Verdict.CHANGES_REQUESTED, fields)
         child = self._backend.request_changes(request, prompt=prompt)
         return None if child is None else Task(self._backend, child)
 
@@ -502,13 +408,12 @@ class Studio:
     ) -> FrameBatch:
         """Queue a task for each row of a table, and return at once.
 
-        Called again, for example by running its cell again, it queues what is missing.
-        ``nbgen.frames.generate_frame`` describes the options and the errors.
+        A second call queues what is missing. ``nbgen.frames.generate_frame`` describes
+        the options and the errors.
 
         Args:
             df: The rows.
-            prompt: The name of a column, or a template with columns in braces, such as
-                ``"{headline}, watercolor"``.
+            prompt: The name of a column, or a template: ``"{headline}, watercolor"``.
             options: ``key``, ``overrides``, ``name``, ``priority``, and the fields of
                 ``GenerationRequest``: the name of a column, or a value for all rows.
         """
@@ -527,10 +432,7 @@ class Studio:
     def images_frame(
         self, *, limit: int | None = None, **filters: Unpack[TaskFilters]
     ) -> pd.DataFrame:
-        """Return a table of pictures, newest tasks first, filtered as ``tasks`` is.
-
-        What was decided stands beside the pictures that the decision is about.
-        """
+        """Return a table of pictures and decisions on them; see ``tasks_frame``."""
         from nbgen import frames
 
         return frames.images_frame(self._backend, limit=limit, **filters)
@@ -540,8 +442,3 @@ class Studio:
         from nbgen import frames
 
         return frames.decisions_frame(self._backend, task_id)
-
-    def _copy_picture(self, name: str, target: Path) -> None:
-        data = self.read_image(name)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(target, data)

@@ -14,11 +14,13 @@ from nbgen.errors import InvalidRequest, UnknownBatch
 from nbgen.handles.batch import Batch
 from nbgen.schema import BatchProgress, GenerationRequest
 from nbgen.studio import Studio
-from nbgen.widgets import BatchPanel, batch_panel
+from nbgen.widgets import BatchPanel
+from nbgen.widgets.batch_panel import Timing
 from nbgen.widgets.progress_view import duration
 from tests.widgets.driver import Driver
 
 MakeStudio = Callable[..., Studio]
+QUICK = Timing(look_every_s=0.05, look_after_end_every_s=0.05)
 
 
 def requests(*prompts: str) -> dict[str, GenerationRequest]:
@@ -57,12 +59,12 @@ class Stage(Batch):
 
 
 @pytest.fixture
-def show() -> Iterator[Callable[[Batch], Driver]]:
+def show() -> Iterator[Callable[..., Driver]]:
     """Return a function that shows a batch until the test has ended."""
     panels: list[BatchPanel] = []
 
-    def show(batch: Batch) -> Driver:
-        panels.append(BatchPanel(batch))
+    def show(batch: Batch, timing: Timing | None = None) -> Driver:
+        panels.append(BatchPanel(batch, timing=timing))
         return Driver(panels[-1])
 
     yield show
@@ -118,6 +120,7 @@ def test_what_a_button_cannot_do_is_said(
     studio.close()
     shown.labelled("Retry 1").click()
     shown.until(lambda: "This studio is closed" in shown.text())
+    assert "0 of 1 made · 1 cancelled" in shown.text()
 
 
 def test_a_cancel_that_cannot_be_is_said_and_can_be_tried_again(
@@ -224,22 +227,18 @@ def test_a_length_of_time_is_written_as_a_person_reads_it(
 
 
 def test_what_others_try_again_is_seen_after_the_end(
-    show: Callable[[Batch], Driver], monkeypatch: pytest.MonkeyPatch
+    show: Callable[..., Driver],
 ) -> None:
-    monkeypatch.setattr(batch_panel, "_LOOK_AFTER_END_EVERY_S", 0.05)
     batch = Stage(cancelled=2)
-    shown = show(batch)
+    shown = show(batch, QUICK)
     shown.until_text("0 of 2 made · 2 cancelled")
     batch.put(succeeded=2)
     shown.until_text("2 of 2 made")
 
 
 def test_what_ended_and_is_gone_stays_as_it_was(
-    show: Callable[[Batch], Driver],
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
+    show: Callable[..., Driver], caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(batch_panel, "_LOOK_AFTER_END_EVERY_S", 0.05)
     gone = threading.Event()
 
     class Gone(Stage):
@@ -251,7 +250,7 @@ def test_what_ended_and_is_gone_stays_as_it_was(
             return self.now
 
     shown_once = threading.Event()
-    shown = show(Gone(succeeded=1))
+    shown = show(Gone(succeeded=1), QUICK)
     shown.until_text("1 of 1 made")
     shown_once.set()
     assert gone.wait(10)

@@ -270,7 +270,37 @@ def test_a_picture_whose_file_is_gone(studio: Studio, make_panel: MakePanel) -> 
     task = studio.generate("a cat", task_id="a")
     task.result(10)
     task.image_paths[0].unlink()
-    make_panel(studio, "a").until_text("file is gone")
+    driver = make_panel(studio, "a")
+    driver.until_text("The picture's file is gone.")
+    assert driver.of_kind(ipywidgets.Image) == []
+
+
+def test_pictures_that_are_kept_at_a_url_are_shown(
+    make_studio: MakeStudio, make_panel: MakePanel
+) -> None:
+    studio = make_studio(images="memory://shown")
+    driver = make_panel(studio, prompt="a cat", task_id="a", num_images=2, seed=3)
+    driver.labelled("Generate").click()
+    driver.until_text("seed 3, 4")
+    result = driver.panel.task.result(10)
+    kept = [studio.read_image(image.name) for image in result.images]
+    assert [bytes(p.value) for p in driver.of_kind(ipywidgets.Image)] == kept
+    again = make_panel(studio, "a")
+    again.until_text("seed 3, 4")
+    assert [bytes(p.value) for p in again.of_kind(ipywidgets.Image)] == kept
+    assert "gone" not in driver.text() + again.text()
+
+
+def test_the_pictures_that_are_left_are_shown(
+    studio: Studio, make_panel: MakePanel
+) -> None:
+    task = studio.generate("a cat", task_id="a", num_images=3, seed=3)
+    task.result(10)
+    task.image_paths[1].unlink()
+    driver = make_panel(studio, "a")
+    driver.until_text("The files of 1 of 3 pictures are gone.")
+    assert "seed 3, 4, 5" in driver.text()
+    assert len(driver.of_kind(ipywidgets.Image)) == 2
 
 
 def test_an_unknown_keyword_is_refused(studio: Studio) -> None:

@@ -4,8 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from nbgen.atomic import write_atomic
 from nbgen.backend import Backend
-from nbgen.schema import ImageRecord
+from nbgen.errors import InvalidRequest
+from nbgen.schema import ImageRecord, OutputFormat
+
+_FORMAT_OF_SUFFIX = {
+    ".png": OutputFormat.PNG,
+    ".jpg": OutputFormat.JPEG,
+    ".jpeg": OutputFormat.JPEG,
+    ".webp": OutputFormat.WEBP,
+}
 
 
 class Picture:
@@ -46,3 +55,27 @@ class Picture:
             UnknownImage: The file is gone.
         """
         return self._backend.read_picture(self.name)
+
+
+def format_of(path: Path) -> OutputFormat:
+    """Return the kind of file that a path's ending names.
+
+    Raises:
+        InvalidRequest: The path ends otherwise.
+    """
+    kind = _FORMAT_OF_SUFFIX.get(path.suffix.lower())
+    if kind is None:
+        allowed = "a path that ends in .png, .jpg, .jpeg or .webp"
+        raise InvalidRequest("output_path", str(path), allowed)
+    return kind
+
+
+def copy_picture(backend: Backend, name: str, target: Path) -> None:
+    """Write a picture to a file, whole or not at all; missing folders are made.
+
+    Raises:
+        UnknownImage: The picture's file is gone.
+    """
+    data = backend.read_picture(name)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(target, data)

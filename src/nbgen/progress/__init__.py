@@ -1,4 +1,4 @@
-"""The state of running work: one thread-safe hub and those it tells."""
+"""The state of running tasks: one thread-safe hub and its callbacks."""
 
 from nbgen.progress.previews import PreviewHub
 from nbgen.progress.service import ProgressService, get_progress_service
