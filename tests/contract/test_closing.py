@@ -88,12 +88,7 @@ def test_a_closed_backend_queues_nothing(make_backend: MakeBackend) -> None:
         backend.retry(["a"])
 
 
-def test_every_call_raises_once_the_backend_is_closed(
-    backend: Backend, kind: str
-) -> None:
-    if kind != "memory":  # and what it opens again, nobody closes
-        reason = "LocalBackend goes on reading once it is closed"
-        pytest.xfail(reason)
+def test_every_call_raises_once_the_backend_is_closed(backend: Backend) -> None:
     assert CALLS.keys() == METHODS.keys()
     made(backend, "a")
     [decision] = backend.decide([says("a", "ada")])
