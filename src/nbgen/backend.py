@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from nbgen.errors import NbgenError
-from nbgen.progress.dispatcher import ProgressCallback as ProgressCallback
-from nbgen.progress.previews import PreviewCallback as PreviewCallback
+from nbgen.progress.dispatcher import ProgressCallback
+from nbgen.progress.previews import PreviewCallback
 from nbgen.schema import (
     BatchRow,
     ContentTask,
@@ -35,6 +35,18 @@ from nbgen.schema import (
     TaskQuery,
     TaskRecord,
 )
+
+__all__ = [
+    "Backend",
+    "Deciding",
+    "Finding",
+    "Pictures",
+    "PreviewCallback",
+    "ProgressCallback",
+    "Running",
+    "StopWatching",
+    "Watching",
+]
 
 StopWatching = Callable[[], None]
 """Ends the watching; calling it again does nothing."""

@@ -127,7 +127,7 @@ def test_a_decision_is_shown_on_the_pictures_that_it_is_about(studio: Studio) ->
     def shown() -> list[object]:
         columns = ["approval_status", "reviewer_id", "feedback"]
         images = studio.images_frame(batch_id=batch.id)[columns].astype(object)
-        return [None if row[0] is pd.NA else row for row in images.values.tolist()]
+        return [None if row[0] is pd.NA else row for row in images.values.tolist()]  # noqa: PD011 - cells
 
     df = pd.DataFrame({"headline": ["A cat"]})
     batch = studio.generate_frame(df, num_images=3, prompt="headline", seed=1)

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nbgen.errors import InvalidRequest, StudioClosed, TaskConflict, UnknownTask
-from nbgen.progress import ProgressService, get_progress_service
+from nbgen.progress import ProgressService
 from nbgen.schema import GenerationProgress, Outcome, Stage, StagePlan, Status
 
 PLAN = [
@@ -414,10 +414,6 @@ def test_an_id_is_free_again_once_its_ended_task_is_forgotten(
     service.forget("a")
     assert service.get_progress("a") is None
     assert service.create_progress("a", 1).seq == 1
-
-
-def test_the_process_has_one_service_of_its_own() -> None:
-    assert get_progress_service() is get_progress_service()
 
 
 class _Clock:

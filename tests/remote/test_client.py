@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from http import HTTPStatus
@@ -25,6 +24,7 @@ from nbgen.remote.client import fetch_image, growing_pauses, submit, watch_task
 from nbgen.schema import GenerationProgress, GenerationRequest
 from nbgen.server import Server
 from nbgen.studio import Studio
+from nbgen.testing import Gate
 from nbgen.wire.http import GenerateBody
 from nbgen.wire.progress import ProgressMessage, StatusMessage, encode
 from tests.conftest import QUICK
@@ -89,18 +89,12 @@ def sent(progress: GenerationProgress) -> str:
 def test_a_broken_connection_is_made_again(
     make_studio: Callable[..., Studio],
 ) -> None:
-    reached, gate = threading.Event(), threading.Event()
-
-    def hold(step: int) -> None:
-        if step == 3:
-            reached.set()
-            assert gate.wait(30)
-
-    studio = make_studio(hold)
+    gate = Gate(at_step=3)
+    studio = make_studio(gate)
     first = Server(studio, timing=QUICK)
     first.start()
     studio.generate("a cat", task_id="a", num_inference_steps=5)
-    assert reached.wait(10)
+    gate.wait_reached()
     second = Server(studio, port=first.port, timing=QUICK)
     seen: list[GenerationProgress] = []
 
@@ -110,7 +104,7 @@ def test_a_broken_connection_is_made_again(
             if len(seen) == 1:
                 await asyncio.to_thread(first.close)
                 await asyncio.to_thread(second.start)
-                gate.set()
+                gate.open()
 
     asyncio.run(asyncio.wait_for(run(), 30))
     second.close()

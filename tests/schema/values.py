@@ -9,7 +9,9 @@ from typing import Any
 from nbgen.schema.fields import Field
 
 
-def another(field: Field, picture: str) -> Any:
+def another(  # noqa: PLR0911 - one for each kind
+    field: Field, picture: str
+) -> Any:
     """Return a value that is allowed and not the default; the picture for pictures."""
     limits = field.limits
     if field.is_picture:

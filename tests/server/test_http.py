@@ -27,7 +27,7 @@ from nbgen.generation.checkpoints import TINY_FOLDER
 from nbgen.schema import Decision, GenerationRequest
 from nbgen.server import Server
 from nbgen.studio import Studio
-from nbgen.testing.engine import PatternEngine
+from nbgen.testing import Gate, PatternEngine
 from tests.server.client import ask
 
 MakeStudio = Callable[..., Studio]
@@ -205,15 +205,15 @@ def test_a_failure_is_said_and_not_an_error_of_http(
 
 
 def test_cancel_over_http(make_studio: MakeStudio, make_server: MakeServer) -> None:
-    gate = threading.Event()
-    studio = make_studio(lambda _step: gate.wait(30))
+    gate = Gate()
+    studio = make_studio(gate)
     server = make_server(studio)
     ask(server, GENERATE, {"prompt": "a cat", "task_id": "a", "wait": False})
     ask(server, GENERATE, {"prompt": "a dog", "task_id": "b", "wait": False})
     waiting = ask(server, "/api/tasks/b/cancel", {})
     assert (waiting.body["status"], waiting.body["outcome"]) == ("failed", "cancelled")
     assert ask(server, "/api/tasks/a/cancel", {}).status == 200
-    gate.set()
+    gate.open()
     answer = ask(server, GENERATE, {"prompt": "a cat", "task_id": "a"})
     assert answer.body["success"] is False
     assert answer.body["message"].startswith("Cancelled at step 0 of 50")
@@ -227,20 +227,15 @@ def test_cancel_over_http(make_studio: MakeStudio, make_server: MakeServer) -> N
 def test_a_client_that_hangs_up_does_not_stop_the_task(
     make_studio: MakeStudio, make_server: MakeServer
 ) -> None:
-    reached, gate = threading.Event(), threading.Event()
-
-    def hold(_step: int) -> None:
-        reached.set()
-        assert gate.wait(30)
-
-    studio = make_studio(hold)
+    gate = Gate()
+    studio = make_studio(gate)
     server = make_server(studio)
     connection = http.client.HTTPConnection("127.0.0.1", server.port)
     connection.request("POST", GENERATE, '{"prompt": "a cat", "task_id": "a"}')
-    assert reached.wait(10)
+    gate.wait_reached()
     connection.close()
-    gate.set()
-    assert studio.task("a").result(10)
+    gate.open()
+    studio.task("a").result(10)
     assert ask(server, "/health").status == 200
 
 
@@ -408,9 +403,9 @@ def test_a_wrong_decision_decides_nothing(
 def test_what_cannot_be_approved(
     make_studio: MakeStudio, make_server: MakeServer
 ) -> None:
-    gate = threading.Event()
-    gate.set()
-    studio = make_studio(lambda _step: gate.wait(30))
+    gate = Gate()
+    gate.release()
+    studio = make_studio(gate)
     server = make_server(studio)
     body = {"approved": True, "reviewer_id": "ada"}
     assert error_of(ask(server, approve_path("nope"), body))[:2] == (
@@ -425,13 +420,12 @@ def test_what_cannot_be_approved(
         "featured_image_missing",
     )
     assert studio.get_record("done").approval_status == "pending"
-    gate.clear()
     studio.generate("a cat", task_id="running")
     assert error_of(ask(server, approve_path("running"), body))[:2] == (
         409,
         "decision_conflict",
     )
-    gate.set()
+    gate.open()
 
 
 def test_an_unknown_checkpoint_fails_visibly(

@@ -14,6 +14,7 @@ from nbgen.errors import InvalidRequest, UnknownBatch
 from nbgen.handles.batch import Batch
 from nbgen.schema import BatchProgress, GenerationRequest
 from nbgen.studio import Studio
+from nbgen.testing import Gate
 from nbgen.widgets import BatchPanel
 from nbgen.widgets.batch_panel import Timing
 from nbgen.widgets.progress_view import duration
@@ -75,19 +76,13 @@ def show() -> Iterator[Callable[..., Driver]]:
 def test_a_batch_is_shown_stopped_and_tried_again(
     make_studio: MakeStudio, show: Callable[[Batch], Driver]
 ) -> None:
-    reached, opened = threading.Event(), threading.Event()
-
-    def before_step(step: int) -> None:
-        if step == 3:
-            reached.set()
-            assert opened.wait(20)
-
-    studio = make_studio(before_step)
+    gate = Gate(at_step=3)
+    studio = make_studio(gate)
     batch = studio.submit_batch(requests("a", "b"), batch_id="pets")
     shown = show(batch)
     [bar] = shown.of_kind(ipywidgets.FloatProgress)
     assert repr(shown.panel) == "BatchPanel()"
-    assert reached.wait(10)
+    gate.wait_reached()
     shown.until(lambda: "0 of 2 made" in shown.text() and 0 < bar.value < 50)
     assert "pets" in shown.text()
     assert bar.bar_style == "info"
@@ -97,7 +92,7 @@ def test_a_batch_is_shown_stopped_and_tried_again(
     shown.until(lambda: bool(shown.all_labelled("Retry 1")))
     assert "Cancelling…" in shown.text()
     assert cancel.disabled
-    opened.set()
+    gate.open()
     shown.until(lambda: "0 of 2 made · 2 cancelled" in shown.text())
     assert (bar.bar_style, bar.value) == ("warning", 0.0)
     assert not shown.all_labelled("Cancel")

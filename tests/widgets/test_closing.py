@@ -206,7 +206,7 @@ def test_a_panel_watches_one_task_and_none_once_it_is_closed(
 ) -> None:
     studio.pause()
     record = studio.generate("a cat", task_id="a").record
-    task = Watched(studio, record, None)
+    task = Watched(studio.backend, record)
     panel = GenerationPanel(studio, task, reviewer_id="ada")
     panels.callback(panel.close)
     assert task.watchers == 2

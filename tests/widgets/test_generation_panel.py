@@ -15,6 +15,7 @@ from nbgen.errors import InvalidRequest, NbgenError, UnknownTask
 from nbgen.generation.checkpoints import TINY_FOLDER
 from nbgen.schema import Outcome, Verdict
 from nbgen.studio import Studio
+from nbgen.testing import Gate
 from nbgen.widgets import GenerationPanel
 from tests.widgets.driver import Driver
 
@@ -54,16 +55,10 @@ def test_a_click_makes_a_picture(studio: Studio, make_panel: MakePanel) -> None:
 def test_a_click_returns_while_the_work_runs(
     make_studio: MakeStudio, make_panel: MakePanel
 ) -> None:
-    reached, gate = threading.Event(), threading.Event()
-
-    def hold(step: int) -> None:
-        if step == 6:
-            reached.set()
-            assert gate.wait(30)
-
-    driver = make_panel(make_studio(hold), prompt="a cat", num_inference_steps=10)
+    gate = Gate(at_step=6)
+    driver = make_panel(make_studio(gate), prompt="a cat", num_inference_steps=10)
     driver.labelled("Generate").click()
-    assert reached.wait(10)
+    gate.wait_reached()
     driver.until_text("step 5 of 10")
     [bar] = driver.of_kind(ipywidgets.FloatProgress)
     assert 0 < bar.value < 100
@@ -71,7 +66,7 @@ def test_a_click_returns_while_the_work_runs(
     driver.labelled("Cancel").click()
     driver.until_text("Cancelling…")
     assert driver.labelled("Cancel").disabled
-    gate.set()
+    gate.open()
     driver.until_text("Cancelled at step 5 of 10.")
     assert not driver.labelled("Generate").disabled
     assert "nbgen-error" not in driver.text()
@@ -122,18 +117,13 @@ def test_an_error_goes_when_it_is_mended(studio: Studio, make_panel: MakePanel) 
 def test_the_picture_is_seen_forming(
     make_studio: MakeStudio, make_panel: MakePanel
 ) -> None:
-    gate = threading.Event()
-
-    def hold(step: int) -> None:
-        if step == 2:
-            gate.wait(10)
-
-    panel = make_panel(make_studio(hold), prompt="a cat", num_inference_steps=4)
+    gate = Gate(at_step=2)
+    panel = make_panel(make_studio(gate), prompt="a cat", num_inference_steps=4)
     panel.labelled("Generate").click()
     panel.until(lambda: bool(panel.of_kind(ipywidgets.Image)))
     [preview] = panel.of_kind(ipywidgets.Image)
     assert (preview.format, preview.value[:2]) == ("jpeg", b"\xff\xd8")
-    gate.set()
+    gate.open()
     panel.until_text("64x64 px")
     [picture] = panel.of_kind(ipywidgets.Image)
     assert (picture.format, picture.value[1:4]) == ("png", b"PNG")
@@ -232,22 +222,16 @@ def test_the_methods_are_the_buttons_twins(
 def test_a_new_panel_attaches_to_a_running_task(
     make_studio: MakeStudio, make_panel: MakePanel
 ) -> None:
-    reached, gate = threading.Event(), threading.Event()
-
-    def hold(step: int) -> None:
-        if step == 3:
-            reached.set()
-            assert gate.wait(30)
-
-    studio = make_studio(hold)
+    gate = Gate(at_step=3)
+    studio = make_studio(gate)
     first = GenerationPanel(studio, prompt="a cat", num_inference_steps=5, task_id="a")
     first.generate()
-    assert reached.wait(10)
+    gate.wait_reached()
     first.close()
     driver = make_panel(studio, "a")
     driver.until_text("step 2 of 5")
     assert driver.labelled("Prompt").value == "a cat"
-    gate.set()
+    gate.open()
     driver.until_text("step 5 of 5")
 
 
@@ -342,12 +326,12 @@ def test_a_long_run_sends_few_messages(
 
 def test_an_id_is_used_once(make_studio: MakeStudio, make_panel: MakePanel) -> None:
     """After a cancel, Generate makes a new task rather than show the old one."""
-    gate = threading.Event()
-    studio = make_studio(lambda _step: gate.wait(30))
+    gate = Gate()
+    studio = make_studio(gate)
     driver = make_panel(studio, prompt="a cat", task_id="a")
     driver.labelled("Generate").click()
     driver.labelled("Cancel").click()
-    gate.set()
+    gate.open()
     driver.until_text("Cancelled ")
     driver.until(lambda: driver.labelled("Task id").value == "")
     driver.labelled("Generate").click()
@@ -358,11 +342,11 @@ def test_an_id_is_used_once(make_studio: MakeStudio, make_panel: MakePanel) -> N
 def test_a_task_of_another_process_is_not_cancelled_here(
     make_studio: MakeStudio, make_panel: MakePanel
 ) -> None:
-    gate = threading.Event()
-    other = make_studio(lambda _step: gate.wait(30))
+    gate = Gate()
+    other = make_studio(gate)
     other.generate("a cat", task_id="a")
     driver = make_panel(make_studio(), "a")
     driver.until(lambda: not driver.labelled("Cancel").disabled)
     driver.labelled("Cancel").click()
     driver.until_text("runs in another process or studio")
-    gate.set()
+    gate.open()

@@ -115,9 +115,9 @@ def open_runner(
         store.tasks,
         library.images,
         progress,
-        Timings(config.folder / "timings.json", str(config.checkpoint)),
-        endings,
-        Finisher(library.images, endings),
+        timings=Timings(config.folder / "timings.json", str(config.checkpoint)),
+        endings=endings,
+        finisher=Finisher(library.images, endings),
     )
     opening.callback(lane.close)
     if config.worker == "process":

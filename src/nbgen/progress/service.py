@@ -375,19 +375,3 @@ def _later(last: Stage | None, new: Stage | None) -> Stage | None:
     if new is None or (last is not None and new.position < last.position):
         return last
     return new
-
-
-_default_lock = threading.Lock()
-_default: ProgressService | None = None
-
-
-def get_progress_service() -> ProgressService:
-    """Return the one service of this process for work that is not a studio's own.
-
-    A studio makes a service of its own unless it is given this one.
-    """
-    global _default  # noqa: PLW0603 - the one instance is what this function is for
-    with _default_lock:
-        if _default is None:
-            _default = ProgressService()
-        return _default

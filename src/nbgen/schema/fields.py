@@ -197,7 +197,7 @@ def _field(field: types.Field) -> Field:
     )
 
 
-def _check(field: Field, value: Any) -> Any:
+def _check(field: Field, value: Any) -> Any:  # noqa: PLR0911 - one for each kind
     name, kind, limits = field.name, field.kind, field.limits
     if issubclass(kind, StrEnum):
         return check_choice(name, value, kind)

@@ -12,7 +12,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -227,19 +227,16 @@ def _clear_errors(what_now: str = _UNCHANGED) -> Iterator[None]:
 
 
 def _check_url(url: str) -> sa.URL:
-    try:
+    with suppress(sa.exc.ArgumentError, ImportError):
         parsed = sa.make_url(url)
-        known = parsed.get_driver_name() in _DRIVERS
-    except (sa.exc.ArgumentError, ImportError):
-        known = False
-    if not known:
-        # Not the value: it may hold a password.
-        raise InvalidRequest(
-            "database",
-            url.partition(":")[0],
-            "a URL that starts with postgresql+psycopg:// or sqlite:///",
-        )
-    return parsed
+        if parsed.get_driver_name() in _DRIVERS:
+            return parsed
+    # Not the value: it may hold a password.
+    raise InvalidRequest(
+        "database",
+        url.partition(":")[0],
+        "a URL that starts with postgresql+psycopg:// or sqlite:///",
+    )
 
 
 def _file_url(folder: Path) -> sa.URL:

@@ -293,8 +293,7 @@ class MemoryBackend:
             parent = self._tasks.get(request.task_id)
             child = None
             if parent is not None:
-                wanted = changed_request(parent, prompt)
-                child = new_child(parent, wanted)
+                child = new_child(parent, changed_request(parent, prompt))
                 self._queue.check_room(1)
             [answer] = self._reviews.decide([request], child)
             if isinstance(answer, NbgenError):
@@ -304,8 +303,8 @@ class MemoryBackend:
             if answer.child_id is None:
                 return None
             standing = self._record(answer.child_id)
-            if prompt is not None:
-                check_same_changes(standing, wanted)
+            if prompt is not None and child is not None:
+                check_same_changes(standing, child.request)
             return standing
 
     def undo(
