@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, Unpack
 
+from nbgen import framing
 from nbgen.backend import (
     Backend,
     Deciding,
@@ -50,9 +51,6 @@ from nbgen.schema import (
 )
 
 if TYPE_CHECKING:
-    import pandas as pd
-
-    from nbgen.frames import FrameBatch
     from nbgen.generation.engine import Engine
     from nbgen.generation.process import ProcessEngine
 
@@ -147,6 +145,12 @@ class Studio:
     get_content = forwarded(Deciding.get_content)
     publications = forwarded(Deciding.publications)
     close = forwarded(Backend.close)
+
+    # Tables; pandas is imported by the first of these that is called.
+    generate_frame = framing.generate_frame
+    tasks_frame = framing.tasks_frame
+    images_frame = framing.images_frame
+    decisions_frame = framing.decisions_frame
 
     @property
     def backend(self) -> Backend:
@@ -389,42 +393,3 @@ class Studio:
         request = make_decision_request(task_id, Verdict.CHANGES_REQUESTED, fields)
         child = self._backend.request_changes(request, prompt=prompt)
         return None if child is None else Task(self._backend, child)
-
-    def generate_frame(
-        self, df: pd.DataFrame, prompt: str = "prompt", **options: Any
-    ) -> FrameBatch:
-        """Queue a task for each row of a table, and return at once.
-
-        A second call queues what is missing. ``nbgen.frames.generate_frame`` describes
-        the options, which also are the fields of a request, and the errors.
-
-        Args:
-            df: The rows.
-            prompt: The name of a column, or a template: ``"{headline}, watercolor"``.
-            options: Each the name of a column, or a value for all rows.
-        """
-        from nbgen import frames
-
-        return frames.generate_frame(self._backend, df, prompt, **options)
-
-    def tasks_frame(
-        self, *, limit: int | None = None, **filters: Unpack[TaskFilters]
-    ) -> pd.DataFrame:
-        """Return a table of tasks, newest first; the filters are those of ``tasks``."""
-        from nbgen import frames
-
-        return frames.tasks_frame(self._backend, limit=limit, **filters)
-
-    def images_frame(
-        self, *, limit: int | None = None, **filters: Unpack[TaskFilters]
-    ) -> pd.DataFrame:
-        """Return a table of pictures and decisions on them; see ``tasks_frame``."""
-        from nbgen import frames
-
-        return frames.images_frame(self._backend, limit=limit, **filters)
-
-    def decisions_frame(self, task_id: str | None = None) -> pd.DataFrame:
-        """Return the log of decisions as a table, oldest first: of one task, or all."""
-        from nbgen import frames
-
-        return frames.decisions_frame(self._backend, task_id)
