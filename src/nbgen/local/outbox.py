@@ -26,6 +26,7 @@ from nbgen.review.publishers import Publication, Publisher, retry_delay_s
 from nbgen.schema import Decision, PublicationRecord, PublicationState
 from nbgen.schema.checks import IMAGE_URL, check_text
 from nbgen.store import Store
+from nbgen.threads import start_thread
 
 logger = logging.getLogger(__name__)
 
@@ -99,17 +100,11 @@ class Outbox:
         self._closed = False
         self._waiters = threading.BoundedSemaphore(most_waiters)
         self._threads = [
-            # A daemon: a notebook's kernel must be able to exit at any time.
-            threading.Thread(
-                target=self._work,
-                args=(publisher,),
-                name=f"nbgen-publisher-{publisher.name}",
-                daemon=True,
+            start_thread(
+                f"nbgen-publisher-{publisher.name}", partial(self._work, publisher)
             )
             for publisher in publishers
         ]
-        for thread in self._threads:
-            thread.start()
 
     def wake(self) -> None:
         """Have the publishers look at the queue now; returns at once."""
