@@ -13,9 +13,8 @@ import pytest
 from filelock import FileLock
 
 from nbgen.backend import Backend
-from nbgen.testing import MemoryBackend, PatternEngine
+from nbgen.testing import Gate, MemoryBackend, PatternEngine
 from tests import postgresql
-from tests.contract.making import Gate
 
 MakeBackend = Callable[..., Backend]
 AnotherRuns = Callable[[], AbstractContextManager[object]]
