@@ -76,6 +76,18 @@ CALLS: dict[str, Callable[[Backend, Decision], Any]] = {
 }
 
 
+def test_a_closed_backend_queues_nothing(make_backend: MakeBackend) -> None:
+    backend = make_backend()
+    made(backend, "a")
+    backend.close(finish=False)
+    with pytest.raises(StudioClosed):
+        backend.submit(asks(), task_id="b", priority=0)
+    with pytest.raises(StudioClosed):
+        backend.submit_batch("b", {"x": asks()}, priority=0)
+    with pytest.raises(StudioClosed):
+        backend.retry(["a"])
+
+
 def test_every_call_raises_once_the_backend_is_closed(backend: Backend) -> None:
     assert CALLS.keys() == METHODS.keys()
     made(backend, "a")

@@ -50,12 +50,8 @@ DECISION_NOT_IN = {
         "verdict": "it is approved: true or false; changes are requested in Python",
         "task_id": "it is in the address",
     },
-    "approve": {
-        "verdict": "it is the command",
-    },
-    "reject": {
-        "verdict": "it is the command",
-    },
+    "approve": {"verdict": "it is the command"},
+    "reject": {"verdict": "it is the command"},
     "panel": {
         "task_id": "it is that of the task that is shown",
         "verdict": "it is the button",
