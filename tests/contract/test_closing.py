@@ -15,10 +15,10 @@ import pytest
 from nbgen.backend import Backend, Deciding, Finding, Pictures, Running, Watching
 from nbgen.errors import StudioClosed
 from nbgen.schema import Decision, Outcome, Status, TaskQuery, Verdict
+from nbgen.testing import Gate
 from tests.contract.conftest import MakeBackend
 from tests.contract.making import (
     WAIT_S,
-    Gate,
     asks,
     hold,
     made,
@@ -148,7 +148,7 @@ def test_closing_leaves_no_thread(make_backend: MakeBackend) -> None:
 
 
 def test_an_end_of_the_watching_may_come_late(make_backend: MakeBackend) -> None:
-    backend = make_backend(Gate(99))
+    backend = make_backend(Gate(at_step=99))
     stop = backend.watch("a", ignore)
     stop_previews = backend.watch_previews("a", ignore)
     backend.close(finish=False)
