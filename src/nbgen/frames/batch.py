@@ -13,6 +13,7 @@ from nbgen.frames.rows import read_rows
 from nbgen.frames.tables import MADE_COLUMNS, records_frame
 from nbgen.handles.batch import Batch
 from nbgen.images import read_source
+from nbgen.schema import takes_request_fields
 from nbgen.schema.checks import check_batch_name
 
 
@@ -78,6 +79,7 @@ class _Pictures:
         return self._kept[known][1]
 
 
+@takes_request_fields
 def generate_frame(
     backend: Backend,
     df: pd.DataFrame,

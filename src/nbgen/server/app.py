@@ -56,11 +56,11 @@ _ROUTES = [
 
 
 class _Application(Application):
-    """Sends every request to its handler, and those too large to one of their own."""
+    """Routes requests to handlers, and too large bodies to ``TooLargeHandler``."""
 
     # Tornado's name for what it returns is private.
     def find_handler(self, request: HTTPServerRequest, **kwargs: Any) -> Any:
-        """Return what handles a request whose headers have come."""
+        """Return the delegate for a request whose headers have arrived."""
         length = request.headers.get("Content-Length", "")
         # Python refuses to read thousands of digits; Tornado answers those with 400.
         short = length.isdecimal() and len(length) <= _LONGEST_LENGTH
@@ -75,12 +75,15 @@ class Server:
     Every method may be called from any thread but the server's own. Use it as a
     context manager, or ``start()`` and ``close()`` it.
 
+    Example:
+        ``with Server(studio, port=8000) as server: print(server.url)``
+
     Args:
-        studio: What is served; closing the server leaves it open.
+        studio: The studio to serve; closing the server leaves it open.
         host: The address to listen on.
         port: The port; 0 takes a free one.
         allow_origins: Origins whose pages may connect, besides loopback ones.
-        token: What clients must show; needed beyond loopback.
+        token: The token that clients must send; needed beyond loopback.
         timing: The times of the protocol.
 
     Raises:

@@ -1,0 +1,78 @@
+"""The methods of ``Studio`` that take and give DataFrames.
+
+Importing this module does not import pandas; the first call of a method does. Any
+thread may call them.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Unpack
+
+from nbgen.forwarding import Facade
+from nbgen.schema import TaskFilters
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from nbgen.frames import FrameBatch
+
+
+def generate_frame(
+    studio: Facade, df: pd.DataFrame, prompt: str = "prompt", **options: Any
+) -> FrameBatch:
+    """Queue a task for each row of a table, and return at once.
+
+    A second call, for example by running its cell again, queues what is missing: new
+    and changed rows, and rows whose task failed, was cancelled or lost.
+    ``nbgen.frames.generate_frame`` describes all options and errors.
+
+    Args:
+        studio: The studio that makes the pictures.
+        df: The rows.
+        prompt: The name of a column, or a template: ``"{headline}, watercolor"``.
+        options: ``key``, ``overrides``, ``name``, ``priority``, and fields of a
+            request, each the name of a column or a value for all rows.
+
+    Returns:
+        A handle on the batch; ``to_frame()`` is the table with what came of it.
+    """
+    from nbgen import frames
+
+    return frames.generate_frame(studio.backend, df, prompt, **options)
+
+
+def tasks_frame(
+    studio: Facade, *, limit: int | None = None, **filters: Unpack[TaskFilters]
+) -> pd.DataFrame:
+    """Return a table of tasks, newest first, with the same columns and dtypes always.
+
+    Args:
+        studio: The studio that keeps the tasks.
+        limit: How many at most; None for all.
+        filters: ``status``, ``text``, ``since``, ``batch_id``; see ``Studio.tasks``.
+
+    Raises:
+        InvalidRequest: A value or the name of a filter is not allowed.
+    """
+    from nbgen import frames
+
+    return frames.tasks_frame(studio.backend, limit=limit, **filters)
+
+
+def images_frame(
+    studio: Facade, *, limit: int | None = None, **filters: Unpack[TaskFilters]
+) -> pd.DataFrame:
+    """Return a table of pictures, newest tasks first; see ``tasks_frame``.
+
+    A decision stands beside the pictures that it is about.
+    """
+    from nbgen import frames
+
+    return frames.images_frame(studio.backend, limit=limit, **filters)
+
+
+def decisions_frame(studio: Facade, task_id: str | None = None) -> pd.DataFrame:
+    """Return the log of decisions as a table, oldest first: of one task, or all."""
+    from nbgen import frames
+
+    return frames.decisions_frame(studio.backend, task_id)
