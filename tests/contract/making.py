@@ -1,4 +1,4 @@
-"""What the tests of the contract make: requests, tasks, pictures and gates."""
+"""What the tests of the contract make: requests, tasks, pictures and decisions."""
 
 from __future__ import annotations
 

@@ -241,7 +241,7 @@ def test_missing_rows_are_queued_again(make_backend: MakeBackend) -> None:
 def test_a_whole_batch_needs_nobody_who_runs_it(
     make_backend: MakeBackend, another_runs: AnotherRuns
 ) -> None:
-    gate = Gate(1)
+    gate = Gate(at_step=1)
     backend = make_backend(gate)
     backend.submit_batch("b", ROWS, priority=0)
     gate.wait_reached()
