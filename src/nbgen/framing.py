@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Unpack
 
 from nbgen.forwarding import Facade
-from nbgen.schema import TaskFilters
+from nbgen.schema import TaskFilters, takes_request_fields
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -17,8 +17,17 @@ if TYPE_CHECKING:
     from nbgen.frames import FrameBatch
 
 
+@takes_request_fields
 def generate_frame(
-    studio: Facade, df: pd.DataFrame, prompt: str = "prompt", **options: Any
+    studio: Facade,
+    df: pd.DataFrame,
+    prompt: str = "prompt",
+    *,
+    key: str | None = None,
+    overrides: str | None = None,
+    name: str | None = None,
+    priority: int = 0,
+    **fields: Any,
 ) -> FrameBatch:
     """Queue a task for each row of a table, and return at once.
 
@@ -30,15 +39,28 @@ def generate_frame(
         studio: The studio that makes the pictures.
         df: The rows.
         prompt: The name of a column, or a template: ``"{headline}, watercolor"``.
-        options: ``key``, ``overrides``, ``name``, ``priority``, and fields of a
-            request, each the name of a column or a value for all rows.
+        key: The column whose values, each once, tell the rows apart; None tells them
+            apart by their requests.
+        overrides: A column of objects with request fields of that row.
+        name: The id of the batch; None derives one from the other arguments.
+        priority: -1,000 to 1,000; tasks of a higher one run first.
+        fields: Fields of a request, each the name of a column or a value for all rows.
 
     Returns:
         A handle on the batch; ``to_frame()`` is the table with what came of it.
     """
     from nbgen import frames
 
-    return frames.generate_frame(studio.backend, df, prompt, **options)
+    return frames.generate_frame(
+        studio.backend,
+        df,
+        prompt,
+        key=key,
+        overrides=overrides,
+        name=name,
+        priority=priority,
+        **fields,
+    )
 
 
 def tasks_frame(

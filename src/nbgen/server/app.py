@@ -31,7 +31,7 @@ from nbgen.server.handlers import (
     TaskHandler,
     TasksHandler,
 )
-from nbgen.server.progress_socket import ProgressSocket, Timing, Watchers
+from nbgen.server.progress_socket import Limits, ProgressSocket, Timing, Watchers
 from nbgen.server.review import ApproveHandler, BulkDecideHandler, ContentHandler
 from nbgen.studio import Studio
 from nbgen.threads import start_thread
@@ -39,7 +39,6 @@ from nbgen.threads import start_thread
 _MAX_CLIENT_FRAME = 64 * 1024
 _MAX_BODY = 1024 * 1024
 _LONGEST_LENGTH = 18
-_MAX_WATCHERS = 2_000
 _SHUTDOWN_PATIENCE_S = 1.0
 
 _ROUTES = [
@@ -87,6 +86,7 @@ class Server:
         allow_origins: Origins whose pages may connect, besides loopback ones.
         token: The token that clients must send; needed beyond loopback.
         timing: The times of the protocol.
+        limits: How much the server takes on.
 
     Raises:
         InvalidRequest: The host is not loopback and there is no token, or an origin
@@ -102,11 +102,13 @@ class Server:
         allow_origins: Sequence[str] = (),
         token: str | None = None,
         timing: Timing | None = None,
+        limits: Limits | None = None,
     ) -> None:
         self._access = Access(host, tuple(allow_origins), token)
         self._studio = studio
         self._port = port
         self._timing = timing or Timing()
+        self._limits = limits or Limits()
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop: asyncio.Event | None = None
@@ -167,13 +169,14 @@ class Server:
     async def _serve(self, started: Future[None]) -> None:
         self._loop = asyncio.get_running_loop()
         self._stop = asyncio.Event()
-        watchers = Watchers(self._studio, self._loop, _MAX_WATCHERS)
+        watchers = Watchers(self._studio, self._loop, self._limits.watchers)
         application = _Application(
             _ROUTES,
             default_handler_class=NotFoundHandler,
             studio=self._studio,
             access=self._access,
             timing=self._timing,
+            limits=self._limits,
             watchers=watchers,
             cross_origin_protection=True,
             # Logging who asked is the business of whoever puts this on a network.

@@ -30,9 +30,6 @@ from nbgen.wire.session import WatchSession
 
 logger = logging.getLogger(__name__)
 
-_SEND_BUFFER = 128 * 1024
-"""Bytes; by default the kernel would hold megabytes for a client that reads nothing."""
-
 CLOSE_DONE = 1000
 CLOSE_SHUTDOWN = 1001
 CLOSE_FAULT = 1011
@@ -52,6 +49,19 @@ class Timing(msgspec.Struct, frozen=True):
     keep_alive_s: float = 30.0
     closing_grace_s: float = 2.0
     stall_limit_s: float = 30.0
+
+
+class Limits(msgspec.Struct, frozen=True):
+    """How much one server takes on.
+
+    Attributes:
+        watchers: How many sockets may watch at a time.
+        send_buffer: Bytes that the kernel buffers for a socket. By default it would
+            buffer megabytes for a client that reads nothing.
+    """
+
+    watchers: int = 2_000
+    send_buffer: int = 128 * 1024
 
 
 class _Channel:
@@ -172,6 +182,11 @@ class ProgressSocket(BaseHandler, WebSocketHandler):
         timing: Timing = self.settings["timing"]
         return timing
 
+    @property
+    def _limits(self) -> Limits:
+        limits: Limits = self.settings["limits"]
+        return limits
+
     def check_origin(self, origin: str) -> bool:
         """Return whether pages of an origin may connect."""
         return self.access.allows_origin(origin)
@@ -193,7 +208,7 @@ class ProgressSocket(BaseHandler, WebSocketHandler):
             self.close(CLOSE_TOO_MANY, "This server has no room for more watchers.")
             return
         raw = self._stream.socket
-        raw.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
+        raw.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, self._limits.send_buffer)
         try:
             await self._begin()
         except Exception:
