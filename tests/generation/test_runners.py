@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import threading
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -298,8 +299,8 @@ def test_a_process_that_dies_takes_what_is_being_encoded_along(
     runner = ProcessEngine(partial(HeldEngine, pipe.path))
     seen = Recorder()
     start_in(runner, seen, prompt="held")
-    assert runner._child is not None
-    runner._child._process.kill()
+    assert runner.process_id is not None
+    os.kill(runner.process_id, signal.SIGKILL)
     assert seen.has_ended.wait(30)
     assert isinstance(seen.ended[0].error, WorkerDied)
     assert len(run_in(runner, Recorder())) == 1
