@@ -916,7 +916,7 @@ def test_a_process_that_exits_cancels_its_task(
     program = f"""
 import threading
 from nbgen.studio import Studio
-from nbgen.testing import Gate, PatternEngine, collect_progress
+from nbgen.testing import PatternEngine
 
 reached = threading.Event()
 

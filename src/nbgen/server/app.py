@@ -12,6 +12,7 @@ import socket
 import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
+from functools import partial
 from typing import Any, Self
 
 from tornado.httpserver import HTTPServer
@@ -33,6 +34,7 @@ from nbgen.server.handlers import (
 from nbgen.server.progress_socket import ProgressSocket, Timing, Watchers
 from nbgen.server.review import ApproveHandler, BulkDecideHandler, ContentHandler
 from nbgen.studio import Studio
+from nbgen.threads import start_thread
 
 _MAX_CLIENT_FRAME = 64 * 1024
 _MAX_BODY = 1024 * 1024
@@ -135,11 +137,8 @@ class Server:
             Exception: The loop could not begin, for whatever reason.
         """
         started: Future[None] = Future()
-        thread = threading.Thread(
-            target=self._run, args=(started,), name="nbgen-server", daemon=True
-        )
+        thread = start_thread("nbgen-server", partial(self._run, started))
         self._thread = thread
-        thread.start()
         try:
             started.result()
         except Exception:
