@@ -353,7 +353,7 @@ def test_the_pictures_of_another_database_are_not_garbage(
     name = make_old(right)
     with Studio(tmp_path / "wrong", engine=PatternEngine(), images=place) as wrong:
         for dry_run in (True, False):
-            with pytest.raises(ForeignPictures, match="Open the right one with"):
+            with pytest.raises(ForeignPictures, match="Open it with --data-dir"):
                 wrong.collect_garbage(dry_run=dry_run)
     assert right.collect_garbage(dry_run=False) == []
     assert right.read_image(name)
