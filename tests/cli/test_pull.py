@@ -69,7 +69,7 @@ def test_a_model_is_downloaded_once_and_said_to_lie_where_it_does(
     (hub.models["owner/name"] / "unet" / "pickled.bin").touch()
     done = nbgen(environment, "pull", "owner/name")
     assert done.returncode == 0
-    found = re.search(r"^owner/name lies in (.+)$", done.stdout, re.MULTILINE)
+    found = re.search(r"^owner/name is in (.+)$", done.stdout, re.MULTILINE)
     assert found is not None
     assert "Use it with: nbgen generate … --checkpoint owner/name" in done.stdout
     folder = Path(found[1])

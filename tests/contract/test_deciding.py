@@ -199,7 +199,7 @@ def test_an_undone_decision_counts_as_never_taken(backend: Backend) -> None:
     assert backend.decisions("a") == [approval, undone]
     rejection = decide(backend, says("a", "bob", Verdict.REJECTED))
     assert backend.review("a").decision == rejection
-    with pytest.raises(DecisionConflict, match="No decision of ada"):
+    with pytest.raises(DecisionConflict, match="No decision by ada"):
         backend.undo("a", reviewer_id="ada", expect_version=None)
     backend.undo("a", reviewer_id="ada", expect_version=3)
     with pytest.raises(DecisionConflict, match="no decision that could be undone"):

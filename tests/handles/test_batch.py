@@ -218,12 +218,14 @@ def test_a_batch_is_queued_whole_or_not_at_all(tmp_path: Path) -> None:
         with pytest.raises(TaskConflict, match="pets:b"):
             studio.submit_batch(requests("a", "b", "c"), batch_id="pets")
         studio.pause()
-        with pytest.raises(QueueFull, match=r"4 more do not fit: 0 .* fewer at a time"):
+        with pytest.raises(
+            QueueFull, match=r"queue 4 more tasks: 0 .* fewer at a time"
+        ):
             studio.submit_batch(requests("a", "c", "d", "e"), batch_id="pets")
         waiting = studio.generate("y")
         with pytest.raises(
             QueueFull,
-            match=r"3 more do not fit: 1 task waits, and 3 may\. .* some have",
+            match=r"queue 3 more tasks: 1 of at most 3 is waiting\. .* some have",
         ):
             studio.submit_batch(requests("a", "c", "d"), batch_id="pets")
         waiting.cancel()

@@ -119,5 +119,5 @@ def pull(
     with clear_errors():
         pull_model(name)
         folder = find_checkpoint(name).base
-    console.print(f"{name} lies in {escape(str(folder))}", soft_wrap=True)
+    console.print(f"{name} is in {escape(str(folder))}", soft_wrap=True)
     console.print(f"Use it with: nbgen generate … --checkpoint {name}", soft_wrap=True)

@@ -31,30 +31,32 @@ class DataFolderInUse(NbgenError):
     def __init__(self, folder: str, holder: str) -> None:
         super().__init__(
             f"The data folder {folder!r} is in use: {holder} runs tasks. Try again "
-            "when they have ended, submit there, or open another folder with data_dir, "
-            "--data-dir or NBGEN_DATA_DIR. Listing and deciding still work here."
+            "when its tasks have ended, generate there, or use another folder: "
+            "data_dir=, --data-dir or NBGEN_DATA_DIR. You can still list tasks and "
+            "decide on them here."
         )
 
 
 class ForeignPictures(NbgenError):
-    """Garbage cannot be told from pictures that another database refers to."""
+    """Another database may refer to the pictures, so none is removed."""
 
     code = "foreign_pictures"
 
 
 class QueueFull(NbgenError):
-    """As many tasks wait as may."""
+    """The queue has reached its limit."""
 
     code = "queue_full"
 
     def __init__(self, waiting: int, limit: int, asked: int) -> None:
-        wait = "1 task waits" if waiting == 1 else f"{waiting:,} tasks wait"
+        more = "1 more task" if asked == 1 else f"{asked:,} more tasks"
+        waits = "is" if waiting == 1 else "are"
         way_out = "Submit again when some have run, cancel some"
         if asked > limit:
             way_out = "Submit fewer at a time"
         super().__init__(
-            f"{asked:,} more {'does' if asked == 1 else 'do'} not fit: {wait}, and "
-            f"{limit:,} may. {way_out}, or open the studio with a higher queue_limit."
+            f"Cannot queue {more}: {waiting:,} of at most {limit:,} {waits} waiting. "
+            f"{way_out}, or open the studio with a higher queue_limit."
         )
 
 
@@ -77,8 +79,8 @@ class PortTaken(NbgenError):
 
     def __init__(self, host: str, port: int, reason: str) -> None:
         super().__init__(
-            f"Port {port} on {host} cannot be had: {reason}. Choose another with "
-            "--port, or 0 for a free one."
+            f"Cannot listen on port {port} of {host}: {reason}. Choose another port "
+            "with --port; 0 takes a free one."
         )
 
 
@@ -101,8 +103,8 @@ class UnexpectedAnswer(NbgenError):
 
     def __init__(self, url: str, answer: str) -> None:
         super().__init__(
-            f"The server at {url} answered {answer}. Check the address, and what "
-            "stands between this machine and the server."
+            f"The server at {url} answered {answer}. Check the address, and any proxy "
+            "between this machine and the server."
         )
 
 
@@ -113,8 +115,8 @@ class RunsNoTasks(NbgenError):
 
     def __init__(self) -> None:
         super().__init__(
-            "This studio finds tasks and decides on them, but runs none. Open one "
-            "with Studio() to make pictures."
+            "This studio finds tasks and decides on them, but makes no pictures. To "
+            "make some, open another one with Studio()."
         )
 
 

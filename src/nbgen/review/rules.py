@@ -151,7 +151,7 @@ def rule(
         raise DecisionConflict(
             subject.task_id,
             f"Task {subject.task_id!r} {_told(contradicted)}. Undo that first, or "
-            f"decide with expect_version={version} to show that you know of it.",
+            f"overrule it: decide with expect_version={version}.",
         )
     if contradicted is not None:
         decision = msgspec.structs.replace(decision, supersedes=contradicted.sequence)
@@ -202,9 +202,9 @@ def rule_undo(
         if expected is None:
             raise DecisionConflict(
                 subject.task_id,
-                f"No decision of {reviewer_id} counts on task {subject.task_id!r}: it "
-                f"{_told(undone)}. Undo that with expect_version={version} to show "
-                "that you know of it.",
+                f"No decision by {reviewer_id} is in force on task "
+                f"{subject.task_id!r}: it {_told(undone)}. To undo that decision, pass "
+                f"expect_version={version}.",
             )
     decision = Decision(
         task_id=subject.task_id,

@@ -170,4 +170,8 @@ def progress_of_record(record: TaskRecord) -> GenerationProgress:
 def _message_of_record(record: TaskRecord) -> str:
     if record.error is not None:
         return record.error
-    return done_message(record.result) if record.status.ended else "Runs elsewhere"
+    return (
+        done_message(record.result)
+        if record.status.ended
+        else "Running in another process"
+    )

@@ -104,7 +104,7 @@ class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
         str,
         Meta(
             title="Negative prompt",
-            description="What it shall not show",
+            description="What to leave out",
             max_length=MAX_PROMPT_LENGTH,
         ),
     ] = ""

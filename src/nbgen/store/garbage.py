@@ -18,8 +18,8 @@ from nbgen.store.tables import content, decisions, tasks
 if TYPE_CHECKING:
     from nbgen.store.database import Database
 
-# A picture is saved, or made young, before the row that refers to it is committed; a
-# file that young may yet be wanted.
+# A picture is saved, or its age is reset, before the row that refers to it is
+# committed. So the row of a young file may not be there yet.
 _YOUNG = dt.timedelta(hours=1)
 
 _EVER = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
@@ -33,8 +33,8 @@ def collect_garbage(database: Database, images: Images, *, dry_run: bool) -> lis
 
     Args:
         database: What refers to pictures.
-        images: Where they lie.
-        dry_run: Whether to leave them where they are.
+        images: Where the files are.
+        dry_run: Whether to only return the names and remove nothing.
 
     Returns:
         The names of the files.
@@ -52,7 +52,7 @@ def collect_garbage(database: Database, images: Images, *, dry_run: bool) -> lis
     _check_owner(database.identity, images.owners())
     if dry_run:
         return garbage
-    # Reading all took its time, in which somebody may have mentioned an old file.
+    # While all was read, somebody may have referred to an old file.
     mentioned = _mentioned(database, since=old)
     return [
         name
@@ -65,21 +65,21 @@ def _check_owner(identity: str, owners: set[str]) -> None:
     others = ", ".join(f"owner-{owner}" for owner in sorted(owners - {identity}))
     if not owners:
         raise ForeignPictures(
-            "It is not known which database these pictures belong to, as none was "
-            "saved since nbgen leaves marks of that. Make a picture with the studio "
-            "that they belong to, and try again."
+            "These pictures carry no owner mark: an older nbgen saved them. So the "
+            "pictures of this database cannot be told from those of another. Make a "
+            "picture with the studio that they belong to, then run gc again."
         )
     if identity not in owners:
         raise ForeignPictures(
-            "These pictures belong to another database than the one that is open, "
-            "which does not know what is referred to. Open the right one with "
-            "--data-dir or NBGEN_DATABASE. If that is gone for good, make a picture "
-            f"with this one and remove the marks beside the pictures: {others}."
+            "These pictures belong to another database, and only that one knows which "
+            "of them are in use. Open it with --data-dir or NBGEN_DATABASE. If it is "
+            "gone for good, make a picture with this one, and remove the marks beside "
+            f"the pictures: {others}."
         )
     if others:
         raise ForeignPictures(
-            "Several databases keep their pictures here, and none knows what the "
-            "others refer to. Give each its own place with NBGEN_IMAGES. If the others "
+            "Several databases keep their pictures here, and none knows which pictures "
+            "the others use. Give each its own place with NBGEN_IMAGES. If the others "
             f"are gone for good, remove their marks beside the pictures: {others}."
         )
 
