@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python -m
 
-.PHONY: demo lab test check install clean
+.PHONY: demo lab test check pins hooks install clean
 
 demo: $(VENV)/installed
 	$(RUN) nbgen demo
@@ -17,13 +17,29 @@ lab: $(VENV)/installed
 # In the order of how soon each tells that something is wrong.
 test: $(VENV)/installed-for-tests check
 	@sh tools/install_chromium.sh
-	$(RUN) pytest -rs
+	$(RUN) coverage erase
+	$(RUN) coverage run -m pytest -rs
+	$(RUN) coverage combine --quiet
+	$(RUN) coverage report --fail-under=90
+	$(RUN) coverage report --fail-under=100 --include='$(COVERED_WHOLLY)'
 	$(RUN) pytest -rs --nbval --nbval-current-env --nbval-cell-timeout=300 notebooks
+
+# Rules without I/O, on which all else stands: each branch of them has a test.
+COVERED_WHOLLY := */nbgen/progress/*,*/nbgen/review/*,*/nbgen/wire/*
 
 check: $(VENV)/installed-for-tests
 	$(VENV)/bin/ruff check
 	$(VENV)/bin/ruff format --check
 	$(VENV)/bin/mypy
+
+# Write constraints.txt: what is installed now, after the tests have passed with it.
+pins: $(VENV)/installed-for-tests
+	$(VENV)/bin/python tools/pin.py
+
+# Run `make check`'s programs before each commit.
+hooks: $(VENV)/installed-for-tests
+	$(RUN) pip install --quiet --constraint constraints.txt --group dev
+	$(VENV)/bin/pre-commit install
 
 install: $(VENV)/installed
 
@@ -40,4 +56,4 @@ $(VENV)/installed-for-tests: $(VENV)/installed
 	@touch $@
 
 clean:
-	rm -rf $(VENV) build dist outputs .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) build dist outputs .mypy_cache .ruff_cache .pytest_cache .coverage*

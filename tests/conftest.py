@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -14,8 +15,12 @@ from playwright.sync_api import Browser, sync_playwright
 
 from nbgen.server import Server, Timing
 from nbgen.studio import Studio
-from nbgen.testing.engine import PatternEngine
 from tests import postgresql
+
+if TYPE_CHECKING:  # pytest rewrites a plugin only if it is not imported before
+    from nbgen.testing.plugin import MakeStudio
+
+pytest_plugins = ["nbgen.testing.plugin"]
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
@@ -52,6 +57,23 @@ def _own_data_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             monkeypatch.delenv(name)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _interrupts_raise() -> None:
+    """Have SIGINT raise KeyboardInterrupt, also in tests that run in the background.
+
+    A shell starts what runs behind it (``nohup make test &``) with SIGINT ignored, and
+    then Python installs no handler.
+    """
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def skip_or_fail(reason: str) -> NoReturn:
+    """Skip a test for lack of a program; fail in CI, where nothing may be missing."""
+    if os.environ.get("CI"):
+        pytest.fail(f"{reason} In CI, no test may be skipped for lack of it.")
+    pytest.skip(reason)
+
+
 @pytest.fixture(scope="session")
 def postgresql_server() -> Iterator[postgresql.Server]:
     """Return a running PostgreSQL."""
@@ -69,27 +91,15 @@ def database(request: pytest.FixtureRequest) -> str | None:
 
 
 @pytest.fixture
-def make_studio(tmp_path: Path) -> Iterator[Callable[..., Studio]]:
+def make_studio(make_nbgen_studio: MakeStudio) -> MakeStudio:
     """Return a function that opens a studio on the test's folder and closes it."""
-    studios: list[Studio] = []
-
-    def make(
-        before_step: Callable[[int], None] | None = None, **options: Any
-    ) -> Studio:
-        engine = PatternEngine(before_step)
-        studio = Studio(tmp_path / "data", engine=engine, **options)
-        studios.append(studio)
-        return studio
-
-    yield make
-    for studio in studios:
-        studio.close()
+    return make_nbgen_studio
 
 
 @pytest.fixture
-def studio(make_studio: Callable[..., Studio]) -> Studio:
+def studio(nbgen_studio: Studio) -> Studio:
     """Return an open studio that draws patterns."""
-    return make_studio()
+    return nbgen_studio
 
 
 @pytest.fixture
@@ -120,7 +130,9 @@ def server(make_server: Callable[..., Server], studio: Studio) -> Server:
 def browser() -> Iterator[Browser]:
     """Return a real Chromium; skip where there is none."""
     if CHROMIUM is None:
-        pytest.skip("Chromium is not installed: run `apt-get install chromium` as root")
+        skip_or_fail(
+            "Chromium is not installed: run `apt-get install chromium` as root."
+        )
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=CHROMIUM, args=CHROMIUM_FLAGS

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -15,25 +15,24 @@ SOURCE = Path(__file__).parent.parent / "src" / "nbgen"
 # From the ground up: a part imports its own and those of lower rows, never another of
 # its own row.
 ROWS = [
-    {"errors", "settings", "atomic"},
+    {"errors", "settings", "atomic", "threads"},
     {"schema"},
     {"wire"},
     {"progress", "images", "review", "generation"},
     {"store"},
     {"backend"},
     {"local", "remote", "testing"},
-    {"handles"},
-    {"keeping"},
-    {"reviewing"},
-    {"queueing"},
-    {"batching"},
-    {"frames"},
+    {"handles", "forwarding"},
+    {"frames", "exporting"},
     {"framing"},
     {"studio"},
-    {"widgets", "server", "cli"},
+    # The plugin's fixtures open studios; the other helpers for tests know none.
+    {"widgets", "server", "cli", "testing.plugin"},
     {"__main__"},
 ]
 ROW_OF = {part: row for row, parts in enumerate(ROWS) for part in parts}
+
+LONGEST_MODULE = 400
 
 # The two faces that the command line puts together.
 EXCEPTIONS = {("cli", "server")}
@@ -61,9 +60,11 @@ HOMES = {
     "rich": {"nbgen.cli"},
     "typer": {"nbgen.cli"},
     "tornado": {"nbgen.server", "nbgen.remote.client", "nbgen.review.webhook"},
+    "websockets": {"nbgen.remote.client"},
     "ipywidgets": {"nbgen.widgets"},
     "traitlets": {"nbgen.widgets"},
     "IPython": {"nbgen.widgets"},
+    "pytest": {"nbgen.testing.plugin"},
     "msgspec": {"nbgen"},
     "numpy": {"nbgen.frames"},
     "pandas": {"nbgen.errors.requests", "nbgen.frames"},
@@ -85,47 +86,112 @@ def modules() -> dict[str, Path]:
     return found
 
 
-def imports(path: Path) -> Iterator[str]:
-    """Yield what a file imports, anywhere in it, but for a type checker's eyes."""
+MODULES = modules()
+
+
+def imports(path: Path, *, for_types: bool = True) -> Iterator[str]:
+    """Yield what a file imports, anywhere in it.
+
+    Args:
+        for_types: Whether imports that only a type checker follows count.
+    """
     tree = ast.parse(path.read_text())
-    for_types = {
+    left_out = {
         inner
         for node in ast.walk(tree)
-        if isinstance(node, ast.If)
+        if not for_types
+        and isinstance(node, ast.If)
         and isinstance(node.test, ast.Name)
         and node.test.id == "TYPE_CHECKING"
         for inner in ast.walk(node)
     }
     for node in ast.walk(tree):
-        if node in for_types:
+        if node in left_out:
             continue
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.module, f"{path} has a relative import"
-            yield node.module
+            for alias in node.names:
+                # `from nbgen.wire import session` imports a module, not the package.
+                module = f"{node.module}.{alias.name}"
+                yield module if module in MODULES else node.module
 
 
 def part(module: str) -> str | None:
-    names = module.split(".")
-    return names[1] if len(names) > 1 else None
+    names = module.removeprefix("nbgen").strip(".")
+    return names if names in ROW_OF else names.split(".")[0] or None
 
 
-@pytest.mark.parametrize("module", modules())
+@pytest.mark.parametrize("module", MODULES)
 def test_imports_point_down(module: str) -> None:
+    """An import for types binds the reader as any other does."""
     here = part(module)
     if here is None:
         return  # the package itself names everything
-    for imported in imports(modules()[module]):
+    for imported in imports(MODULES[module]):
         there = part(imported) if imported.split(".")[0] == "nbgen" else here
         if there in (here, None) or (here, there) in EXCEPTIONS:
             continue
         assert ROW_OF[str(there)] < ROW_OF[here], f"{module} imports {imported}"
 
 
-@pytest.mark.parametrize("module", modules())
+@pytest.mark.parametrize("module", MODULES)
+def test_only_the_facade_knows_the_local_backend(module: str) -> None:
+    """So a studio at a distance serves the faces and the handles alike."""
+    if part(module) in ("local", "studio", None):
+        return
+    known = {part(each) for each in imports(MODULES[module]) if each in MODULES}
+    assert "local" not in known
+
+
+def circles(graph: Mapping[str, Collection[str]]) -> list[list[str]]:
+    """Return the groups of modules of which each imports, in the end, itself."""
+
+    def reached(start: str) -> set[str]:
+        found: set[str] = set()
+        ahead = list(graph[start])
+        while ahead:
+            module = ahead.pop()
+            if module not in found:
+                found.add(module)
+                ahead.extend(graph[module])
+        return found
+
+    reach = {module: reached(module) for module in graph}
+    groups = {
+        frozenset(other for other in reach[module] if module in reach[other])
+        for module in graph
+        if module in reach[module]
+    }
+    return sorted(sorted(group) for group in groups)
+
+
+def test_no_modules_import_each_other() -> None:
+    """Not even for types, nor through others."""
+    left_out = {"nbgen"}
+    graph = {
+        module: (set(imports(path)) & MODULES.keys()) - left_out - {module}
+        for module, path in MODULES.items()
+        if module not in left_out
+    }
+    assert circles(graph) == []
+
+
+def test_circles_are_found() -> None:
+    graph = {"a": {"b"}, "b": {"c"}, "c": {"b"}, "d": {"d"}, "e": {"a"}}
+    assert circles(graph) == [["b", "c"], ["d"]]
+
+
+@pytest.mark.parametrize("module", sorted(MODULES))
+def test_modules_are_short_enough_to_read(module: str) -> None:
+    lines = MODULES[module].read_text().count("\n")
+    assert lines <= LONGEST_MODULE, f"{module} has {lines} lines: cut it by owner"
+
+
+@pytest.mark.parametrize("module", MODULES)
 def test_packages_are_imported_only_at_home(module: str) -> None:
-    for imported in imports(modules()[module]):
+    for imported in imports(MODULES[module], for_types=False):
         package = imported.split(".")[0]
         if package in sys.stdlib_module_names:
             continue
@@ -189,18 +255,3 @@ def test_a_package_that_is_not_installed_is_named(package: str, name: str) -> No
     )
     assert f"the package {package}, which is not installed" in done.stderr
     assert "pip install 'nbgen[notebook]'" in done.stderr
-
-
-def test_public_names_exist() -> None:
-    import nbgen
-
-    assert sorted(nbgen.__all__) == dir(nbgen) == sorted(set(nbgen.__all__))
-    for name in nbgen.__all__:
-        assert getattr(nbgen, name) is not None
-
-
-def test_unknown_name_is_an_attribute_error() -> None:
-    import nbgen
-
-    with pytest.raises(AttributeError, match="no_such_name"):
-        _ = nbgen.no_such_name

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Installs Debian's Chromium for the browser tests where that is possible; where it is
-# not, those tests skip themselves and say so.
+# Installs Debian's Chromium for the browser tests where that is possible. Where it is
+# not, those tests skip themselves and say so; if CI is set, they fail.
 if command -v chromium >/dev/null || command -v chromium-browser >/dev/null; then
     exit 0
 fi

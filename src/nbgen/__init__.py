@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from nbgen.handles.batch import Batch as Batch
     from nbgen.handles.task import Task as Task
     from nbgen.progress import ProgressService as ProgressService
-    from nbgen.progress import get_progress_service as get_progress_service
     from nbgen.review.publishers import FolderPublisher as FolderPublisher
     from nbgen.review.webhook import WebhookPublisher as WebhookPublisher
     from nbgen.schema import DecisionRequest as DecisionRequest
@@ -31,6 +30,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
+# Name and home of all that is public; the imports for types above repeat it.
 _MODULE_OF = {
     "Batch": "nbgen.handles.batch",
     "BatchPanel": "nbgen.widgets",
@@ -46,31 +46,11 @@ _MODULE_OF = {
     "Studio": "nbgen.studio",
     "Task": "nbgen.handles.task",
     "WebhookPublisher": "nbgen.review.webhook",
-    "get_progress_service": "nbgen.progress",
     "read_frame": "nbgen.frames",
     "recipe": "nbgen.generation.recipe",
 }
 
-__all__ = [
-    "Batch",
-    "BatchPanel",
-    "DecisionRequest",
-    "FolderPublisher",
-    "GenerationPanel",
-    "GenerationProgress",
-    "GenerationRequest",
-    "GenerationResult",
-    "NbgenError",
-    "ProgressService",
-    "RowErrors",
-    "Studio",
-    "Task",
-    "WebhookPublisher",
-    "__version__",
-    "get_progress_service",
-    "read_frame",
-    "recipe",
-]
+__all__ = ["__version__", *_MODULE_OF]  # noqa: PLE0604 - all are strings
 
 # Without a handler of any kind, Python prints warnings to stderr, and a notebook
 # that is compared with its stored outputs must not print.
@@ -86,4 +66,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return __all__
+    return sorted(__all__)

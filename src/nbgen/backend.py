@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from nbgen.errors import NbgenError
+from nbgen.progress.dispatcher import ProgressCallback
+from nbgen.progress.previews import PreviewCallback
 from nbgen.schema import (
     BatchRow,
     ContentTask,
@@ -26,7 +28,6 @@ from nbgen.schema import (
     DecisionRequest,
     GenerationProgress,
     GenerationRequest,
-    Preview,
     PublicationRecord,
     Review,
     TaskEnd,
@@ -35,8 +36,18 @@ from nbgen.schema import (
     TaskRecord,
 )
 
-ProgressCallback = Callable[[GenerationProgress], None]
-PreviewCallback = Callable[[Preview], None]
+__all__ = [
+    "Backend",
+    "Deciding",
+    "Finding",
+    "Pictures",
+    "PreviewCallback",
+    "ProgressCallback",
+    "Running",
+    "StopWatching",
+    "Watching",
+]
+
 StopWatching = Callable[[], None]
 """Ends the watching; calling it again does nothing."""
 
@@ -122,7 +133,12 @@ class Running(Protocol):
         """Return the ids of the tasks that wait, the next one first."""
 
     def prioritise(self, task_id: str, priority: int) -> None:
-        """Give a waiting task another priority.
+        """Give a waiting task another priority, which is kept.
+
+        Args:
+            task_id: The task.
+            priority: -1,000 to 1,000. Tasks of a higher one run first, those of the
+                same in the order in which they were submitted.
 
         Raises:
             UnknownTask: There is no such task.
@@ -131,7 +147,10 @@ class Running(Protocol):
         """
 
     def pause(self) -> None:
-        """Start no further task until ``resume``; the one that runs goes on."""
+        """Start no further task until ``resume``; the one that runs goes on.
+
+        To finish the running task and stop: ``close(finish=True)``.
+        """
 
     def resume(self) -> None:
         """Start tasks again."""
@@ -150,13 +169,21 @@ class Watching(Protocol):
     def watch(self, task_id: str, callback: ProgressCallback) -> StopWatching:
         """Call back with the present state of a task, then with every later one.
 
-        States come in order, none twice, up to the end. The task need not exist yet.
-        The callback must return quickly; it runs on a thread of the backend, or on the
-        caller's if the task has ended already.
+        States come in order, none twice, up to the end. The task need not exist yet. Of
+        a task that another process runs, the callback gets no more than the beginning
+        and the end, within a second. The callback must return quickly; it runs on the
+        thread ``nbgen-progress``, or on the caller's if the task has ended already.
+
+        Returns:
+            A function that ends the watching.
         """
 
     def watch_previews(self, task_id: str, callback: PreviewCallback) -> StopWatching:
-        """Call back with previews of the picture while the task samples."""
+        """Call back with previews of the picture, up to four a second, as it samples.
+
+        Previews are made only while somebody watches them. The callback runs on a
+        thread of the backend and must return quickly.
+        """
 
 
 class Finding(Protocol):
@@ -210,11 +237,14 @@ class Pictures(Protocol):
     def picture_path(self, name: str) -> Path | None:
         """Return the file of a picture; None if it is not on this machine's disk."""
 
-    def collect_garbage(self, *, dry_run: bool) -> list[str]:
+    def collect_garbage(self, *, dry_run: bool = True) -> list[str]:
         """Remove picture files that nothing refers to; return their names.
 
+        Files that were written within the last hour stay: they may belong to a task
+        under way. Unfinished files are removed too.
+
         Args:
-            dry_run: Only return the names.
+            dry_run: Whether to remove nothing and only return the names.
 
         Raises:
             ForeignPictures: Another database may refer to them.
@@ -255,9 +285,23 @@ class Deciding(Protocol):
         """
 
     def undo(
-        self, task_id: str, *, reviewer_id: str, expect_version: int | None
+        self, task_id: str, *, reviewer_id: str, expect_version: int | None = None
     ) -> Decision:
-        """Take a decision back and return the entry of the log that does so.
+        """Take a decision back: the reviewer's own or, knowingly, somebody else's.
+
+        It counts as never taken, so the decision that it had overruled counts again.
+        Publications of an approval that are not out yet are cancelled; published
+        pictures stay published.
+
+        Args:
+            task_id: The task.
+            reviewer_id: Who undoes.
+            expect_version: How many decisions on the task the reviewer knows of. With
+                it, the last decision that counts is undone where none of the
+                reviewer's own does.
+
+        Returns:
+            The entry of the log, which supersedes the decision.
 
         Raises:
             UnknownTask: There is no such task.
@@ -265,7 +309,7 @@ class Deciding(Protocol):
             DecisionConflict: There is nothing to undo, or somebody decided meanwhile.
         """
 
-    def decisions(self, task_id: str | None) -> list[Decision]:
+    def decisions(self, task_id: str | None = None) -> list[Decision]:
         """Return the log of decisions, oldest first: of one task, or all of it."""
 
     def review(self, task_id: str) -> Review:
@@ -275,7 +319,7 @@ class Deciding(Protocol):
             UnknownTask: There is no such task.
         """
 
-    def decided(self, decision: Decision, *, wait_s: float) -> Decided:
+    def decided(self, decision: Decision, *, wait_s: float = 0.0) -> Decided:
         """Return what came of a decision: its review, publications and a sentence.
 
         Args:
@@ -291,9 +335,16 @@ class Deciding(Protocol):
         task_id: str,
         metadata: Mapping[str, Any] | str,
         *,
-        featured_image_url: str | None,
+        featured_image_url: str | None = None,
     ) -> ContentTask:
         """Register a task made elsewhere, or merge what is newly known of it.
+
+        Args:
+            task_id: The id of the task.
+            metadata: What its makers know of it: an object, or one as JSON text.
+                Objects are merged with what is known, other values take its place, and
+                what is not mentioned stays.
+            featured_image_url: Its own picture; None leaves it as it is.
 
         Raises:
             InvalidRequest: A value is not allowed.
@@ -306,7 +357,9 @@ class Deciding(Protocol):
             UnknownTask: There is no such task.
         """
 
-    def publications(self, task_id: str, *, wait_s: float) -> list[PublicationRecord]:
+    def publications(
+        self, task_id: str, *, wait_s: float = 0.0
+    ) -> list[PublicationRecord]:
         """Return the publications of a task, oldest first.
 
         Args:
@@ -318,11 +371,15 @@ class Deciding(Protocol):
 class Backend(Running, Watching, Finding, Pictures, Deciding, Protocol):
     """All that a studio needs."""
 
-    def close(self, *, finish: bool) -> None:
-        """Cancel what runs, release all threads, processes and files.
+    def close(self, *, finish: bool = False) -> None:
+        """Cancel what runs, and release all threads, processes and files.
 
-        Tasks that wait go on waiting. Called again, it waits for the same end.
+        Waiting tasks go on waiting, for the next studio that is opened on the same
+        data. It waits for the running step, and for a publication under way. A second
+        call waits for the same end.
 
         Args:
-            finish: Let the running task end first.
+            finish: Whether the task that runs goes on to its end first. A
+                ``KeyboardInterrupt`` cancels it, and is raised once all is closed; a
+                second one is raised at once and leaves the rest to be closed again.
         """

@@ -1,160 +1,78 @@
-"""The part of the studio that takes and gives DataFrames.
+"""The methods of ``Studio`` that take and give DataFrames.
 
-Thread-safety: every method may be called from any thread. pandas is imported by the
-first that is called.
+Importing this module does not import pandas; the first call of a method does. Any
+thread may call them.
 """
 
 from __future__ import annotations
 
-import datetime as dt
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Unpack
 
-from nbgen.batching import Batching
+from nbgen.forwarding import Facade
+from nbgen.schema import TaskFilters
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from nbgen.frames import FrameBatch
-    from nbgen.studio import Studio
 
 
-class Framing(Batching):
-    """Turns tables into tasks and back; ``Studio`` is one."""
+def generate_frame(
+    studio: Facade, df: pd.DataFrame, prompt: str = "prompt", **options: Any
+) -> FrameBatch:
+    """Queue a task for each row of a table, and return at once.
 
-    def generate_frame(
-        self,
-        df: pd.DataFrame,
-        prompt: str = "prompt",
-        *,
-        key: str | None = None,
-        overrides: str | None = None,
-        name: str | None = None,
-        priority: int = 0,
-        **column_or_constant: Any,
-    ) -> FrameBatch:
-        """Queue a task for each row of a table, and return at once.
+    A second call, for example by running its cell again, queues what is missing: new
+    and changed rows, and rows whose task failed, was cancelled or lost.
+    ``nbgen.frames.generate_frame`` describes all options and errors.
 
-        All rows are checked before the first is queued. Called again, for example by
-        running its cell again, it queues what is missing: rows that are new or were
-        changed, and those whose task failed, was cancelled or lost.
+    Args:
+        studio: The studio that makes the pictures.
+        df: The rows.
+        prompt: The name of a column, or a template: ``"{headline}, watercolor"``.
+        options: ``key``, ``overrides``, ``name``, ``priority``, and fields of a
+            request, each the name of a column or a value for all rows.
 
-        Args:
-            df: The rows.
-            prompt: The name of a column, or a template with columns in braces, such as
-                ``"{headline}, watercolor"``; formats such as ``{price:.2f}`` work. A
-                text of several words that is like no column's name is the prompt of
-                all rows.
-            key: The column whose values, each once, tell the rows apart, so that a row
-                that was changed is known from a new one by a person who looks at the
-                task ids; None tells them apart by what they ask for.
-            overrides: A column of objects (dictionaries or JSON texts) with request
-                fields of that row, which take the place of what is said here; a field
-                that is None there does not.
-            name: Tells this batch from others, 1 to 60 letters, digits, dots,
-                underscores, colons or hyphens. By default one that the other arguments
-                determine. Give another to make the same pictures anew.
-            priority: See ``generate``.
-            column_or_constant: Further fields of ``GenerationRequest``: the name of a
-                column, or a value for all rows. An empty cell, and None for all rows,
-                stands for the field's default. ``negative_prompt`` may be a template
-                too.
+    Returns:
+        A handle on the batch; ``to_frame()`` is the table with what came of it.
+    """
+    from nbgen import frames
 
-        Returns:
-            A handle on the batch; ``to_frame()`` is the table with what came of it.
+    return frames.generate_frame(studio.backend, df, prompt, **options)
 
-        Raises:
-            InvalidRequest: An argument is not allowed, for any row.
-            RowErrors: Rows ask for what is not allowed; its ``table`` lists them all.
-            TaskConflict: A task id of the batch stands for something else.
-            DataFolderInUse: Another process runs the tasks of the data folder, and
-                something is missing.
-            QueueFull: There is not room for all.
-            StudioClosed: The studio is closed.
-        """
-        from nbgen import frames
 
-        return frames.generate_frame(
-            cast("Studio", self),
-            df,
-            prompt,
-            key=key,
-            overrides=overrides,
-            name=name,
-            priority=priority,
-            fields=column_or_constant,
-        )
+def tasks_frame(
+    studio: Facade, *, limit: int | None = None, **filters: Unpack[TaskFilters]
+) -> pd.DataFrame:
+    """Return a table of tasks, newest first, with the same columns and dtypes always.
 
-    def tasks_frame(
-        self,
-        *,
-        status: str | None = None,
-        text: str | None = None,
-        since: dt.datetime | None = None,
-        batch_id: str | None = None,
-        limit: int | None = None,
-    ) -> pd.DataFrame:
-        """Return a table of tasks, newest first; see ``tasks`` for the filters.
+    Args:
+        studio: The studio that keeps the tasks.
+        limit: How many at most; None for all.
+        filters: ``status``, ``text``, ``since``, ``batch_id``; see ``Studio.tasks``.
 
-        The columns and their dtypes are always the same; see ``nbgen.frames.tables``.
+    Raises:
+        InvalidRequest: A value or the name of a filter is not allowed.
+    """
+    from nbgen import frames
 
-        Args:
-            status: See ``tasks``.
-            text: See ``tasks``.
-            since: See ``tasks``.
-            batch_id: See ``tasks``.
-            limit: How many at most; None for all.
+    return frames.tasks_frame(studio.backend, limit=limit, **filters)
 
-        Raises:
-            InvalidRequest: A value is not allowed.
-        """
-        from nbgen import frames
 
-        return frames.tasks_frame(
-            cast("Studio", self),
-            status=status,
-            text=text,
-            since=since,
-            batch_id=batch_id,
-            limit=limit,
-        )
+def images_frame(
+    studio: Facade, *, limit: int | None = None, **filters: Unpack[TaskFilters]
+) -> pd.DataFrame:
+    """Return a table of pictures, newest tasks first; see ``tasks_frame``.
 
-    def images_frame(
-        self,
-        *,
-        text: str | None = None,
-        since: dt.datetime | None = None,
-        batch_id: str | None = None,
-        limit: int | None = None,
-    ) -> pd.DataFrame:
-        """Return a table of the pictures that were made, newest tasks first.
+    A decision stands beside the pictures that it is about.
+    """
+    from nbgen import frames
 
-        What was decided stands beside the pictures that the decision is about.
+    return frames.images_frame(studio.backend, limit=limit, **filters)
 
-        Args:
-            text: See ``tasks``.
-            since: See ``tasks``.
-            batch_id: See ``tasks``.
-            limit: How many at most; None for all.
 
-        Raises:
-            InvalidRequest: A value is not allowed.
-        """
-        from nbgen import frames
+def decisions_frame(studio: Facade, task_id: str | None = None) -> pd.DataFrame:
+    """Return the log of decisions as a table, oldest first: of one task, or all."""
+    from nbgen import frames
 
-        return frames.images_frame(
-            cast("Studio", self),
-            text=text,
-            since=since,
-            batch_id=batch_id,
-            limit=limit,
-        )
-
-    def decisions_frame(self, task_id: str | None = None) -> pd.DataFrame:
-        """Return the log of decisions as a table, oldest first.
-
-        Args:
-            task_id: Only those on this task; None for all.
-        """
-        from nbgen import frames
-
-        return frames.decisions_frame(cast("Studio", self), task_id)
+    return frames.decisions_frame(studio.backend, task_id)

@@ -7,7 +7,6 @@ import re
 import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +16,7 @@ from PIL import Image
 
 from nbgen.server import Server
 from nbgen.studio import Studio
+from nbgen.testing import Gate
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -108,8 +108,8 @@ def test_watch_follows_a_task_of_a_server(tmp_path: Path) -> None:
 def test_watch_shows_how_a_task_ends(
     make_studio: Callable[..., Studio], make_server: Callable[..., Server]
 ) -> None:
-    gate = threading.Event()
-    studio = make_studio(lambda _step: gate.wait(60))
+    gate = Gate(timeout_s=60)
+    studio = make_studio(gate)
     server = make_server(studio)
     good = studio.generate("a cat", task_id="good", num_inference_steps=5)
     bad = studio.generate("a cat", task_id="bad")
@@ -117,9 +117,9 @@ def test_watch_shows_how_a_task_ends(
     failed = nbgen("watch", "bad", "--url", server.url)
     assert failed.returncode == 1
     assert failed.stderr == "Error: Cancelled before it started.\n"
-    gate.set()
+    gate.open()
     done = nbgen("watch", "good", "--url", server.url)
     assert (done.returncode, done.stderr) == (0, "")
     assert "Done" in done.stdout
     assert "5/5" in done.stdout
-    assert good.result(10)
+    good.result(10)

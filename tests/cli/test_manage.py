@@ -201,3 +201,28 @@ def test_somebody_elses_decision_is_undone_knowingly(folder: Path) -> None:
     assert "approved by ada" in refused.stderr
     knows = ("undo", "done", "--reviewer", "bob", "--expect-version", "1")
     assert read_json(*knows, folder=folder)["verdict"] == "undone"
+
+
+@pytest.mark.parametrize("word", ["approve", "reject"])
+def test_every_field_of_a_decision_has_an_option(folder: Path, word: str) -> None:
+    with Studio(folder, engine=PatternEngine(), take_over=False) as studio:
+        two = studio.generate("cats", task_id="two", num_images=2, seed=3).result(10)
+    second = two.images[1]
+    words = (word, "two", "--reviewer", "ada", "--feedback", "Well")
+    tags = ("--tag", "colour", "--tag", "hands")
+    told = read_json(
+        *words, *tags, "--image", second.name, "--expect-version", "0", folder=folder
+    )
+    assert told["verdict"] == {"approve": "approved", "reject": "rejected"}[word]
+    assert (told["feedback"], told["tags"]) == ("Well", ["colour", "hands"])
+    assert told["image"] == second.name
+    late = nbgen(*words, "--expect-version", "0", "--tag", "late", folder=folder)
+    assert late.exit_code == 1
+
+
+def test_a_picture_is_named_by_its_address(folder: Path) -> None:
+    url = "https://example.org/cat.png"
+    with Studio(folder, engine=PatternEngine(), take_over=False) as studio:
+        studio.put_content("post", {})
+    words = ("approve", "post", "--reviewer", "ada", "--featured-image-url", url)
+    assert read_json(*words, folder=folder)["featured_image_url"] == url

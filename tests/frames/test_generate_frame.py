@@ -15,6 +15,7 @@ from PIL import Image
 
 from nbgen.errors import InvalidRequest, RowErrors, UnknownImage
 from nbgen.frames.rows import read_rows
+from nbgen.images import read_source
 from nbgen.schema import GenerationRequest, SchedulerName
 from nbgen.studio import Studio
 
@@ -225,7 +226,7 @@ def test_each_row_may_have_fields_of_its_own() -> None:
         (2, "own"),
         (3, "width"),
     ]
-    assert "that of a request, one of prompt" in wrong[0][4]
+    assert "such as 'num_inference_steps'; got 'steps'" in wrong[0][4]
     assert "the nearest are 1000 and 1008" in wrong[3][4]
 
 
@@ -533,13 +534,12 @@ def test_a_picture_is_read_once_however_many_rows_start_from_it(
     red.save(tmp_path / "red.png")
     path = str(tmp_path / "red.png")
     read_pictures = []
-    keep_picture = studio.keep_picture
 
-    def keep(field: str, source: Any) -> str:
+    def read(field: str, source: Any) -> str | bytes:
         read_pictures.append(source)
-        return keep_picture(field, source)
+        return read_source(field, source)
 
-    monkeypatch.setattr(studio, "keep_picture", keep)
+    monkeypatch.setattr("nbgen.frames.batch.read_source", read)
     studio.pause()
     df = pd.DataFrame(
         {

@@ -37,7 +37,7 @@ def full(make_studio: MakeStudio) -> Studio:
     studio.generate("a dog", task_id="dog", num_inference_steps=3).result(10)
     studio.approve("dog", reviewer_id="ada", feedback="NA", tags=["hands", "light"])
     studio.undo("dog", reviewer_id="ada")
-    studio.reject("dog", reviewer_id="bob", reason="Too dark")
+    studio.reject("dog", reviewer_id="bob", feedback="Too dark")
     studio.pause()
     studio.generate("waits", negative_prompt="red", seed=2**32 - 1)
     return studio
@@ -127,7 +127,7 @@ def test_a_decision_is_shown_on_the_pictures_that_it_is_about(studio: Studio) ->
     def shown() -> list[object]:
         columns = ["approval_status", "reviewer_id", "feedback"]
         images = studio.images_frame(batch_id=batch.id)[columns].astype(object)
-        return [None if row[0] is pd.NA else row for row in images.values.tolist()]
+        return [None if row[0] is pd.NA else row for row in images.values.tolist()]  # noqa: PD011 - cells
 
     df = pd.DataFrame({"headline": ["A cat"]})
     batch = studio.generate_frame(df, num_images=3, prompt="headline", seed=1)
@@ -148,11 +148,11 @@ def test_a_decision_is_shown_on_the_pictures_that_it_is_about(studio: Studio) ->
     studio.approve(task_id, reviewer_id="ada", featured_image_url=url)
     assert shown() == [None, ["approved", "ada", pd.NA], None]
     studio.undo(task_id, reviewer_id="ada")
-    studio.reject(task_id, reviewer_id="bob", reason="Bad hands", image=names[1])
+    studio.reject(task_id, reviewer_id="bob", feedback="Bad hands", image=names[1])
     assert shown() == [None, ["rejected", "bob", "Bad hands"], None]
     assert list(studio.tasks_frame()["image_name"]) == names[1:2]
     studio.undo(task_id, reviewer_id="bob")
-    studio.reject(task_id, reviewer_id="bob", reason="All bad")
+    studio.reject(task_id, reviewer_id="bob", feedback="All bad")
     assert shown() == [["rejected", "bob", "All bad"]] * 3
     assert list(studio.tasks_frame()["image_name"]) == names[:1]
 
@@ -162,7 +162,7 @@ def test_times_are_in_utc_wherever_they_were_taken(studio: Studio) -> None:
     [record] = studio.tasks()
     away = record.created_at.astimezone(dt.timezone(dt.timedelta(hours=9)))
     moved = msgspec.structs.replace(record, created_at=away)
-    table = records_frame(studio, [record, moved])
+    table = records_frame(studio.backend, [record, moved])
     assert table["created_at"].dtype == UTC
     assert list(table["created_at"]) == [record.created_at] * 2
 

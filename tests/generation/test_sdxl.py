@@ -37,7 +37,10 @@ def loaded(engine: SDXLEngine) -> tuple[Any, Any]:
 
 @pytest.fixture(scope="module")
 def engine() -> SDXLEngine:
-    return SDXLEngine("tiny")
+    """Return an engine that has run, so that any test may be the first to use it."""
+    engine = SDXLEngine("tiny")
+    run(engine, Recorder(), **QUICK)
+    return engine
 
 
 def test_base_and_refiner_share_the_schedule(engine: SDXLEngine) -> None:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -22,10 +21,17 @@ from nbgen.errors import (
     TaskUnfinished,
     UnknownBatch,
 )
-from nbgen.schema import BatchProgress, GenerationRequest, GenerationResult, Outcome
+from nbgen.schema import (
+    BatchProgress,
+    GenerationRequest,
+    GenerationResult,
+    Outcome,
+    TaskRecord,
+)
 from nbgen.studio import Studio
-from nbgen.testing.engine import PatternEngine
+from nbgen.testing import Gate, PatternEngine
 from tests.local.test_runner_lock import other_process
+from tests.parts import runner
 
 MakeStudio = Callable[..., Studio]
 
@@ -36,19 +42,6 @@ def request(prompt: str, **fields: object) -> GenerationRequest:
 
 def requests(*prompts: str) -> dict[str, GenerationRequest]:
     return {prompt.replace(" ", "-"): request(prompt) for prompt in prompts}
-
-
-class Gate:
-    """Holds the third step of every task."""
-
-    def __init__(self) -> None:
-        self.reached = threading.Semaphore(0)
-        self.opened = threading.Semaphore(0)
-
-    def __call__(self, step: int) -> None:
-        if step == 3:
-            self.reached.release()
-            assert self.opened.acquire(timeout=20)
 
 
 def counts(progress: BatchProgress) -> tuple[int, ...]:
@@ -64,15 +57,15 @@ def counts(progress: BatchProgress) -> tuple[int, ...]:
 
 
 def test_a_batch_tells_how_far_it_is(make_studio: MakeStudio) -> None:
-    gate = Gate()
+    gate = Gate(at_step=3)
     studio = make_studio(gate)
     batch = studio.submit_batch(requests("a cat", "a dog"), batch_id="pets")
-    assert gate.reached.acquire(timeout=10)
+    gate.wait_reached()
     assert counts(batch.progress) == (1, 1, 0, 0, 0, 0)
     assert 0 < batch.progress.percentage < 50
     assert not batch.progress.remaining_known
-    gate.opened.release()
-    assert gate.reached.acquire(timeout=10)
+    gate.release()
+    gate.wait_reached()
     studio.task("pets:a-cat").result(10)  # it is saved while the next one samples
     half = batch.progress
     assert counts(half) == (0, 1, 1, 0, 0, 0)
@@ -80,7 +73,7 @@ def test_a_batch_tells_how_far_it_is(make_studio: MakeStudio) -> None:
     assert half.remaining_known
     assert half.estimated_remaining > 0
     assert not half.ended
-    gate.opened.release()
+    gate.release()
     first, second = batch.result(10)
     assert isinstance(first, GenerationResult)
     assert isinstance(second, GenerationResult)
@@ -147,13 +140,13 @@ def test_what_a_reviewer_asked_for_is_tried_again(make_studio: MakeStudio) -> No
 
 
 def test_cancel_ends_all_of_a_batch_and_nothing_else(make_studio: MakeStudio) -> None:
-    gate = Gate()
+    gate = Gate(at_step=3)
     studio = make_studio(gate)
     batch = studio.submit_batch(requests("a", "b", "c"), batch_id="pets")
     other = studio.generate("d", num_inference_steps=5)
-    assert gate.reached.acquire(timeout=10)
+    gate.wait_reached()
     batch.cancel()
-    gate.opened.release(2)
+    gate.release(2)
     results = batch.result(10)
     assert all(isinstance(result, TaskCancelled) for result in results)
     assert counts(batch.progress) == (0, 0, 0, 0, 3, 0)
@@ -249,28 +242,28 @@ def test_a_batch_is_queued_whole_or_not_at_all(tmp_path: Path) -> None:
 
 
 def test_waiting_in_vain_says_so_and_stops_nothing(make_studio: MakeStudio) -> None:
-    gate = Gate()
+    gate = Gate(at_step=3)
     studio = make_studio(gate)
     batch = studio.submit_batch(requests("a"), batch_id="pets")
     told = r"Batch 'pets' has not ended within 0 s: 1 row is left\. It goes on"
     with pytest.raises(TaskUnfinished, match=told):
         batch.result(0)
-    gate.opened.release()
+    gate.release()
     assert batch.result(10)
 
 
 def test_a_wait_says_how_long_it_was_and_how_many_rows_are_left(
     make_studio: MakeStudio,
 ) -> None:
-    gate = Gate()
+    gate = Gate(at_step=3)
     studio = make_studio(gate)
     batch = studio.submit_batch(requests("a", "b", "c"), batch_id="pets")
-    gate.opened.release()
+    gate.release()
     studio.task("pets:a").result(10)
     with pytest.raises(TaskUnfinished, match=r"within 0\.01 s: 2 rows are left"):
         batch.result(0.01)
     batch.cancel()
-    gate.opened.release(2)
+    gate.release(2)
     batch.result(10)
 
 
@@ -319,13 +312,16 @@ def test_two_retries_at_once_queue_each_row_once(
     batch = studio.submit_batch(requests("a", "b"), batch_id="pets")
     batch.cancel()
     both_asked = threading.Barrier(2)
-    submission = studio._submission
+    scheduler = runner(studio).scheduler
+    add = scheduler.add
 
-    def submit_together() -> AbstractContextManager[None]:
+    def add_together(
+        plan: Callable[[], Sequence[TaskRecord]],
+    ) -> Sequence[TaskRecord]:
         both_asked.wait(10)
-        return submission()
+        return add(plan)
 
-    monkeypatch.setattr(studio, "_submission", submit_together)
+    monkeypatch.setattr(scheduler, "add", add_together)
     with ThreadPoolExecutor(2) as pool:
         for done in [pool.submit(batch.retry), pool.submit(batch.retry)]:
             done.result(20)
@@ -348,10 +344,10 @@ def test_the_time_left_is_that_of_the_usual_row(
     make_studio: MakeStudio, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The first row may wait for the model; that the others do not."""
-    gate = Gate()
+    gate = Gate(at_step=3)
     studio = make_studio(gate)
     batch = studio.submit_batch(requests("a", "b"), batch_id="pets")
-    gate.opened.release()
+    gate.release()
     studio.task("pets:a").result(10)
     [row, running] = studio.batch_rows("pets")
     assert row.ended_at is not None
@@ -365,13 +361,13 @@ def test_the_time_left_is_that_of_the_usual_row(
         each._replace(name=str(number), task_id="pets:b" if each is running else "x")
         for number, each in enumerate([*new, running, *old])
     ]
-    monkeypatch.setattr(studio, "batch_rows", lambda _batch_id: standing)
+    monkeypatch.setattr(studio.backend, "batch_rows", lambda _batch_id: standing)
     progress = studio.batch("pets").progress
     assert progress.remaining_known
     assert 0 < progress.estimated_remaining <= 2
     monkeypatch.undo()
     batch.cancel()
-    gate.opened.release()
+    gate.release()
     batch.result(10)
 
 
@@ -390,21 +386,20 @@ def test_all_but_one_of_many_is_not_all(studio: Studio) -> None:
 def test_an_interrupt_while_waiting_cancels_the_batch(
     make_studio: MakeStudio, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    gate = Gate()
+    gate = Gate(at_step=3)
     studio = make_studio(gate)
     batch = studio.submit_batch(requests("a", "b"), batch_id="pets")
-    assert gate.reached.acquire(timeout=10)
-    job = studio._queue.find("pets:a")
-    assert job is not None
+    gate.wait_reached()
+    done = studio.backend.ended("pets:a")
 
     def interrupt(_timeout: float | None) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(job.done, "result", interrupt)
+        patched.setattr(done, "result", interrupt)
         with pytest.raises(KeyboardInterrupt):
             batch.result()
-    gate.opened.release()
+    gate.release()
     batch.result(10)
     assert counts(batch.progress) == (0, 0, 0, 0, 2, 0)
 

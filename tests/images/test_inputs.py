@@ -9,7 +9,17 @@ import pytest
 from PIL import ExifTags, Image
 
 from nbgen.errors import InvalidRequest
-from nbgen.images import FolderImages, keep_picture
+from nbgen.images import (
+    FolderImages,
+    Images,
+    PictureSource,
+    keep_picture,
+    read_source,
+)
+
+
+def keep(images: Images, field: str, source: PictureSource) -> str:
+    return keep_picture(images, field, read_source(field, source))
 
 
 @pytest.fixture
@@ -38,12 +48,11 @@ def test_a_picture_is_kept_from_wherever_it_comes(
 ) -> None:
     picture, path = two_colours(), tmp_path / "two.png"
     picture.save(path)
-    first = keep_picture(images, "image", picture)
+    first = keep(images, "image", picture)
     assert kept(images, first).tobytes() == picture.tobytes()
     for source in (path, str(path), path.read_bytes(), first, f"/images/{first}"):
-        assert keep_picture(images, "image", source) == first
+        assert keep(images, "image", source) == first
     assert len(list((tmp_path / "images").iterdir())) == 1
-    assert keep_picture(images, "mask", None) is None
 
 
 def test_a_photo_is_turned_upright(images: FolderImages) -> None:
@@ -51,7 +60,7 @@ def test_a_photo_is_turned_upright(images: FolderImages) -> None:
     exif[ExifTags.Base.Orientation] = 6  # the camera was held upright
     buffer = BytesIO()
     two_colours().save(buffer, "PNG", exif=exif)
-    upright = kept(images, keep_picture(images, "image", buffer.getvalue()))
+    upright = kept(images, keep(images, "image", buffer.getvalue()))
     assert upright.size == (8, 16)
     assert upright.getpixel((4, 0)) == (255, 0, 0)
     assert upright.getpixel((4, 15)) == (0, 0, 255)
@@ -60,13 +69,13 @@ def test_a_photo_is_turned_upright(images: FolderImages) -> None:
 
 def test_the_picture_that_was_given_stays_as_it_was(images: FolderImages) -> None:
     picture = Image.new("RGBA", (8, 8), (1, 2, 3, 4))
-    keep_picture(images, "image", picture)
+    keep(images, "image", picture)
     assert (picture.mode, picture.getpixel((0, 0))) == ("RGBA", (1, 2, 3, 4))
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "PA", "RGBA", "CMYK", "I;16"])
 def test_a_picture_of_any_mode_is_kept_in_rgb(images: FolderImages, mode: str) -> None:
-    picture = kept(images, keep_picture(images, "mask", Image.new(mode, (8, 8))))
+    picture = kept(images, keep(images, "mask", Image.new(mode, (8, 8))))
     assert (picture.mode, picture.size) == ("RGB", (8, 8))
 
 
@@ -79,7 +88,7 @@ def test_a_palette_with_a_transparent_colour_is_kept(
     picture.paste(1, (8, 0, 16, 8))
     buffer = BytesIO()
     picture.save(buffer, "PNG", transparency=transparency)
-    shown = kept(images, keep_picture(images, "image", buffer.getvalue()))
+    shown = kept(images, keep(images, "image", buffer.getvalue()))
     assert (shown.mode, shown.getpixel((0, 0))) == ("RGB", (255, 0, 0))
 
 
@@ -113,7 +122,7 @@ def test_what_is_no_picture_is_refused(images: FolderImages, tmp_path: Path) -> 
     ]
     for source in wrong:
         with pytest.raises(InvalidRequest, match="mask must be a picture") as raised:
-            keep_picture(images, "mask", source)  # type: ignore[arg-type]
+            keep(images, "mask", source)  # type: ignore[arg-type]
         assert raised.value.field == "mask"
     assert list((tmp_path / "images").iterdir()) == []
 
@@ -124,4 +133,4 @@ def test_a_huge_picture_is_refused_before_it_fills_the_memory(
     # 200 million pixels of one bit, in a file of 25 kB.
     Image.new("1", (20_000, 10_000)).save(tmp_path / "huge.png")
     with pytest.raises(InvalidRequest, match="a huge picture"):
-        keep_picture(images, "image", tmp_path / "huge.png")
+        keep(images, "image", tmp_path / "huge.png")

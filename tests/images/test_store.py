@@ -19,6 +19,7 @@ from nbgen.images import BucketImages, FolderImages, Images, open_images
 from nbgen.store import garbage
 from nbgen.studio import Studio
 from nbgen.testing.engine import PatternEngine
+from tests.parts import library
 
 MINUTE = dt.timedelta(minutes=1)
 
@@ -284,9 +285,9 @@ def kept_at(
     """Return a studio, its pictures, and the name of an old one nobody refers to."""
     studio = make_studio(images=place)
     name = studio.keep_picture("image", Image.new("RGB", (64, 64), "red"))
-    age_all(studio._images)
+    age_all(library(studio).images)
     assert studio.collect_garbage() == [name]
-    return studio, studio._images, name
+    return studio, library(studio).images, name
 
 
 @pytest.mark.parametrize("how", ["again", "by name", "mentioned", "removed"])
@@ -340,7 +341,7 @@ def test_a_name_that_is_part_of_an_address_is_a_mention(
 def make_old(studio: Studio, prompt: str = "a cat") -> str:
     """Make a task with a picture that is two hours old by now; return its name."""
     name = studio.generate(prompt, seed=7).result(30).images[0].name
-    age_all(studio._images)
+    age_all(library(studio).images)
     return name
 
 
@@ -366,7 +367,7 @@ def test_what_several_databases_keep_in_one_place_is_not_garbage(
     with Studio(tmp_path / "other", engine=PatternEngine(), images=place) as second:
         second.generate("a cat", image=shared).result(30)
         make_old(first, "a dog")
-        other = second._store.identity
+        other = library(second).store.identity
         for studio in (first, second):
             with pytest.raises(ForeignPictures, match="Give each its own place"):
                 studio.collect_garbage(dry_run=False)
@@ -391,7 +392,7 @@ def test_pictures_from_before_there_were_marks_are_garbage_once_one_is_saved(
     studio = make_studio()
     assert studio.collect_garbage() == []
     old = FolderImages(tmp_path / "data" / "images").save(b"old", "png")
-    age_all(studio._images)
+    age_all(library(studio).images)
     with pytest.raises(ForeignPictures, match="Make a picture"):
         studio.collect_garbage(dry_run=False)
     make_old(studio)

@@ -50,9 +50,9 @@ class House:
             self.store.tasks,
             self.images,
             self.progress,
-            self.timings,
-            self.endings,
-            self.finisher,
+            timings=self.timings,
+            endings=self.endings,
+            finisher=self.finisher,
         )
 
     def job(self, task_id: str, **fields: object) -> Job:

@@ -8,7 +8,8 @@ import json
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -18,13 +19,22 @@ import pytest
 
 from nbgen.errors import InvalidRequest, PublishFailed
 from nbgen.images import open_images
-from nbgen.local import outbox
-from nbgen.local.outbox import Outbox
-from nbgen.review.publishers import FolderPublisher, Publication
-from nbgen.schema import Outcome, PublicationState
+from nbgen.local.outbox import Outbox, Timing
+from nbgen.review.publishers import FolderPublisher, Publication, Publisher
+from nbgen.review.quorum import read_quorum
+from nbgen.review.rules import rule
+from nbgen.schema import (
+    Change,
+    DecisionRequest,
+    Outcome,
+    PublicationRecord,
+    PublicationState,
+    Verdict,
+)
 from nbgen.store import Store
 from nbgen.studio import Studio
 from nbgen.testing.engine import PatternEngine
+from tests.parts import library
 from tests.store.test_tasks import NOW, record
 
 MakeStudio = Callable[..., Studio]
@@ -144,6 +154,33 @@ def decidable_store(folder: Path, database: str | None) -> Store:
     return studio_store
 
 
+def approved(
+    folder: Path,
+    publishers: Sequence[Publisher],
+    timing: Timing | None = None,
+    *,
+    most_waiters: int = 2,
+) -> tuple[Store, Outbox]:
+    """Return a store with an approval of task "a", and the outbox that publishes it."""
+    opened = Store(folder)
+    opened.decisions.put_content("a", {}, None)
+    approve = partial(
+        rule,
+        request=DecisionRequest(
+            task_id="a", verdict=Verdict.APPROVED, reviewer_id="ada"
+        ),
+        quorum=read_quorum("any"),
+        picture=None,
+        now=dt.datetime.now(dt.UTC),
+    )
+    names = [publisher.name for publisher in publishers]
+    [_] = opened.decisions.decide([Change("a", approve)], names)
+    images = open_images(folder / "images")
+    return opened, Outbox(
+        opened, images, publishers, timing=timing, most_waiters=most_waiters
+    )
+
+
 def test_it_is_tried_again_after_a_restart(
     make_studio: MakeStudio, database: str | None
 ) -> None:
@@ -152,7 +189,7 @@ def test_it_is_tried_again_after_a_restart(
     first.generate("a cat", task_id="a").result(30)
     first.approve("a", reviewer_id="ada")
     assert states(first) == [("pending", 1, None)]
-    store = first._store
+    store = library(first).store
     later = Clock()
     later.now += HOUR
     died = store.publications.take_publication(
@@ -167,7 +204,7 @@ def test_it_is_tried_again_after_a_restart(
     )
     later.now += 2 * HOUR
     again = Recorder()
-    runner = Outbox(store, first._images, [again], later)
+    runner = Outbox(store, library(first).images, [again], later)
     published = again.seen.get(timeout=30)
     runner.close()
     [ended] = store.publications.list_publications("a")
@@ -182,7 +219,9 @@ def test_only_what_one_can_publish_is_taken(make_studio: MakeStudio) -> None:
     assert states(studio) == [("published", 1, "https://x.org/a")]
     later = dt.datetime.now(dt.UTC) + HOUR
     assert (
-        studio._store.publications.take_publication(["other"], now=later, until=later)
+        library(studio).store.publications.take_publication(
+            ["other"], now=later, until=later
+        )
         is None
     )
 
@@ -282,23 +321,127 @@ def test_a_publisher_that_goes_wrong_is_seen_and_harms_no_other(
 
 
 def test_a_publisher_that_hangs_holds_up_nobody(
-    make_studio: MakeStudio, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(outbox, "_CLOSE_TIMEOUT_S", 0.1)
     hangs, goes_on = threading.Event(), threading.Event()
 
     def hang() -> None:
         hangs.set()
         goes_on.wait(60)
 
-    other = Recorder("other")
-    studio = make_studio(publishers=[Wrong(hang), other])
-    studio.put_content("a", {})
-    studio.approve("a", reviewer_id="ada")
+    publishers = [Wrong(hang), other := Recorder("other")]
+    opened, outbox = approved(tmp_path, publishers, Timing(close_s=0.1))
     assert hangs.wait(30)
     assert other.seen.get(timeout=30).task_id == "a"
-    studio.close()  # does not wait for it either
+    [hanging] = [t for t in threading.enumerate() if t.name == "nbgen-publisher-wrong"]
+    outbox.close()  # does not wait for it either
+    opened.close()
     goes_on.set()
+    hanging.join(30)
+    # Its end cannot be stored any more; the next process publishes again.
+    assert not hanging.is_alive()
+    assert not [r for r in caplog.records if r.levelname in ("WARNING", "ERROR")]
+
+
+def test_a_decision_does_not_wait_for_a_read_of_who_waits_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``wake`` follows every decision, and needs what the waiting holds."""
+    recorder = Recorder()
+    opened, outbox = approved(tmp_path, [recorder])
+    recorder.seen.get(timeout=30)
+    reads, goes_on = threading.Event(), threading.Event()
+    list_publications = opened.publications.list_publications
+
+    def read(task_id: str) -> list[PublicationRecord]:
+        reads.set()
+        assert goes_on.wait(30)
+        return list_publications(task_id)
+
+    monkeypatch.setattr(opened.publications, "list_publications", read)
+    waiting = threading.Thread(target=outbox.wait_tried, args=("a", 30))
+    waiting.start()
+    assert reads.wait(30)
+    waking = threading.Thread(target=outbox.wake)
+    waking.start()
+    waking.join(10)
+    woke_while_it_read = not waking.is_alive()
+    goes_on.set()
+    for thread in (waking, waiting):
+        thread.join(30)
+    outbox.close()
+    opened.close()
+    assert woke_while_it_read
+
+
+def test_a_wait_ends_with_what_changed_while_it_looked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A wake between the look and the wait is not missed."""
+    reached, goes_on = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        reached.set()
+        assert goes_on.wait(60)
+
+    opened, outbox = approved(tmp_path, [Wrong(hold)])
+    assert reached.wait(30)
+    list_publications = opened.publications.list_publications
+    published: list[PublicationRecord] = []
+
+    def read(task_id: str) -> list[PublicationRecord]:
+        found = list_publications(task_id)
+        if not published:
+            published.extend(found)
+            # Another process had it too, and was faster.
+            opened.publications.end_publication(found[0].number, None)
+            outbox.wake()
+        return found
+
+    monkeypatch.setattr(opened.publications, "list_publications", read)
+    waiting = threading.Thread(target=outbox.wait_tried, args=("a", 60))
+    waiting.start()
+    waiting.join(10)
+    missed = waiting.is_alive()
+    goes_on.set()
+    waiting.join(60)
+    outbox.close()
+    opened.close()
+    assert not missed
+
+
+def test_no_more_wait_than_may(tmp_path: Path) -> None:
+    reached, goes_on = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        reached.set()
+        assert goes_on.wait(30)
+
+    opened, outbox = approved(tmp_path, [Wrong(hold)], most_waiters=0)
+    assert reached.wait(30)
+    [publication] = outbox.wait_tried("a", 30)
+    assert (publication.state, publication.error) == (PublicationState.PENDING, None)
+    goes_on.set()
+    outbox.close()
+    opened.close()
+
+
+def test_closing_ends_a_wait(tmp_path: Path) -> None:
+    reached, goes_on = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        reached.set()
+        assert goes_on.wait(30)
+
+    opened, outbox = approved(tmp_path, [Wrong(hold)], Timing(close_s=0))
+    assert reached.wait(30)
+    waiting = threading.Thread(target=outbox.wait_tried, args=("a", 60))
+    waiting.start()
+    outbox.close()
+    waiting.join(30)
+    assert not waiting.is_alive()
+    goes_on.set()
+    opened.close()
 
 
 def test_a_picture_that_is_gone_is_not_published(make_studio: MakeStudio) -> None:

@@ -51,7 +51,7 @@ def make(studio: Studio, task_id: str = "a", **more: Any) -> str:
 def test_a_decision_is_in_the_log_and_on_the_record(studio: Studio) -> None:
     url = make(studio)
     decision = studio.reject(
-        "a", reviewer_id="ada", reason="Six fingers", tags=["hands"]
+        "a", reviewer_id="ada", feedback="Six fingers", tags=["hands"]
     )
     assert (decision.feedback, decision.tags) == ("Six fingers", ("hands",))
     assert (decision.version, decision.featured_image_url) == (1, None)

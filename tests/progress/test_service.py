@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import math
 import threading
@@ -10,12 +11,13 @@ from itertools import pairwise
 from queue import SimpleQueue
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nbgen.errors import InvalidRequest, TaskConflict, UnknownTask
-from nbgen.progress import ProgressService, get_progress_service
+from nbgen.errors import InvalidRequest, StudioClosed, TaskConflict, UnknownTask
+from nbgen.progress import ProgressService
 from nbgen.schema import GenerationProgress, Outcome, Stage, StagePlan, Status
 
 PLAN = [
@@ -262,8 +264,156 @@ def test_close_ends_the_thread() -> None:
     service.close()
 
 
-def test_the_process_has_one_service_of_its_own() -> None:
-    assert get_progress_service() is get_progress_service()
+def running() -> set[str]:
+    return {thread.name for thread in threading.enumerate()}
+
+
+def test_a_closed_service_takes_no_watcher_and_starts_no_thread(
+    service: ProgressService,
+) -> None:
+    service.create_progress("a", 1)
+    service.close()
+    with pytest.raises(StudioClosed):
+        service.register_callback("a", lambda _: None)
+    assert "nbgen-progress" not in running()
+    # What still works reports to nobody.
+    assert service.mark_complete("a").status is Status.COMPLETED
+
+
+def test_what_was_published_before_the_closing_is_delivered(
+    service: ProgressService,
+) -> None:
+    entered, release = threading.Event(), threading.Event()
+    seen: list[int] = []
+
+    def hold(progress: GenerationProgress) -> None:
+        entered.set()
+        assert release.wait(30)
+        seen.append(progress.seq)
+
+    unregister = service.register_callback("a", hold)
+    service.create_progress("a", 1)
+    assert entered.wait(10)
+    service.mark_complete("a")
+    closing = [threading.Thread(target=service.close) for _ in range(2)]
+    for thread in closing:
+        thread.start()
+    closing[0].join(0.1)  # both wait for the callback, so this times out
+    assert all(thread.is_alive() for thread in closing)
+    release.set()
+    for thread in closing:
+        thread.join(10)
+    assert seen == [1, 2]
+    assert "nbgen-progress" not in running()
+    unregister()
+
+
+def test_a_callback_may_close_the_service(service: ProgressService) -> None:
+    closed = threading.Event()
+
+    def close(_progress: GenerationProgress) -> None:
+        service.close()
+        closed.set()
+
+    service.register_callback("a", close)
+    service.create_progress("a", 1)
+    assert closed.wait(10)
+    service.close()
+    assert "nbgen-progress" not in running()
+
+
+def test_no_watcher_is_left_behind_by_a_closing_at_the_same_moment() -> None:
+    for _ in range(50):
+        service = ProgressService()
+        barrier = threading.Barrier(2)
+
+        def watch(
+            service: ProgressService = service, barrier: threading.Barrier = barrier
+        ) -> None:
+            barrier.wait()
+            with contextlib.suppress(StudioClosed):
+                service.register_callback("a", lambda _: None)
+
+        thread = threading.Thread(target=watch)
+        thread.start()
+        barrier.wait()
+        service.close()
+        thread.join()
+        service.close()
+        assert "nbgen-progress" not in running()
+
+
+def test_a_watcher_that_left_hears_nothing_of_what_is_still_queued(
+    service: ProgressService,
+) -> None:
+    entered, release = threading.Event(), threading.Event()
+
+    def hold(_progress: GenerationProgress) -> None:
+        entered.set()
+        assert release.wait(30)
+
+    service.create_progress("a", 2)
+    leave_held = service.register_callback("a", hold)
+    assert entered.wait(10)
+    left: list[GenerationProgress] = []
+    unregister = service.register_callback("a", left.append)
+    service.update_progress("a", current_step=1)
+    stays = states_of(service, "a")
+    unregister()
+    leave_held()
+    release.set()
+    service.mark_complete("a")
+    until_end(stays)
+    assert left == []
+
+
+def test_the_last_watcher_to_leave_ends_the_deliveries(
+    service: ProgressService,
+) -> None:
+    left: list[GenerationProgress] = []
+    unregister = service.register_callback("a", left.append)
+    unregister()
+    service.create_progress("a", 1)
+    service.mark_complete("a")
+    service.close()
+    assert left == []
+
+
+def test_a_state_from_elsewhere_is_delivered_and_not_remembered(
+    service: ProgressService,
+) -> None:
+    far = msgspec.structs.replace(service.create_progress("x", 3), task_id="a")
+    states: SimpleQueue[GenerationProgress] = SimpleQueue()
+    service.register_callback("a", states.put, elsewhere=far)
+    assert states.get(timeout=10) is far
+    end = msgspec.structs.replace(far, seq=2, status=Status.COMPLETED)
+    service.publish_foreign(end)
+    assert states.get(timeout=10) is end
+    assert service.get_progress("a") is None
+
+
+def test_a_task_that_is_tracked_here_takes_no_state_from_elsewhere(
+    service: ProgressService,
+) -> None:
+    far = msgspec.structs.replace(service.create_progress("a", 3), total_steps=9)
+    states: SimpleQueue[GenerationProgress] = SimpleQueue()
+    service.register_callback("a", states.put, elsewhere=far)
+    service.publish_foreign(msgspec.structs.replace(far, seq=2))
+    service.mark_complete("a")
+    assert [(s.seq, s.total_steps) for s in until_end(states)] == [(1, 3), (2, 3)]
+
+
+def test_an_id_is_free_again_once_its_ended_task_is_forgotten(
+    service: ProgressService,
+) -> None:
+    service.create_progress("a", 1)
+    service.forget("a")
+    assert service.get_progress("a") is not None  # it has not ended
+    service.mark_complete("a")
+    service.forget("a")
+    service.forget("a")
+    assert service.get_progress("a") is None
+    assert service.create_progress("a", 1).seq == 1
 
 
 class _Clock:

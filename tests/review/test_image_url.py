@@ -63,6 +63,9 @@ SHAPES: list[tuple[Any, str | None]] = [
     ({"result": "{broken", "content": {"image": URL}}, URL),
     ({"result": "[" * 100_000, "content": {"image": URL}}, URL),
     ({"result": "9" * 10_000, "content": {"image": URL}}, URL),
+    # A half of a character, and a NUL, which no database takes.
+    ({"result": {"image_url": "\ud800"}, "content": {"image": URL}}, URL),
+    ({"result": {"image_url": "\0"}, "content": {"image": URL}}, URL),
     # None at all.
     (None, None),
     ("", None),

@@ -66,6 +66,20 @@ def test_a_picture_is_copied_and_described(
     }
 
 
+def test_a_long_id_gets_a_name_that_a_disk_takes(
+    publication: Publication, tmp_path: Path
+) -> None:
+    """And two long ids that begin alike get two names."""
+    publisher = FolderPublisher(tmp_path / "out")
+    for last in "ab":
+        publisher.publish(
+            msgspec.structs.replace(publication, task_id=":" * 127 + last)
+        )
+    names = contents(tmp_path / "out")
+    assert len(names) == 4
+    assert max(len(name) for name in names) < 255
+
+
 def test_publishing_again_changes_nothing(
     publication: Publication, tmp_path: Path
 ) -> None:

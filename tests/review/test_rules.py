@@ -10,20 +10,31 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nbgen.errors import DecisionConflict, InvalidRequest
+from nbgen.errors import (
+    DecisionConflict,
+    FeaturedImageMissing,
+    InvalidRequest,
+    UnknownTask,
+)
 from nbgen.review.quorum import Quorum, read_quorum
-from nbgen.review.rules import fold, rule, rule_undo
+from nbgen.review.rules import describe, find_candidates, fold, rule, rule_undo
 from nbgen.schema import (
     ApprovalStatus,
     ContentTask,
     Decision,
     DecisionRequest,
+    GenerationRequest,
+    GenerationResult,
+    ImageRecord,
+    Status,
     Subject,
+    TaskRecord,
     Verdict,
 )
 
 NOW = dt.datetime(2026, 1, 2, 3, 4, 5, tzinfo=dt.UTC)
 ANY = Quorum()
+ONE, TWO = "1" * 32 + ".png", "2" * 32 + ".png"
 
 
 class Log:
@@ -316,3 +327,134 @@ def test_no_sequence_of_moves_breaks_the_log(moves: list[Any], needed: int) -> N
             assert fold(log.entries, Quorum(needed)).votes == before
             del log.entries[-1]
     assert [e.version for e in log.entries] == list(range(1, len(log.entries) + 1))
+
+
+def made(*names: str, status: Status = Status.COMPLETED) -> TaskRecord:
+    """Return a task that was made here, with pictures of these names."""
+    images = tuple(
+        ImageRecord(name=name, url=f"/images/{name}", width=64, height=64, seed=7)
+        for name in names
+    )
+    return TaskRecord(
+        id="a",
+        request=GenerationRequest(prompt="a cat"),
+        seed=7,
+        status=status,
+        created_at=NOW,
+        result=GenerationResult(images=images, generation_time=1.0) if images else None,
+    )
+
+
+def content(url: str | None = None, **metadata: Any) -> ContentTask:
+    return ContentTask(
+        task_id="a",
+        metadata=metadata,
+        featured_image_url=url,
+        created_at=NOW,
+        updated_at=NOW,
+    )
+
+
+def wish(verdict: Verdict = Verdict.APPROVED, **more: Any) -> DecisionRequest:
+    return DecisionRequest(task_id="a", verdict=verdict, reviewer_id="ada", **more)
+
+
+def decide(subject: Subject, request: DecisionRequest, picture: str | None) -> Decision:
+    return rule(subject, request, ANY, picture=picture, now=NOW).decision
+
+
+def test_nothing_is_decided_of_a_task_that_is_not_there() -> None:
+    nothing = Subject("a", None, None, ())
+    with pytest.raises(UnknownTask):
+        decide(nothing, wish(), None)
+    with pytest.raises(UnknownTask):
+        rule_undo(nothing, "ada", ANY, expected=None, now=NOW)
+
+
+def test_a_task_that_is_not_made_yet_is_not_decided() -> None:
+    running = Subject("a", made(status=Status.GENERATING), None, ())
+    with pytest.raises(DecisionConflict, match="'a' is generating; only a completed"):
+        decide(running, wish(), None)
+    # Of one made elsewhere whose picture failed here, the rest is decided on.
+    failed = Subject("a", made(status=Status.FAILED), content(), ())
+    assert decide(failed, wish(), None).verdict is Verdict.APPROVED
+
+
+def test_an_approval_needs_a_picture_where_one_was_made() -> None:
+    for also, where in [
+        (None, "the pictures that were generated"),
+        (content(), "task"),
+    ]:
+        with pytest.raises(FeaturedImageMissing, match=f"none was found in .*{where}"):
+            decide(Subject("a", made(ONE), also, ()), wish(), None)
+    subject = Subject("a", made(ONE), None, ())
+    assert decide(subject, wish(Verdict.REJECTED), None).featured_image_url is None
+
+
+def test_the_same_once_more_must_not_be_out_of_date() -> None:
+    log = Log()
+    log.approve("ada")
+    log.approve("bob")
+    with pytest.raises(DecisionConflict, match="has 2 decisions, not 1"):
+        log.approve("ada", expect_version=1)
+
+
+@pytest.mark.parametrize(
+    ("task", "elsewhere", "asked", "gone", "url"),
+    [
+        (made(ONE, TWO), None, wish(), (), f"/images/{ONE}"),
+        (made(ONE, TWO), None, wish(), (ONE,), f"/images/{TWO}"),
+        (made(ONE, TWO), None, wish(), (ONE, TWO), None),
+        (made(ONE, TWO), None, wish(image=TWO), (), f"/images/{TWO}"),
+        (made(ONE, TWO), None, wish(image=TWO), (TWO,), None),
+        (made(ONE), None, wish(featured_image_url="https://x/y"), (), "https://x/y"),
+        (made(ONE), content("/c", image_url="/m"), wish(), (), "/m"),
+        (made(ONE), content("/c"), wish(), (), "/c"),
+        (made(ONE), content(), wish(), (), f"/images/{ONE}"),
+        (None, content(), wish(), (), None),
+        (made(ONE), None, wish(Verdict.REJECTED), (), None),
+    ],
+)
+def test_the_picture_of_an_approval_is_found(
+    task: TaskRecord | None,
+    elsewhere: ContentTask | None,
+    asked: DecisionRequest,
+    gone: tuple[str, ...],
+    url: str | None,
+) -> None:
+    subject = Subject("a", task, elsewhere, ())
+    kept = [each for each in find_candidates(subject, asked) if each.name not in gone]
+    assert (kept[0].url if kept else None) == url
+
+
+def test_a_picture_of_another_task_is_refused() -> None:
+    subject = Subject("a", made(ONE), None, ())
+    with pytest.raises(InvalidRequest, match=r"image must be the name of a picture"):
+        find_candidates(subject, wish(image=TWO))
+
+
+def test_what_came_of_a_decision_is_told() -> None:
+    def told(
+        log: Log, ruling: Any, quorum: Quorum = ANY, generated: bool = True
+    ) -> str:
+        review = fold(log.entries, quorum)
+        return describe(ruling.decision, review, generated=generated)
+
+    log = Log()
+    approval = log.approve("ada", featured_image_url="https://x/1.png")
+    assert told(log, approval) == "Approved by ada."
+    rejection = log.reject("bob", expect_version=1)
+    assert told(log, rejection) == "Rejected by bob."
+    assert told(log, approval) == "Approved by ada. It is rejected by bob."
+    undone = log.undo("bob")
+    assert told(log, undone) == "Undone by bob. It is approved by ada again."
+    nothing = log.undo("ada")
+    assert told(log, nothing) == "Undone by ada."
+    two = read_quorum("2")
+    waits = Log(two)
+    first = waits.approve("ada", featured_image_url="https://x/1.png")
+    assert told(waits, first, two).startswith("Approved by ada. It still needs ")
+    bare = Log()
+    assert told(bare, bare.approve("ada"), generated=False).startswith(
+        "Approved by ada. There is no featured image: none was found in featured_image"
+    )

@@ -12,15 +12,22 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from PIL import Image
 
-from nbgen.errors import InvalidRequest, NbgenError
+from nbgen.errors import (
+    EngineFailed,
+    InvalidRequest,
+    NbgenError,
+    PortTaken,
+    UnknownTask,
+)
 from nbgen.generation.checkpoints import TINY_FOLDER
-from nbgen.schema import GenerationRequest
+from nbgen.schema import Decision, GenerationRequest
 from nbgen.server import Server
 from nbgen.studio import Studio
-from nbgen.testing.engine import PatternEngine
+from nbgen.testing import Gate, PatternEngine
 from tests.server.client import ask
 
 MakeStudio = Callable[..., Studio]
@@ -31,7 +38,7 @@ GENERATE = "/api/media/generate"
 
 def error_of(answer: Any) -> tuple[int, str, str | None]:
     error = answer.body["error"]
-    assert set(error) <= {"code", "message", "field"}
+    assert set(error) <= {"code", "message", "field", "details"}
     assert "Traceback" not in error["message"]
     return answer.status, error["code"], error.get("field")
 
@@ -198,15 +205,15 @@ def test_a_failure_is_said_and_not_an_error_of_http(
 
 
 def test_cancel_over_http(make_studio: MakeStudio, make_server: MakeServer) -> None:
-    gate = threading.Event()
-    studio = make_studio(lambda _step: gate.wait(30))
+    gate = Gate()
+    studio = make_studio(gate)
     server = make_server(studio)
     ask(server, GENERATE, {"prompt": "a cat", "task_id": "a", "wait": False})
     ask(server, GENERATE, {"prompt": "a dog", "task_id": "b", "wait": False})
     waiting = ask(server, "/api/tasks/b/cancel", {})
     assert (waiting.body["status"], waiting.body["outcome"]) == ("failed", "cancelled")
     assert ask(server, "/api/tasks/a/cancel", {}).status == 200
-    gate.set()
+    gate.open()
     answer = ask(server, GENERATE, {"prompt": "a cat", "task_id": "a"})
     assert answer.body["success"] is False
     assert answer.body["message"].startswith("Cancelled at step 0 of 50")
@@ -220,20 +227,15 @@ def test_cancel_over_http(make_studio: MakeStudio, make_server: MakeServer) -> N
 def test_a_client_that_hangs_up_does_not_stop_the_task(
     make_studio: MakeStudio, make_server: MakeServer
 ) -> None:
-    reached, gate = threading.Event(), threading.Event()
-
-    def hold(_step: int) -> None:
-        reached.set()
-        assert gate.wait(30)
-
-    studio = make_studio(hold)
+    gate = Gate()
+    studio = make_studio(gate)
     server = make_server(studio)
     connection = http.client.HTTPConnection("127.0.0.1", server.port)
     connection.request("POST", GENERATE, '{"prompt": "a cat", "task_id": "a"}')
-    assert reached.wait(10)
+    gate.wait_reached()
     connection.close()
-    gate.set()
-    assert studio.task("a").result(10)
+    gate.open()
+    studio.task("a").result(10)
     assert ask(server, "/health").status == 200
 
 
@@ -339,6 +341,8 @@ def test_approve(studio: Studio, server: Server, method: str) -> None:
     assert answer.status == 200
     timestamp = answer.body.pop("approval_timestamp")
     assert timestamp.endswith("+00:00")
+    decision = answer.body.pop("decision")
+    assert msgspec.convert(decision, Decision) == studio.decisions("a")[0]
     assert answer.body == {
         "task_id": "a",
         "approval_status": "approved",
@@ -349,7 +353,11 @@ def test_approve(studio: Studio, server: Server, method: str) -> None:
         "version": 1,
     }
     again = ask(server, approve_path("a"), body)
-    assert again.body == {**answer.body, "approval_timestamp": timestamp}
+    assert again.body == {
+        **answer.body,
+        "approval_timestamp": timestamp,
+        "decision": decision,
+    }
     agreed = ask(server, approve_path("a"), {"approved": True, "reviewer_id": "bob"})
     assert agreed.body["reviewer_id"] == "bob"
     assert agreed.body["featured_image_url"] == result.images[0].url
@@ -395,9 +403,9 @@ def test_a_wrong_decision_decides_nothing(
 def test_what_cannot_be_approved(
     make_studio: MakeStudio, make_server: MakeServer
 ) -> None:
-    gate = threading.Event()
-    gate.set()
-    studio = make_studio(lambda _step: gate.wait(30))
+    gate = Gate()
+    gate.release()
+    studio = make_studio(gate)
     server = make_server(studio)
     body = {"approved": True, "reviewer_id": "ada"}
     assert error_of(ask(server, approve_path("nope"), body))[:2] == (
@@ -412,13 +420,12 @@ def test_what_cannot_be_approved(
         "featured_image_missing",
     )
     assert studio.get_record("done").approval_status == "pending"
-    gate.clear()
     studio.generate("a cat", task_id="running")
     assert error_of(ask(server, approve_path("running"), body))[:2] == (
         409,
         "decision_conflict",
     )
-    gate.set()
+    gate.open()
 
 
 def test_an_unknown_checkpoint_fails_visibly(
@@ -503,6 +510,35 @@ def test_an_origin_that_is_none(studio: Studio, origin: str) -> None:
         Server(studio, allow_origins=[origin])
 
 
+@pytest.mark.timeout(20)
 def test_a_port_that_is_taken(studio: Studio, server: Server) -> None:
-    with pytest.raises(NbgenError, match=r"cannot be had.*Choose another with --port"):
-        Server(studio, port=server.port).start()
+    """The server's loop cannot begin, and ``start`` does not wait for it."""
+    second = Server(studio, port=server.port)
+    with pytest.raises(PortTaken, match=r"cannot be had.*Choose another with --port"):
+        second.start()
+    names = [thread.name for thread in threading.enumerate()]
+    assert names.count("nbgen-server") == 1
+    second.close()
+    server.close()
+    second.start()
+    assert ask(second, "/health").status == 200
+    second.close()
+
+
+def test_an_error_of_ours_is_logged(
+    server: Server,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    errors: list[NbgenError] = [UnknownTask("a"), EngineFailed("It broke.")]
+
+    def fail(_self: Studio, **_options: Any) -> None:
+        raise errors.pop(0)
+
+    monkeypatch.setattr(Studio, "tasks", fail)
+    assert error_of(ask(server, "/api/tasks")) == (404, "unknown_task", None)
+    assert caplog.records == []
+    assert error_of(ask(server, "/api/tasks")) == (500, "engine_failed", None)
+    [record] = caplog.records
+    assert record.exc_info is not None
+    assert isinstance(record.exc_info[1], EngineFailed)

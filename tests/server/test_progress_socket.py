@@ -22,7 +22,7 @@ from nbgen.progress import ProgressService
 from nbgen.server import Server, Timing
 from nbgen.server.progress_socket import ProgressSocket, Watchers
 from nbgen.studio import Studio
-from nbgen.testing.engine import PatternEngine
+from nbgen.testing import Gate, PatternEngine
 from tests.conftest import QUICK
 from tests.server.client import socket_url
 
@@ -58,17 +58,6 @@ def read_all(client: ClientConnection) -> tuple[list[dict[str, Any]], int]:
             messages.append(read(client))
     assert client.close_code is not None
     return messages, client.close_code
-
-
-def open_gate() -> tuple[threading.Event, Callable[[int], None]]:
-    """Return an event and a hook that holds the first step until it is set."""
-    gate = threading.Event()
-
-    def hold(step: int) -> None:
-        if step == 1:
-            assert gate.wait(30)
-
-    return gate, hold
 
 
 @pytest.mark.parametrize("prefix", ["", "/api"])
@@ -113,21 +102,15 @@ def test_who_connects_before_the_start_sees_everything(
 def test_a_late_joiner_gets_the_present_state_then_every_later_one(
     make_studio: MakeStudio, make_server: MakeServer
 ) -> None:
-    reached, gate = threading.Event(), threading.Event()
-
-    def hold(step: int) -> None:
-        if step == 6:
-            reached.set()
-            assert gate.wait(30)
-
-    studio = make_studio(hold)
+    gate = Gate(at_step=6)
+    studio = make_studio(gate)
     server = make_server(studio)
     studio.generate("a cat", task_id="a", num_inference_steps=10)
-    assert reached.wait(10)
+    gate.wait_reached()
     with connect(socket_url(server, "a")) as client:
         first = read(client)
         assert (first["type"], first["current_step"]) == ("progress", 5)
-        gate.set()
+        gate.open()
         messages, code = read_all(client)
     assert [m["seq"] for m in messages] == [
         first["seq"] + n for n in range(1, len(messages) + 1)
@@ -169,13 +152,13 @@ def test_the_end_is_remembered_over_a_restart(
 def test_a_cancelled_task_ends_as_failed(
     make_studio: MakeStudio, make_server: MakeServer
 ) -> None:
-    gate, hold = open_gate()
-    studio = make_studio(hold)
+    gate = Gate()
+    studio = make_studio(gate)
     with connect(socket_url(make_server(studio), "a")) as client:
         read(client)
         task = studio.generate("a cat", task_id="a", num_inference_steps=10)
         task.cancel()
-        gate.set()
+        gate.open()
         messages, code = read_all(client)
     last = messages[-1]
     assert (last["status"], last["outcome"], code) == ("failed", "cancelled", 1000)
@@ -200,8 +183,8 @@ def test_pings_are_answered_after_the_end(
 def test_get_progress_answers_with_the_present_state(
     make_studio: MakeStudio, make_server: MakeServer
 ) -> None:
-    gate, hold = open_gate()
-    studio = make_studio(hold)
+    gate = Gate()
+    studio = make_studio(gate)
     with connect(socket_url(make_server(studio), "a")) as client:
         read(client)
         client.send('{"type":"get_progress"}')
@@ -212,7 +195,7 @@ def test_get_progress_answers_with_the_present_state(
             pass
         client.send('{"type":"get_progress"}')
         assert read(client) == seen
-        gate.set()
+        gate.open()
         assert read_all(client)[1] == 1000
 
 
@@ -292,8 +275,8 @@ def test_an_encoded_id_is_decoded(studio: Studio, server: Server) -> None:
 def test_closing_the_server_says_so(
     make_studio: MakeStudio, make_server: MakeServer
 ) -> None:
-    gate, hold = open_gate()
-    studio = make_studio(hold)
+    gate = Gate()
+    studio = make_studio(gate)
     server = make_server(studio)
     task = studio.generate("a cat", task_id="a")
     with connect(socket_url(server, "a")) as client:
@@ -303,20 +286,20 @@ def test_closing_the_server_says_so(
         assert read_all(client)[1] == 1001
         closing.join()
     assert "nbgen-server" not in {thread.name for thread in threading.enumerate()}
-    gate.set()
-    assert task.result(10)
+    gate.open()
+    task.result(10)
 
 
 def test_a_disconnect_does_not_stop_the_task(
     make_studio: MakeStudio, make_server: MakeServer
 ) -> None:
-    gate, hold = open_gate()
-    studio = make_studio(hold)
+    gate = Gate()
+    studio = make_studio(gate)
     task = studio.generate("a cat", task_id="a")
     with connect(socket_url(make_server(studio), "a")) as client:
         read(client)
-    gate.set()
-    assert task.result(10)
+    gate.open()
+    task.result(10)
 
 
 def test_too_many_watchers(

@@ -13,7 +13,6 @@ from tornado.iostream import IOStream
 from websockets.sync.client import connect
 
 from nbgen.progress import ProgressService
-from nbgen.queueing import Queueing
 from nbgen.schema import GenerationProgress
 from nbgen.server import Server, Timing
 from nbgen.server.progress_socket import ProgressSocket
@@ -168,7 +167,7 @@ def test_a_fault_of_ours_closes_with_1011_and_leaves_nothing(
     monkeypatch.setattr("nbgen.server.app._MAX_WATCHERS", 1)
     server = make_server(studio)
     with monkeypatch.context() as patch:
-        patch.delattr(Queueing, "get_progress")
+        patch.delattr(Studio, "get_progress")
         for _ in range(2):  # the first has made room for the second
             with connect(socket_url(server, "a")) as client:
                 assert read_all(client) == ([], 1011)

@@ -16,7 +16,7 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
 from nbgen.errors import DataFolderUnusable
-from nbgen.schema import Verdict
+from nbgen.schema import TaskQuery, Verdict
 from nbgen.server import Server
 from nbgen.store import Store
 from nbgen.store import database as module
@@ -71,7 +71,7 @@ def test_what_was_kept_before_migrations_is_taken_over(tmp_path: Path) -> None:
         connection.executescript(OLD_TABLES)
     connection.close()
     store = Store(tmp_path)
-    [task] = store.tasks.list_tasks(limit=10, text="a cat")
+    [task] = store.tasks.list_tasks(TaskQuery(limit=10, text="a cat"))
     store.close()
     assert (task.id, task.request.prompt, task.current_step) == ("a", "A Cat", 50)
     assert task.created_at == dt.datetime(2026, 1, 2, 3, 4, 5, tzinfo=dt.UTC)

@@ -22,6 +22,7 @@ from nbgen.schema import (
     ImageRecord,
     Outcome,
     Status,
+    TaskQuery,
     TaskRecord,
 )
 from nbgen.store import Store
@@ -98,11 +99,17 @@ def test_an_id_is_taken_once(store: Store) -> None:
 def test_the_newest_tasks_come_first(store: Store) -> None:
     for name in "abc":
         store.tasks.add_tasks([record(name)])
-    assert [task.id for task in store.tasks.list_tasks(limit=2)] == ["c", "b"]
+    assert [task.id for task in store.tasks.list_tasks(TaskQuery(limit=2))] == [
+        "c",
+        "b",
+    ]
 
 
 def ids(store: Store, **filters: Any) -> list[str]:
-    return [task.id for task in store.tasks.list_tasks(**{"limit": 10, **filters})]
+    return [
+        task.id
+        for task in store.tasks.list_tasks(TaskQuery(**{"limit": 10, **filters}))
+    ]
 
 
 def test_tasks_are_found_by_status_text_and_time(store: Store) -> None:
@@ -124,10 +131,10 @@ def test_pages_hold_each_task_once(store: Store) -> None:
     names = [f"t{number}" for number in range(7)]
     for number, name in enumerate(names):
         store.tasks.add_tasks([record(name, created_at=NOW + (number // 3) * MINUTE)])
-    pages = [store.tasks.list_tasks(limit=3)]
+    pages = [store.tasks.list_tasks(TaskQuery(limit=3))]
     store.tasks.add_tasks([record("new", created_at=NOW + 10 * MINUTE)])
     while (cursor := pages[-1].next_cursor) is not None:
-        pages.append(store.tasks.list_tasks(limit=3, cursor=cursor))
+        pages.append(store.tasks.list_tasks(TaskQuery(limit=3, cursor=cursor)))
     assert [len(page) for page in pages] == [3, 3, 1]
     assert [task.id for page in pages for task in page] == names[::-1]
 
@@ -135,7 +142,7 @@ def test_pages_hold_each_task_once(store: Store) -> None:
 @pytest.mark.parametrize("cursor", ["", "x", "1-", "-1", "1-1-1", "f" * 99 + "-1"])
 def test_a_cursor_of_somebody_elses_is_refused(store: Store, cursor: str) -> None:
     with pytest.raises(InvalidRequest, match="next_cursor of a page"):
-        store.tasks.list_tasks(limit=3, cursor=cursor)
+        store.tasks.list_tasks(TaskQuery(limit=3, cursor=cursor))
 
 
 def test_a_task_ends_once(store: Store) -> None:

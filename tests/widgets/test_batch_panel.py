@@ -9,15 +9,19 @@ from typing import Any, cast
 import ipywidgets
 import pytest
 
+from nbgen.backend import Backend
 from nbgen.errors import InvalidRequest, UnknownBatch
 from nbgen.handles.batch import Batch
 from nbgen.schema import BatchProgress, GenerationRequest
 from nbgen.studio import Studio
-from nbgen.widgets import BatchPanel, batch_panel
+from nbgen.testing import Gate
+from nbgen.widgets import BatchPanel
+from nbgen.widgets.batch_panel import Timing
 from nbgen.widgets.progress_view import duration
 from tests.widgets.driver import Driver
 
 MakeStudio = Callable[..., Studio]
+QUICK = Timing(look_every_s=0.05, look_after_end_every_s=0.05)
 
 
 def requests(*prompts: str) -> dict[str, GenerationRequest]:
@@ -31,7 +35,7 @@ class Stage(Batch):
     """A batch that stands where it is put."""
 
     def __init__(self, **counts: Any) -> None:
-        super().__init__(cast("Studio", None), "pets", ())
+        super().__init__(cast("Backend", None), "pets", ())
         self.put(**counts)
 
     def put(self, *, left_s: float | None = None, **counts: int) -> None:
@@ -56,12 +60,12 @@ class Stage(Batch):
 
 
 @pytest.fixture
-def show() -> Iterator[Callable[[Batch], Driver]]:
+def show() -> Iterator[Callable[..., Driver]]:
     """Return a function that shows a batch until the test has ended."""
     panels: list[BatchPanel] = []
 
-    def show(batch: Batch) -> Driver:
-        panels.append(BatchPanel(batch))
+    def show(batch: Batch, timing: Timing | None = None) -> Driver:
+        panels.append(BatchPanel(batch, timing=timing))
         return Driver(panels[-1])
 
     yield show
@@ -72,19 +76,13 @@ def show() -> Iterator[Callable[[Batch], Driver]]:
 def test_a_batch_is_shown_stopped_and_tried_again(
     make_studio: MakeStudio, show: Callable[[Batch], Driver]
 ) -> None:
-    reached, opened = threading.Event(), threading.Event()
-
-    def before_step(step: int) -> None:
-        if step == 3:
-            reached.set()
-            assert opened.wait(20)
-
-    studio = make_studio(before_step)
+    gate = Gate(at_step=3)
+    studio = make_studio(gate)
     batch = studio.submit_batch(requests("a", "b"), batch_id="pets")
     shown = show(batch)
     [bar] = shown.of_kind(ipywidgets.FloatProgress)
     assert repr(shown.panel) == "BatchPanel()"
-    assert reached.wait(10)
+    gate.wait_reached()
     shown.until(lambda: "0 of 2 made" in shown.text() and 0 < bar.value < 50)
     assert "pets" in shown.text()
     assert bar.bar_style == "info"
@@ -94,7 +92,7 @@ def test_a_batch_is_shown_stopped_and_tried_again(
     shown.until(lambda: bool(shown.all_labelled("Retry 1")))
     assert "Cancelling…" in shown.text()
     assert cancel.disabled
-    opened.set()
+    gate.open()
     shown.until(lambda: "0 of 2 made · 2 cancelled" in shown.text())
     assert (bar.bar_style, bar.value) == ("warning", 0.0)
     assert not shown.all_labelled("Cancel")
@@ -114,10 +112,10 @@ def test_what_a_button_cannot_do_is_said(
     batch.cancel()
     shown = show(batch)
     shown.until(lambda: bool(shown.all_labelled("Retry 1")))
-    studio._closed = True
+    studio.close()
     shown.labelled("Retry 1").click()
     shown.until(lambda: "This studio is closed" in shown.text())
-    studio._closed = False
+    assert "0 of 1 made · 1 cancelled" in shown.text()
 
 
 def test_a_cancel_that_cannot_be_is_said_and_can_be_tried_again(
@@ -224,22 +222,18 @@ def test_a_length_of_time_is_written_as_a_person_reads_it(
 
 
 def test_what_others_try_again_is_seen_after_the_end(
-    show: Callable[[Batch], Driver], monkeypatch: pytest.MonkeyPatch
+    show: Callable[..., Driver],
 ) -> None:
-    monkeypatch.setattr(batch_panel, "_LOOK_AFTER_END_EVERY_S", 0.05)
     batch = Stage(cancelled=2)
-    shown = show(batch)
+    shown = show(batch, QUICK)
     shown.until_text("0 of 2 made · 2 cancelled")
     batch.put(succeeded=2)
     shown.until_text("2 of 2 made")
 
 
 def test_what_ended_and_is_gone_stays_as_it_was(
-    show: Callable[[Batch], Driver],
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
+    show: Callable[..., Driver], caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(batch_panel, "_LOOK_AFTER_END_EVERY_S", 0.05)
     gone = threading.Event()
 
     class Gone(Stage):
@@ -251,7 +245,7 @@ def test_what_ended_and_is_gone_stays_as_it_was(
             return self.now
 
     shown_once = threading.Event()
-    shown = show(Gone(succeeded=1))
+    shown = show(Gone(succeeded=1), QUICK)
     shown.until_text("1 of 1 made")
     shown_once.set()
     assert gone.wait(10)

@@ -11,10 +11,11 @@ from typing import Any
 import ipywidgets
 import pytest
 
-from nbgen.errors import NbgenError, UnknownTask
+from nbgen.errors import InvalidRequest, NbgenError, UnknownTask
 from nbgen.generation.checkpoints import TINY_FOLDER
 from nbgen.schema import Outcome, Verdict
 from nbgen.studio import Studio
+from nbgen.testing import Gate
 from nbgen.widgets import GenerationPanel
 from tests.widgets.driver import Driver
 
@@ -54,16 +55,10 @@ def test_a_click_makes_a_picture(studio: Studio, make_panel: MakePanel) -> None:
 def test_a_click_returns_while_the_work_runs(
     make_studio: MakeStudio, make_panel: MakePanel
 ) -> None:
-    reached, gate = threading.Event(), threading.Event()
-
-    def hold(step: int) -> None:
-        if step == 6:
-            reached.set()
-            assert gate.wait(30)
-
-    driver = make_panel(make_studio(hold), prompt="a cat", num_inference_steps=10)
+    gate = Gate(at_step=6)
+    driver = make_panel(make_studio(gate), prompt="a cat", num_inference_steps=10)
     driver.labelled("Generate").click()
-    assert reached.wait(10)
+    gate.wait_reached()
     driver.until_text("step 5 of 10")
     [bar] = driver.of_kind(ipywidgets.FloatProgress)
     assert 0 < bar.value < 100
@@ -71,7 +66,7 @@ def test_a_click_returns_while_the_work_runs(
     driver.labelled("Cancel").click()
     driver.until_text("Cancelling…")
     assert driver.labelled("Cancel").disabled
-    gate.set()
+    gate.open()
     driver.until_text("Cancelled at step 5 of 10.")
     assert not driver.labelled("Generate").disabled
     assert "nbgen-error" not in driver.text()
@@ -122,18 +117,13 @@ def test_an_error_goes_when_it_is_mended(studio: Studio, make_panel: MakePanel) 
 def test_the_picture_is_seen_forming(
     make_studio: MakeStudio, make_panel: MakePanel
 ) -> None:
-    gate = threading.Event()
-
-    def hold(step: int) -> None:
-        if step == 2:
-            gate.wait(10)
-
-    panel = make_panel(make_studio(hold), prompt="a cat", num_inference_steps=4)
+    gate = Gate(at_step=2)
+    panel = make_panel(make_studio(gate), prompt="a cat", num_inference_steps=4)
     panel.labelled("Generate").click()
     panel.until(lambda: bool(panel.of_kind(ipywidgets.Image)))
     [preview] = panel.of_kind(ipywidgets.Image)
     assert (preview.format, preview.value[:2]) == ("jpeg", b"\xff\xd8")
-    gate.set()
+    gate.open()
     panel.until_text("64x64 px")
     [picture] = panel.of_kind(ipywidgets.Image)
     assert (picture.format, picture.value[1:4]) == ("png", b"PNG")
@@ -232,22 +222,16 @@ def test_the_methods_are_the_buttons_twins(
 def test_a_new_panel_attaches_to_a_running_task(
     make_studio: MakeStudio, make_panel: MakePanel
 ) -> None:
-    reached, gate = threading.Event(), threading.Event()
-
-    def hold(step: int) -> None:
-        if step == 3:
-            reached.set()
-            assert gate.wait(30)
-
-    studio = make_studio(hold)
+    gate = Gate(at_step=3)
+    studio = make_studio(gate)
     first = GenerationPanel(studio, prompt="a cat", num_inference_steps=5, task_id="a")
     first.generate()
-    assert reached.wait(10)
+    gate.wait_reached()
     first.close()
     driver = make_panel(studio, "a")
     driver.until_text("step 2 of 5")
     assert driver.labelled("Prompt").value == "a cat"
-    gate.set()
+    gate.open()
     driver.until_text("step 5 of 5")
 
 
@@ -270,12 +254,44 @@ def test_a_picture_whose_file_is_gone(studio: Studio, make_panel: MakePanel) -> 
     task = studio.generate("a cat", task_id="a")
     task.result(10)
     task.image_paths[0].unlink()
-    make_panel(studio, "a").until_text("file is gone")
+    driver = make_panel(studio, "a")
+    driver.until_text("The picture's file is gone.")
+    assert driver.of_kind(ipywidgets.Image) == []
+
+
+def test_pictures_that_are_kept_at_a_url_are_shown(
+    make_studio: MakeStudio, make_panel: MakePanel
+) -> None:
+    studio = make_studio(images="memory://shown")
+    driver = make_panel(studio, prompt="a cat", task_id="a", num_images=2, seed=3)
+    driver.labelled("Generate").click()
+    driver.until_text("seed 3, 4")
+    result = driver.panel.task.result(10)
+    kept = [studio.read_image(image.name) for image in result.images]
+    assert [bytes(p.value) for p in driver.of_kind(ipywidgets.Image)] == kept
+    again = make_panel(studio, "a")
+    again.until_text("seed 3, 4")
+    assert [bytes(p.value) for p in again.of_kind(ipywidgets.Image)] == kept
+    assert "gone" not in driver.text() + again.text()
+
+
+def test_the_pictures_that_are_left_are_shown(
+    studio: Studio, make_panel: MakePanel
+) -> None:
+    task = studio.generate("a cat", task_id="a", num_images=3, seed=3)
+    task.result(10)
+    task.image_paths[1].unlink()
+    driver = make_panel(studio, "a")
+    driver.until_text("The files of 1 of 3 pictures are gone.")
+    assert "seed 3, 4, 5" in driver.text()
+    assert len(driver.of_kind(ipywidgets.Image)) == 2
 
 
 def test_an_unknown_keyword_is_refused(studio: Studio) -> None:
-    with pytest.raises(TypeError, match="steps"):
+    with pytest.raises(InvalidRequest, match="such as 'num_inference_steps'; got 'st"):
         GenerationPanel(studio, steps=3)  # type: ignore[call-arg]
+    with pytest.raises(InvalidRequest, match="such as 'prompt'; got 'promt'"):
+        GenerationPanel(studio, promt="a cat")  # type: ignore[call-arg]
 
 
 def test_what_a_notebook_compares_is_the_same_each_time(
@@ -310,12 +326,12 @@ def test_a_long_run_sends_few_messages(
 
 def test_an_id_is_used_once(make_studio: MakeStudio, make_panel: MakePanel) -> None:
     """After a cancel, Generate makes a new task rather than show the old one."""
-    gate = threading.Event()
-    studio = make_studio(lambda _step: gate.wait(30))
+    gate = Gate()
+    studio = make_studio(gate)
     driver = make_panel(studio, prompt="a cat", task_id="a")
     driver.labelled("Generate").click()
     driver.labelled("Cancel").click()
-    gate.set()
+    gate.open()
     driver.until_text("Cancelled ")
     driver.until(lambda: driver.labelled("Task id").value == "")
     driver.labelled("Generate").click()
@@ -326,11 +342,11 @@ def test_an_id_is_used_once(make_studio: MakeStudio, make_panel: MakePanel) -> N
 def test_a_task_of_another_process_is_not_cancelled_here(
     make_studio: MakeStudio, make_panel: MakePanel
 ) -> None:
-    gate = threading.Event()
-    other = make_studio(lambda _step: gate.wait(30))
+    gate = Gate()
+    other = make_studio(gate)
     other.generate("a cat", task_id="a")
     driver = make_panel(make_studio(), "a")
     driver.until(lambda: not driver.labelled("Cancel").disabled)
     driver.labelled("Cancel").click()
     driver.until_text("runs in another process or studio")
-    gate.set()
+    gate.open()

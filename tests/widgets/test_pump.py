@@ -6,14 +6,12 @@ import threading
 
 import pytest
 
-from nbgen.widgets import pump as module
 from nbgen.widgets.pump import Pump
 
 
 def test_a_state_that_cannot_be_shown_is_tried_again(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(module, "_AFTER_FAILURE_S", 0.01)
     broken = [True]
     shown = threading.Event()
 
@@ -23,8 +21,32 @@ def test_a_state_that_cannot_be_shown_is_tried_again(
             raise ValueError("no")
         shown.set()
 
-    pump = Pump(render)
+    pump = Pump(render, interval_s=0.01, after_failure_s=0.01)
     pump.wake()
     assert shown.wait(10)
     pump.close()
     assert "could not be brought up to date" in caplog.text
+
+
+def test_the_last_state_is_rendered_when_it_is_closed() -> None:
+    rendered: list[str] = []
+    state = ["first"]
+    pump = Pump(lambda: rendered.append(state[0]))
+    state[0] = "last"
+    pump.close()
+    pump.close()
+    assert rendered == ["last"]
+
+
+def test_it_may_be_closed_by_what_it_renders() -> None:
+    closed = threading.Event()
+
+    def render() -> None:
+        pump.close()
+        closed.set()
+
+    pump = Pump(render)
+    pump.wake()
+    assert closed.wait(10)
+    pump.close()
+    assert "nbgen-panel" not in {thread.name for thread in threading.enumerate()}

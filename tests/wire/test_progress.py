@@ -12,9 +12,28 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nbgen.schema import GenerationProgress, GenerationResult, Outcome, Stage, Status
-from nbgen.wire.progress import PONG, progress_message
+from nbgen.schema import (
+    GenerationProgress,
+    GenerationResult,
+    ImageRecord,
+    Outcome,
+    Stage,
+    Status,
+)
+from nbgen.wire.progress import (
+    GetProgress,
+    KeepAlive,
+    Ping,
+    Pong,
+    ProgressMessage,
+    StatusMessage,
+    decode_client_message,
+    decode_server_message,
+    encode,
+)
 from nbgen.wire.session import WatchSession
+
+PONG = encode(Pong())
 
 WAITING = GenerationProgress(
     task_id="a",
@@ -55,6 +74,11 @@ V1 = [
     "message",
     "timestamp",
 ]
+
+
+def progress_message(progress: GenerationProgress) -> dict[str, Any]:
+    message: dict[str, Any] = msgspec.to_builtins(ProgressMessage.of(progress))
+    return message
 
 
 def test_a_message_has_the_fields_of_version_1_and_few_more() -> None:
@@ -160,3 +184,68 @@ def test_all_numbers_are_finite() -> None:
     numbers = [v for v in progress_message(WAITING).values() if isinstance(v, float)]
     assert len(numbers) == 4
     assert all(map(math.isfinite, numbers))
+
+
+_RESULTS = st.builds(
+    GenerationResult,
+    images=st.lists(
+        st.builds(
+            ImageRecord,
+            name=st.text(),
+            url=st.text(),
+            width=st.integers(1, 2048),
+            height=st.integers(1, 2048),
+            seed=st.integers(0, 2**32 - 1),
+        ),
+        max_size=2,
+    ).map(tuple),
+    generation_time=st.floats(0, 1e6),
+    notes=st.lists(st.text(), max_size=2).map(tuple),
+)
+_STATES = st.builds(
+    GenerationProgress,
+    task_id=st.text(),
+    seq=st.integers(1, 10**12),
+    status=st.sampled_from(Status),
+    current_step=st.integers(0, 150),
+    total_steps=st.integers(1, 150),
+    current_stage=st.none() | st.sampled_from(Stage),
+    elapsed_time=st.floats(0, 1e6),
+    estimated_remaining=st.floats(0, 1e6),
+    remaining_known=st.booleans(),
+    overall_percentage=st.floats(0, 100),
+    error=st.none() | st.text(),
+    message=st.text(),
+    timestamp=st.datetimes(timezones=st.just(dt.UTC)),
+)
+
+
+@given(_STATES, st.none() | st.sampled_from(Outcome), st.none() | _RESULTS)
+def test_a_client_rebuilds_an_equal_state(
+    progress: GenerationProgress, outcome: Outcome | None, result: Any
+) -> None:
+    if outcome is not None:
+        progress = msgspec.structs.replace(progress, outcome=outcome, result=result)
+    message = decode_server_message(encode(ProgressMessage.of(progress)))
+    assert isinstance(message, ProgressMessage)
+    assert message.progress == progress
+
+
+def test_other_messages_come_back_equal() -> None:
+    status = StatusMessage(task_id="a")
+    for message in (status, KeepAlive(), Pong()):
+        assert decode_server_message(encode(message)) == message
+    for asked in (Ping(), GetProgress()):
+        assert decode_client_message(encode(asked)) == asked
+    assert encode(KeepAlive()) == '{"type":"keep-alive"}'
+    assert encode(Pong()) == '{"type":"pong"}'
+
+
+def test_fields_and_messages_of_a_newer_server_are_no_trouble() -> None:
+    message = progress_message(WAITING)
+    newer = json.dumps({**message, "lane": "cuda:1", "attempt": 2})
+    assert decode_server_message(newer) == ProgressMessage.of(WAITING)
+    assert decode_server_message('{"type": "weather"}') is None
+    staged = decode_server_message(json.dumps({**message, "current_stage": "upscale"}))
+    assert isinstance(staged, ProgressMessage)
+    assert staged.progress == WAITING

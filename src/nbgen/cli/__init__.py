@@ -1,8 +1,9 @@
 """The command line.
 
-``generate`` has the commands that make pictures, ``manage`` those that list, decide on,
-clear up and export what was made. Commands only translate; the rules are the studio's
-and the server's.
+Commands on a data folder: ``generate`` has those that make pictures, ``tasks`` those
+that list, clear up and export them, ``decide`` those that decide on them. Commands on a
+server: ``server`` has those that serve, or that speak to a server. Commands only
+translate; the rules are the studio's and the server's.
 """
 
 from __future__ import annotations
@@ -10,10 +11,10 @@ from __future__ import annotations
 import sys
 from io import TextIOWrapper
 
-from nbgen.cli import generate, manage
+from nbgen.cli import decide, generate, server, tasks
 from nbgen.cli.terminal import app
 
-__all__ = ["generate", "main", "manage"]
+__all__ = ["decide", "generate", "main", "server", "tasks"]
 
 
 def main() -> None:

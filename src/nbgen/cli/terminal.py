@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 from rich.console import Console
@@ -20,6 +20,9 @@ from rich.progress import (
 )
 
 from nbgen.errors import NbgenError
+
+if TYPE_CHECKING:
+    from nbgen.schema import GenerationProgress
 
 app = typer.Typer(
     name="nbgen",
@@ -37,8 +40,8 @@ DataDir = Annotated[
 
 
 @contextmanager
-def bar() -> Iterator[Callable[[dict[str, Any]], None]]:
-    """Show a bar; yield the function that takes it to a protocol message."""
+def bar() -> Iterator[Callable[[GenerationProgress], None]]:
+    """Show a bar; yield the function that moves it to a state."""
     columns = (
         SpinnerColumn(finished_text=" "),
         TextColumn("{task.description:<28}"),  # as wide as the longest stage's
@@ -50,18 +53,16 @@ def bar() -> Iterator[Callable[[dict[str, Any]], None]]:
         line = shown.add_task("Waiting", total=100, steps="")
         notes: list[str] = []
 
-        def show(message: dict[str, Any]) -> None:
-            if message["type"] == "status":
-                return
-            steps = f"{message['current_step']}/{message['total_steps']}"
-            if message["remaining_known"]:
-                steps += f" · {message['estimated_remaining']:.1f} s left"
-            result = message.get("result")
-            notes.extend(result["notes"] if result else ())
+        def show(progress: GenerationProgress) -> None:
+            steps = f"{progress.current_step}/{progress.total_steps}"
+            if progress.remaining_known:
+                steps += f" · {progress.estimated_remaining:.1f} s left"
+            result = progress.result
+            notes.extend(result.notes if result else ())
             shown.update(
                 line,
-                description="Done" if result else message["message"],
-                completed=message["overall_percentage"],
+                description="Done" if result else progress.message,
+                completed=progress.overall_percentage,
                 steps=steps,
             )
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from nbgen.errors.base import NbgenError, shown
 
 if TYPE_CHECKING:
-    import pandas
+    from pandas import DataFrame
 
 
 class InvalidRequest(NbgenError, ValueError):
@@ -66,16 +66,16 @@ class RowErrors(NbgenError, ValueError):
         super().__init__(message)
 
     @property
-    def table(self) -> pandas.DataFrame:
+    def table(self) -> DataFrame:
         """The mistakes as a ``pandas.DataFrame`` with a row for each.
 
         Its columns are those of ``RowMistake``.
         """
-        import pandas  # only whoever asks for a table needs it
+        import pandas as pd  # only for those who ask for a table
 
         columns = RowMistake._fields
         kinds = {"row": "int64", **dict.fromkeys(columns[1:], "string")}
-        return pandas.DataFrame(self.mistakes, columns=list(columns)).astype(kinds)
+        return pd.DataFrame(self.mistakes, columns=list(columns)).astype(kinds)
 
 
 class NoRecipe(NbgenError):

@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from os import PathLike
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
+from nbgen.backend import Backend
 from nbgen.frames.rows import read_rows
 from nbgen.frames.tables import MADE_COLUMNS, records_frame
 from nbgen.handles.batch import Batch
+from nbgen.images import read_source
+from nbgen.schema import takes_request_fields
 from nbgen.schema.checks import check_batch_name
-
-if TYPE_CHECKING:
-    from nbgen.studio import Studio
 
 
 class FrameBatch(Batch):
     """A handle on the tasks of a table's rows."""
 
     def __init__(
-        self, studio: Studio, batch_id: str, rows: Sequence[str], df: pd.DataFrame
+        self, backend: Backend, batch_id: str, rows: Sequence[str], df: pd.DataFrame
     ) -> None:
-        super().__init__(studio, batch_id, rows)
+        super().__init__(backend, batch_id, rows)
         # A copy: what the caller does to its own afterwards is not our concern.
         self._df = df.copy()
 
@@ -37,8 +37,8 @@ class FrameBatch(Batch):
         already is replaced. A table that has all eight is taken for one that came from
         here, and they are replaced.
         """
-        records = self._studio.get_records(self.task_ids)
-        made = records_frame(self._studio, records)[list(MADE_COLUMNS)]
+        records = self._backend.get_tasks(self.task_ids)
+        made = records_frame(self._backend, records)[list(MADE_COLUMNS)]
         frame = self._df.copy()
         for name, added in _added_columns(frame).items():
             # By place: the index of the table is the caller's, and may repeat itself.
@@ -63,8 +63,8 @@ def _added_columns(frame: pd.DataFrame) -> dict[str, str]:
 class _Pictures:
     """Keeps the pictures of a table, each once, however many rows name it."""
 
-    def __init__(self, studio: Studio) -> None:
-        self._studio = studio
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
         # With each source, which must not make room for another of the same id.
         self._kept: dict[str | int, tuple[object, str]] = {}
 
@@ -74,23 +74,63 @@ class _Pictures:
         named = isinstance(source, (str, PathLike))
         known = str(source) if named else id(source)
         if known not in self._kept:
-            name = self._studio.keep_picture(field, source)
+            name = self._backend.keep_picture(field, read_source(field, source))
             self._kept[known] = source, name
         return self._kept[known][1]
 
 
+@takes_request_fields
 def generate_frame(
-    studio: Studio,
+    backend: Backend,
     df: pd.DataFrame,
-    prompt: str,
+    prompt: str = "prompt",
     *,
-    key: str | None,
-    overrides: str | None,
-    name: str | None,
-    priority: int,
-    fields: Mapping[str, Any],
+    key: str | None = None,
+    overrides: str | None = None,
+    name: str | None = None,
+    priority: int = 0,
+    **fields: Any,
 ) -> FrameBatch:
-    """Queue a task for each row of a table; see ``Studio.generate_frame``."""
+    """Queue a task for each row of a table, and return at once.
+
+    All rows are checked before the first is queued. Called again, for example by
+    running its cell again, it queues what is missing: rows that are new or were
+    changed, and those whose task failed, was cancelled or lost.
+
+    Args:
+        backend: Where the tasks are queued.
+        df: The rows.
+        prompt: The name of a column, or a template with columns in braces, such as
+            ``"{headline}, watercolor"``; formats such as ``{price:.2f}`` work. A
+            text of several words that is like no column's name is the prompt of
+            all rows.
+        key: The column whose values, each once, tell the rows apart, so that a row
+            that was changed is known from a new one by a person who looks at the
+            task ids; None tells them apart by what they ask for.
+        overrides: A column of objects (dictionaries or JSON texts) with request
+            fields of that row, which take the place of what is said here; a field
+            that is None there does not.
+        name: Tells this batch from others, 1 to 60 letters, digits, dots,
+            underscores, colons or hyphens. By default one that the other arguments
+            determine. Give another to make the same pictures anew.
+        priority: -1,000 to 1,000; tasks of a higher one run first.
+        fields: Further fields of ``GenerationRequest``: the name of a
+            column, or a value for all rows. An empty cell, and None for all rows,
+            stands for the field's default. ``negative_prompt`` may be a template
+            too.
+
+    Returns:
+        A handle on the batch; ``to_frame()`` is the table with what came of it.
+
+    Raises:
+        InvalidRequest: An argument is not allowed, for any row.
+        RowErrors: Rows ask for what is not allowed; its ``table`` lists them all.
+        TaskConflict: A task id of the batch stands for something else.
+        DataFolderInUse: Another process runs the tasks of the data folder, and
+            something is missing.
+        QueueFull: There is not room for all.
+        StudioClosed: The studio is closed.
+    """
     if name is not None:
         check_batch_name("name", name)
     rows = read_rows(
@@ -99,8 +139,8 @@ def generate_frame(
         key=key,
         overrides=overrides,
         fields=fields,
-        check_picture=_Pictures(studio).keep,
+        check_picture=_Pictures(backend).keep,
     )
     batch_id = rows.name if name is None else name
-    batch = studio.submit_batch(rows.requests, batch_id=batch_id, priority=priority)
-    return FrameBatch(studio, batch.id, batch.rows, df)
+    backend.submit_batch(batch_id, rows.requests, priority=priority)
+    return FrameBatch(backend, batch_id, tuple(rows.requests), df)

@@ -16,10 +16,20 @@ import numpy as np
 import pandas as pd
 
 from nbgen.errors import InvalidRequest, RowErrors, RowMistake
-from nbgen.schema import GenerationRequest, check_field
+from nbgen.schema import (
+    PICTURE_FIELDS,
+    REQUEST_FIELDS,
+    GenerationRequest,
+    check_field,
+    check_request_names,
+)
 
-_FIELDS = GenerationRequest.__struct_fields__
-_TEMPLATE_FIELDS = ("prompt", "negative_prompt")
+_TEMPLATE_FIELDS = tuple(
+    name
+    for name, field in REQUEST_FIELDS.items()
+    if field.kind is str and not field.is_picture
+)
+_ARGUMENTS = ("key", "overrides", "name", "priority")
 _LONGEST_SLUG = 36
 _MOST_ERRORS_TOLD = 3
 _MOST_COLUMNS_TOLD = 10
@@ -69,7 +79,7 @@ def read_rows(
             raise InvalidRequest(argument, name, _a_column(name, cells))
     sources, told = {}, {}
     for field, value in {"prompt": prompt, **fields}.items():
-        _check_field_name(field)
+        check_request_names([field], *_ARGUMENTS)
         if field == "prompt" or not _is_missing(value):
             sources[field], told[field] = _source(field, value, cells, check_picture)
         # Otherwise nothing stands for the field's default, as it does in a cell.
@@ -151,7 +161,7 @@ class _Reading:
             if plain is None:
                 continue
             try:
-                _check_field_name(field)
+                check_request_names([field])
             except InvalidRequest as error:
                 self._note(name, field, f"{name}: {error}")
                 continue
@@ -305,7 +315,7 @@ def _filled(name: str, value: Any, how: str) -> str:
 
 
 def _checked(field: str, value: Any, check_picture: CheckPicture) -> Any:
-    if field in ("image", "mask"):
+    if field in PICTURE_FIELDS:
         return check_picture(field, value)
     try:
         return check_field(field, value)
@@ -313,14 +323,6 @@ def _checked(field: str, value: Any, check_picture: CheckPicture) -> Any:
         raise
     except Exception as error:  # whatever is in a cell
         raise InvalidRequest(field, value, "a value that can be read") from error
-
-
-def _check_field_name(field: object) -> None:
-    if field in _FIELDS:
-        return
-    close = difflib.get_close_matches(_told(field), _FIELDS, 1)
-    near = f"such as {close[0]!r}" if close else f"one of {', '.join(_FIELDS)}"
-    raise InvalidRequest("the name of a field", field, f"that of a request, {near}")
 
 
 def _a_column(name: object, cells: Mapping[str, Any]) -> str:
@@ -338,7 +340,7 @@ def _row_name(key: str | None, request: GenerationRequest, same: Counter[str]) -
     plain = GenerationRequest(prompt=request.prompt)
     asked = {
         field: getattr(request, field)
-        for field in _FIELDS
+        for field in REQUEST_FIELDS
         if getattr(request, field) != getattr(plain, field)
     }
     # A field that later versions add changes no name as long as it has its default.

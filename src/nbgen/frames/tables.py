@@ -8,42 +8,52 @@ keeps the difference.
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import msgspec
 import pandas as pd
 
+from nbgen.backend import Backend
 from nbgen.errors import InvalidRequest
-from nbgen.schema import Decision, ImageRecord, TaskRecord
+from nbgen.handles.pages import iter_tasks
+from nbgen.schema import (
+    Decision,
+    GenerationRequest,
+    ImageRecord,
+    TaskRecord,
+    make_query,
+)
 from nbgen.schema.checks import check_int
-
-if TYPE_CHECKING:
-    from nbgen.studio import Studio
+from nbgen.schema.fields import fields_of
 
 _TEXT, _WHOLE, _NUMBER, _FLAG = "string", "Int64", "float64", "boolean"
 _TIME = "datetime64[us, UTC]"
-_PAGE = 1_000
 
-_REQUEST_COLUMNS = {
-    "prompt": _TEXT,
-    "negative_prompt": _TEXT,
-    "width": _WHOLE,
-    "height": _WHOLE,
-    "num_inference_steps": _WHOLE,
-    "guidance_scale": _NUMBER,
-    "use_refinement": _FLAG,
-    "num_images": _WHOLE,
-    "scheduler": _TEXT,
-    "denoising_end": _NUMBER,
-    "guidance_cutoff": _NUMBER,
-    "image": _TEXT,
-    "mask": _TEXT,
-    "strength": _NUMBER,
-    "output_format": _TEXT,
-    "metadata": _TEXT,
+_DTYPES: Mapping[type, str] = {
+    str: _TEXT,
+    int: _WHOLE,
+    float: _NUMBER,
+    bool: _FLAG,
+    tuple: _TEXT,
+    dt.datetime: _TIME,
 }
+
+
+def _dtypes(struct: type[msgspec.Struct]) -> dict[str, str]:
+    """Return the columns that a struct's fields fill; a closed set is of texts."""
+    return {
+        name: _DTYPES.get(field.kind, _TEXT)
+        for name, field in fields_of(struct).items()
+    }
+
+
+_REQUEST_COLUMNS = _dtypes(GenerationRequest)
+# Of a task, it is the seed in use that is shown.
+del _REQUEST_COLUMNS["seed"]
 
 _TASK_COLUMNS = {
     "task_id": _TEXT,
@@ -72,15 +82,11 @@ _DECISION_COLUMNS = {
     "sequence": _WHOLE,
     "task_id": _TEXT,
     "version": _WHOLE,
-    "verdict": _TEXT,
-    "reviewer_id": _TEXT,
-    "feedback": _TEXT,
-    "tags": _TEXT,
-    "image_name": _TEXT,
-    "featured_image_url": _TEXT,
-    "decided_at": _TIME,
-    "supersedes": _WHOLE,
-    "child_id": _TEXT,
+    **{
+        # As in the other tables.
+        "image_name" if name == "image" else name: dtype
+        for name, dtype in _dtypes(Decision).items()
+    },
 }
 
 _IMAGE_COLUMNS = {
@@ -116,26 +122,26 @@ _KINDS = (_TASK_COLUMNS, _DECISION_COLUMNS, _IMAGE_COLUMNS)
 
 
 def tasks_frame(
-    studio: Studio, *, limit: int | None = None, **filters: Any
+    backend: Backend, *, limit: int | None = None, **filters: Any
 ) -> pd.DataFrame:
     """Return a table of tasks; see ``Studio.tasks_frame``."""
-    records = _records(studio, limit, filters)
-    return records_frame(studio, records)
+    records = _records(backend, limit, filters)
+    return records_frame(backend, records)
 
 
 def images_frame(
-    studio: Studio, *, limit: int | None = None, **filters: Any
+    backend: Backend, *, limit: int | None = None, **filters: Any
 ) -> pd.DataFrame:
     """Return a table of pictures; see ``Studio.images_frame``."""
     rows: list[dict[str, Any]] = []
     limit = _check_limit(limit)
-    for record in _records(studio, None, filters):
+    for record in _records(backend, None, filters):
         images = () if record.result is None else record.result.images
         for number, image in enumerate(images):
             row = {
                 **_review_row(record, image),
                 "image_name": image.name,
-                "image_path": _path(studio, image.name),
+                "image_path": _path(backend, image.name),
                 "image_url": image.url,
                 "task_id": record.id,
                 "batch_id": record.batch_id,
@@ -152,15 +158,15 @@ def images_frame(
     return _table(rows[:limit], _IMAGE_COLUMNS)
 
 
-def decisions_frame(studio: Studio, task_id: str | None = None) -> pd.DataFrame:
+def decisions_frame(backend: Backend, task_id: str | None = None) -> pd.DataFrame:
     """Return the log of decisions; see ``Studio.decisions_frame``."""
-    rows = [_decision_row(decision) for decision in studio.decisions(task_id)]
+    rows = [_decision_row(decision) for decision in backend.decisions(task_id)]
     return _table(rows, _DECISION_COLUMNS)
 
 
-def records_frame(studio: Studio, records: Iterable[TaskRecord]) -> pd.DataFrame:
+def records_frame(backend: Backend, records: Iterable[TaskRecord]) -> pd.DataFrame:
     """Return a table of the tasks, in their order."""
-    rows = [_task_row(studio, record) for record in records]
+    rows = [_task_row(backend, record) for record in records]
     return _table(rows, _TASK_COLUMNS)
 
 
@@ -212,24 +218,16 @@ def _read_csv(path: str | Path) -> pd.DataFrame:
 
 
 def _records(
-    studio: Studio, limit: int | None, filters: Mapping[str, Any]
+    backend: Backend, limit: int | None, filters: Mapping[str, Any]
 ) -> Iterable[TaskRecord]:
-    cursor, left = None, _check_limit(limit)
-    while left is None or left > 0:
-        some = _PAGE if left is None else min(left, _PAGE)
-        page = studio.tasks(limit=some, cursor=cursor, **filters)
-        yield from page
-        cursor = page.next_cursor
-        if cursor is None:
-            return
-        left = None if left is None else left - len(page)
+    return iter_tasks(backend, make_query(filters), _check_limit(limit))
 
 
 def _check_limit(limit: int | None) -> int | None:
     return None if limit is None else check_int("limit", limit, 0, 2**31)
 
 
-def _task_row(studio: Studio, record: TaskRecord) -> dict[str, Any]:
+def _task_row(backend: Backend, record: TaskRecord) -> dict[str, Any]:
     took_s = None
     if record.started_at and record.ended_at:
         took_s = (record.ended_at - record.started_at).total_seconds()
@@ -244,7 +242,7 @@ def _task_row(studio: Studio, record: TaskRecord) -> dict[str, Any]:
         "outcome": record.outcome,
         "error": record.error,
         "image_name": image,
-        "image_path": image and _path(studio, image),
+        "image_path": image and _path(backend, image),
         "seed": record.seed,
         "priority": record.priority,
         "created_at": record.created_at,
@@ -282,8 +280,8 @@ def _shown_image(record: TaskRecord) -> str | None:
     return next(about, images[0]).name
 
 
-def _path(studio: Studio, name: str) -> str | None:
-    path = studio.image_path(name)
+def _path(backend: Backend, name: str) -> str | None:
+    path = backend.picture_path(name)
     return None if path is None else str(path)
 
 

@@ -16,12 +16,12 @@ from typing import NamedTuple
 import msgspec
 
 from nbgen.errors import CheckpointNotFound, InvalidRequest
+from nbgen.schema.checks import SIZE_MULTIPLE
 
 TINY_FOLDER = Path(__file__).parent / "tiny"
 REFINER_SHARES = ("text_encoder_2", "tokenizer_2", "vae")
 """What a refiner may leave out, since it is the base's."""
 
-_VAE_FACTOR = 8
 _SINGLE_FILE_SIZE = (1024, 1024)
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
 _UNSAFE = (".ckpt", ".pt", ".pth", ".bin", ".pkl")
@@ -263,7 +263,7 @@ def _find_folder(
         _check_weights(f"{name}/refiner", refiner, brought=REFINER_SHARES)
     try:
         unet = json.loads((folder / "unet" / "config.json").read_text())
-        side = int(unet["sample_size"]) * _VAE_FACTOR
+        side = int(unet["sample_size"]) * SIZE_MULTIPLE
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointNotFound(
             f"The checkpoint {name!r} is broken: unet/config.json cannot be "

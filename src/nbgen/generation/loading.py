@@ -35,7 +35,9 @@ class Pipelines:
         execution_device: Where inputs go, wherever the weights are at the moment.
     """
 
-    def __init__(self, base: Any, refiner: Any, device: Device, plan: MemoryPlan):
+    def __init__(
+        self, base: Any, refiner: Any, device: Device, plan: MemoryPlan
+    ) -> None:
         self.base = base
         self.refiner = refiner
         self.device = device

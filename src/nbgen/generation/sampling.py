@@ -20,6 +20,7 @@ from nbgen.generation.loading import Pipelines
 from nbgen.generation.preview import PreviewMaker, expose_clean_latents
 from nbgen.generation.schedule import Split, make_scheduler
 from nbgen.schema import GenerationRequest, Stage
+from nbgen.schema.checks import SIZE_MULTIPLE
 
 _GUIDANCE_INPUTS = ("prompt_embeds", "add_text_embeds", "add_time_ids")
 """The tensors of a step that hold a part without the prompt for guidance."""
@@ -88,7 +89,8 @@ class Run:
             raise _FirstStepDone
 
         width, height = self._size
-        latents = torch.zeros(len(seeds), 4, height // 8, width // 8)
+        sides = (height // SIZE_MULTIPLE, width // SIZE_MULTIPLE)
+        latents = torch.zeros(len(seeds), 4, *sides)
         for stage in self._stages():
             pipeline, options = self._prepare(stage, seeds, latents)
             try:

@@ -25,12 +25,12 @@ from nbgen.generation.sampling import Run, free_memory, out_of_memory
 from nbgen.generation.schedule import Split, split_steps
 from nbgen.generation.vocabulary import describe_unknown, unknown_words
 from nbgen.schema import GenerationRequest, Stage, StagePlan
+from nbgen.schema.checks import LONGEST_SIDE, SHORTEST_SIDE, SIZE_MULTIPLE
 
 # Operations counted on the public SDXL configurations at 1024x1024: 13.52 TFLOP for
 # a step of the base model with guidance, 14.57 for the refiner's, 10.47 to decode.
 _REFINER_STEP_COST = 14.57 / 13.52
 _DECODE_COST = 10.47 / 13.52
-_SHORTEST_SIDE, _LONGEST_SIDE, _SIDE_MULTIPLE = 64, 2048, 8
 
 
 class SDXLEngine:
@@ -246,5 +246,5 @@ def _size(
 
 
 def _side(pixels: int) -> int:
-    nearest = round(pixels / _SIDE_MULTIPLE) * _SIDE_MULTIPLE
-    return max(_SHORTEST_SIDE, min(nearest, _LONGEST_SIDE))
+    nearest = round(pixels / SIZE_MULTIPLE) * SIZE_MULTIPLE
+    return max(SHORTEST_SIDE, min(nearest, LONGEST_SIDE))

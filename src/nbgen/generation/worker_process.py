@@ -145,9 +145,9 @@ class WorkerProcess:
         generation = _Generation(deliver, wants_preview)
         with self._changed:
             died = self._died
+            number = self._last_number + 1
             if died is None:
-                self._last_number += 1
-                number = self._last_number
+                self._last_number = number
                 self._active[number] = generation
                 self.heard_s = time.monotonic()
                 self._changed.notify_all()

@@ -8,10 +8,11 @@ import heapq
 import statistics
 import time
 from collections.abc import Generator, Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from nbgen.backend import Backend
 from nbgen.errors import TaskError, TaskUnfinished
-from nbgen.handles.task import ended_result
+from nbgen.handles.task import result_of
 from nbgen.schema import (
     BatchProgress,
     BatchRow,
@@ -20,10 +21,6 @@ from nbgen.schema import (
     Status,
     counted_rows,
 )
-
-if TYPE_CHECKING:
-    from nbgen.studio import Studio
-
 
 _LAST_ROWS = 10
 
@@ -34,6 +31,12 @@ RowResult = GenerationResult | TaskError
 class Batch:
     """A handle on the tasks of a batch, one for each row.
 
+    Example::
+
+        batch = studio.batch("spring")
+        print(batch.progress)
+        results = batch.result()
+
     Of several tasks for one row, such as retries, the newest counts. Making or
     dropping a handle changes nothing.
 
@@ -42,8 +45,8 @@ class Batch:
         rows: The names of its rows, in their order.
     """
 
-    def __init__(self, studio: Studio, batch_id: str, rows: Sequence[str]) -> None:
-        self._studio = studio
+    def __init__(self, backend: Backend, batch_id: str, rows: Sequence[str]) -> None:
+        self._backend = backend
         self.id = batch_id
         self.rows = tuple(rows)
 
@@ -77,7 +80,7 @@ class Batch:
         Raises:
             TaskError: Another process runs them.
         """
-        self._studio.cancel_tasks(row.task_id for row in self._unfinished())
+        self._backend.cancel([row.task_id for row in self._unfinished()])
 
     def retry(self) -> None:
         """Queue the rows again that failed, were cancelled or lost; none if none did.
@@ -87,7 +90,7 @@ class Batch:
             DataFolderInUse: Another process runs the tasks of the data folder.
             StudioClosed: The studio is closed.
         """
-        self._studio.retry_rows(self.id, self.rows)
+        self._backend.retry_rows(self.id, self.rows)
 
     def result(self, timeout: float | None = None) -> list[RowResult]:
         """Wait for the end of all and return what each row came to.
@@ -114,12 +117,11 @@ class Batch:
                     if deadline is not None:
                         left = max(0.0, deadline - time.monotonic())
                     try:
-                        self._studio.task(row.task_id).result(left)
-                    except TaskUnfinished:
-                        over = deadline is not None and time.monotonic() >= deadline
-                        raise self._still_left(row, timeout if over else None) from None
-                    except TaskError:
-                        continue  # it has ended, which is what we wait for
+                        end = self._backend.ended(row.task_id).result(left)
+                    except TimeoutError:
+                        raise self._still_left(row, timeout) from None
+                    if end.outcome is None:
+                        raise self._still_left(row, None)
         except KeyboardInterrupt:
             self.cancel()
             raise
@@ -131,9 +133,9 @@ class Batch:
 
     def _results(self) -> list[RowResult]:
         results: list[RowResult] = []
-        for record in self._studio.get_records(self.task_ids):
+        for record in self._backend.get_tasks(self.task_ids):
             try:
-                results.append(ended_result(record))
+                results.append(result_of(record.end))
             except TaskError as error:
                 results.append(error)
         return results
@@ -141,13 +143,9 @@ class Batch:
     async def _wait(self) -> list[RowResult]:
         while unfinished := await asyncio.to_thread(self._unfinished):
             for row in unfinished:
-                task = await asyncio.to_thread(self._studio.task, row.task_id)
-                try:
-                    await task
-                except TaskUnfinished:
-                    raise await asyncio.to_thread(self._still_left, row, None) from None
-                except TaskError:
-                    continue  # it has ended, which is what we wait for
+                waiting = await asyncio.to_thread(self._backend.ended, row.task_id)
+                if (await asyncio.wrap_future(waiting)).outcome is None:
+                    raise await asyncio.to_thread(self._still_left, row, None)
         return await asyncio.to_thread(self._results)
 
     def _still_left(self, row: BatchRow, waited: float | None) -> TaskUnfinished:
@@ -173,7 +171,7 @@ class Batch:
     def _standing(self) -> list[BatchRow]:
         if not self.rows:
             return []  # nothing of it is stored
-        standing = {row.name: row for row in self._studio.batch_rows(self.id)}
+        standing = {row.name: row for row in self._backend.batch_rows(self.id)}
         return [standing[name] for name in self.rows]
 
     def _progress_of(self, rows: Sequence[BatchRow]) -> BatchProgress:
@@ -182,7 +180,7 @@ class Batch:
         for row in rows:
             counts[row.outcome or row.status] += 1
             if row.status is Status.GENERATING:
-                progress = self._studio.get_progress(row.task_id)
+                progress = self._backend.get_progress(row.task_id)
                 under_way += progress.overall_percentage / 100
         left = counts[Status.PENDING] + counts[Status.GENERATING]
         # The first rows may have waited for the model to load, and a middle one for
@@ -204,11 +202,6 @@ class Batch:
             estimated_remaining=usual_s * (left - under_way),
             remaining_known=bool(took_s),
         )
-
-
-def is_missing(row: BatchRow) -> bool:
-    """Say whether a row has ended without its pictures."""
-    return row.outcome not in (None, Outcome.SUCCEEDED)
 
 
 def _took_last_s(rows: Iterable[BatchRow]) -> list[float]:

@@ -1,28 +1,32 @@
-"""The handle on one task. Every method may be called from any thread."""
+"""The handle on one task. Any thread may call every method."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 
-from nbgen.errors import GenerationFailed, TaskCancelled, TaskLost, TaskUnfinished
-from nbgen.local.job_queue import Job
-from nbgen.progress.dispatcher import ProgressCallback
-from nbgen.progress.previews import PreviewCallback
+from nbgen.backend import Backend, PreviewCallback, ProgressCallback, StopWatching
+from nbgen.errors import (
+    GenerationFailed,
+    StudioClosed,
+    TaskCancelled,
+    TaskLost,
+    TaskUnfinished,
+)
+from nbgen.handles.picture import Picture
 from nbgen.schema import (
     GenerationProgress,
     GenerationResult,
     Outcome,
     Status,
+    TaskEnd,
     TaskRecord,
+    describe_request,
 )
-
-if TYPE_CHECKING:
-    from nbgen.studio import Studio
 
 _ERROR_OF_OUTCOME = {
     Outcome.FAILED: GenerationFailed,
@@ -34,40 +38,39 @@ _ERROR_OF_OUTCOME = {
 class Task:
     """A handle on one task; making or dropping it changes nothing about the task.
 
+    Example::
+
+        task = studio.generate("a red circle", seed=1)
+        task.watch(print)
+        [picture] = task.result().images
+
     Attributes:
         id: The id of the task.
         request: The request as it was asked for.
+        seed: The seed in use, drawn if the request named none.
     """
 
-    def __init__(self, studio: Studio, record: TaskRecord, job: Job | None) -> None:
-        self._studio = studio
-        self._job = job
-        self._seed = record.seed
+    def __init__(self, backend: Backend, record: TaskRecord) -> None:
+        self._backend = backend
+        self._end = backend.ended(record.id)
         self.id = record.id
         self.request = record.request
+        self.seed = record.seed
 
     def __repr__(self) -> str:
         # A notebook compares this text, so it holds nothing that differs between runs.
-        request = self.request
-        sized = request.width and request.height
-        size = f", {request.width}x{request.height}" if sized else ""
-        seed = "random" if request.seed is None else request.seed
-        return f"Task({request.num_inference_steps} steps{size}, seed {seed})"
-
-    @property
-    def seed(self) -> int:
-        """The seed in use, drawn if the request named none."""
-        return self._seed
+        return f"Task({describe_request(self.request)})"
 
     @property
     def record(self) -> TaskRecord:
         """The task as the store knows it now."""
-        return self._studio.get_record(self.id)
+        [record] = self._backend.get_tasks([self.id])
+        return record
 
     @property
     def progress(self) -> GenerationProgress:
         """The present state of the task."""
-        return self._studio.get_progress(self.id)
+        return self._backend.get_progress(self.id)
 
     @property
     def status(self) -> Status:
@@ -75,19 +78,24 @@ class Task:
         return self.progress.status
 
     @property
-    def image_paths(self) -> list[Path]:
-        """The files of the task's pictures; empty before it has succeeded."""
+    def pictures(self) -> list[Picture]:
+        """Handles on the task's pictures; empty before there are any."""
         result = self.record.result
-        names = [image.name for image in result.images] if result else []
-        return [path for name in names if (path := self._studio.image_path(name))]
+        images = result.images if result else ()
+        return [Picture(self._backend, image) for image in images]
 
-    def watch(self, callback: ProgressCallback) -> Callable[[], None]:
-        """Have the callback told of every state; see ``Studio.watch``."""
-        return self._studio.watch(self.id, callback)
+    @property
+    def image_paths(self) -> list[Path]:
+        """The files of the task's pictures that are on this machine's disk."""
+        return [path for picture in self.pictures if (path := picture.path)]
 
-    def watch_previews(self, callback: PreviewCallback) -> Callable[[], None]:
-        """Have the callback shown previews; see ``Studio.watch_previews``."""
-        return self._studio.watch_previews(self.id, callback)
+    def watch(self, callback: ProgressCallback) -> StopWatching:
+        """Call back with every state; see ``Studio.watch``."""
+        return self._backend.watch(self.id, callback)
+
+    def watch_previews(self, callback: PreviewCallback) -> StopWatching:
+        """Call back with previews; see ``Studio.watch_previews``."""
+        return self._backend.watch_previews(self.id, callback)
 
     def variations(self, count: int = 4, *, strength: float = 0.6) -> Task:
         """Queue variations of the first picture: the same prompt, other seeds.
@@ -112,11 +120,12 @@ class Task:
             width=first.width,
             height=first.height,
         )
-        return self._studio.submit(request)
+        record = self._backend.submit(request, task_id=None, priority=0)
+        return Task(self._backend, record)
 
     def cancel(self) -> None:
         """Ask the task to end, within two steps if it runs; no-op if it has ended."""
-        self._studio.cancel(self.id)
+        self._backend.cancel([self.id])
 
     def result(self, timeout: float | None = None) -> GenerationResult:
         """Wait for the end and return what was made.
@@ -132,50 +141,53 @@ class Task:
             TaskLost: The process that ran it ended.
             GenerationFailed: It failed; the cause is chained.
         """
-        if self._job is not None:
-            try:
-                self._job.done.result(timeout)
-            except TimeoutError:
-                raise TaskUnfinished(
-                    self.id,
-                    f"Task {self.id!r} has not ended within {timeout} s. It goes on; "
-                    "ask again, or cancel() it.",
-                ) from None
-            except KeyboardInterrupt:
-                self.cancel()
-                raise
-        return ended_result(self.record, self._cause)
+        try:
+            end = self._end.result(timeout)
+        except TimeoutError:
+            raise TaskUnfinished(
+                self.id,
+                f"Task {self.id!r} has not ended within {timeout} s. It goes on; "
+                "ask again, or cancel() it.",
+            ) from None
+        except KeyboardInterrupt:
+            self.cancel()
+            raise
+        return result_of(self._newest(end))
 
     def __await__(self) -> Generator[Any, None, GenerationResult]:
         """Wait for the end without blocking the loop; raises as ``result`` does."""
         return self._wait().__await__()
 
     async def _wait(self) -> GenerationResult:
-        if self._job is not None:
-            await asyncio.wrap_future(self._job.done)
-        return ended_result(self.record, self._cause)
+        end = await asyncio.wrap_future(self._end)
+        if end.outcome is None:
+            end = await asyncio.to_thread(self._newest, end)
+        return result_of(end)
 
-    @property
-    def _cause(self) -> BaseException | None:
-        return None if self._job is None else self._job.error
+    def _newest(self, end: TaskEnd) -> TaskEnd:
+        """Return the end; of a task that another process runs, what it is by now."""
+        if end.outcome is not None:
+            return end
+        try:
+            return self._backend.ended(self.id).result()
+        except StudioClosed:
+            return end
 
 
-def ended_result(
-    record: TaskRecord, cause: BaseException | None = None
-) -> GenerationResult:
-    """Return what an ended task made, or raise why it made nothing.
+def result_of(end: TaskEnd) -> GenerationResult:
+    """Return what a task made, or raise why it made nothing.
 
     Raises:
         TaskError: As ``Task.result`` does.
     """
-    if record.outcome is Outcome.SUCCEEDED and record.result is not None:
-        return record.result
-    if record.outcome is None and cause is None:
+    if end.outcome is Outcome.SUCCEEDED and end.result is not None:
+        return end.result
+    if end.outcome is None:
         raise TaskUnfinished(
-            record.id,
-            f"Task {record.id!r} has not ended, and does not run here: another "
+            end.task_id,
+            f"Task {end.task_id!r} has not ended, and does not run here: another "
             "process has it, or it waits for one since its studio was closed. Its "
             "result can be read once it has ended.",
         )
-    error = _ERROR_OF_OUTCOME[record.outcome or Outcome.FAILED]
-    raise error(record.id, record.error or str(cause)) from cause
+    error = _ERROR_OF_OUTCOME[end.outcome]
+    raise error(end.task_id, end.error or str(end.cause)) from end.cause

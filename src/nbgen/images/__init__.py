@@ -6,7 +6,7 @@ from pathlib import Path
 
 from nbgen.images.bucket import BucketImages
 from nbgen.images.folder import FolderImages
-from nbgen.images.inputs import keep_picture
+from nbgen.images.inputs import PictureSource, keep_picture, read_source
 from nbgen.images.store import FoundFile, Images
 
 __all__ = [
@@ -14,8 +14,10 @@ __all__ = [
     "FolderImages",
     "FoundFile",
     "Images",
+    "PictureSource",
     "keep_picture",
     "open_images",
+    "read_source",
 ]
 
 

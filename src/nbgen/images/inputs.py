@@ -1,4 +1,4 @@
-"""Keeps the pictures that people bring along, for image-to-image and masks.
+"""Pictures that people bring along, for image-to-image and masks.
 
 Thread-safe, as the image folder is.
 """
@@ -7,46 +7,39 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from PIL import Image, ImageOps
 
 from nbgen.errors import InvalidRequest
+from nbgen.images.store import Images
 from nbgen.schema.checks import IMAGE_NAME, IMAGE_URL
-
-if TYPE_CHECKING:
-    from nbgen.images.store import Images
 
 ALLOWED = (
     "a picture: a PIL image, the path of a picture file, or the name of a picture that "
     "is kept here"
 )
 
+PictureSource = str | Path | bytes | Image.Image
+"""A PIL image, the path or the bytes of a picture file, or the name of a picture."""
 
-def keep_picture(
-    images: Images, field: str, source: str | Path | bytes | Image.Image | None
-) -> str | None:
-    """Put a picture into the image folder and return its name there.
 
-    One that is there already is made young, so that it lasts until the row that refers
-    to it is committed.
+def read_source(field: str, source: PictureSource) -> str | bytes:
+    """Return the name that the source is, or the picture as the bytes of a PNG file.
 
     Args:
-        images: Where pictures are kept.
-        field: What the picture is for, for the error.
-        source: A picture, the path or the bytes of a picture file, or the name or
-            ``/images/`` URL of one that is in the folder already; None is returned.
+        field: The field of the request that the picture is for, for the error.
+        source: A PIL image, the path or the bytes of a picture file, or the name or
+            ``/images/`` URL of a picture that is kept already.
+
+    Returns:
+        The name without its URL, or a PNG file in RGB, upright, without transparency.
 
     Raises:
-        InvalidRequest: It is no picture, or there is none of that name.
+        InvalidRequest: It is no picture.
     """
-    if source is None:
-        return None
     if isinstance(source, str):
         name = source.removeprefix(IMAGE_URL)
         if IMAGE_NAME.fullmatch(name):
-            if not images.keep(name):
-                raise InvalidRequest(field, source, ALLOWED)
             return name
     try:
         picture = _open(source)
@@ -60,10 +53,33 @@ def keep_picture(
     except Exception as error:  # whatever Pillow raises over a broken file
         shown = source if isinstance(source, (str, Path)) else type(source).__name__
         raise InvalidRequest(field, str(shown), ALLOWED) from error
-    return images.save(buffer.getvalue(), "png")
+    return buffer.getvalue()
 
 
-def _open(source: str | Path | bytes | Image.Image) -> Image.Image:
+def keep_picture(images: Images, field: str, picture: str | bytes) -> str:
+    """Return the name of a picture that a request may refer to from now on.
+
+    The age of a picture that is kept already is reset, so that garbage collection
+    leaves it until the row that refers to it is committed.
+
+    Args:
+        images: The picture files.
+        field: The field of the request that the picture is for, for the error.
+        picture: The name or ``/images/`` URL of a picture that is kept already, or the
+            bytes of a PNG file.
+
+    Raises:
+        InvalidRequest: No picture of that name is kept.
+    """
+    if isinstance(picture, bytes):
+        return images.save(picture, "png")
+    name = picture.removeprefix(IMAGE_URL)
+    if not IMAGE_NAME.fullmatch(name) or not images.keep(name):
+        raise InvalidRequest(field, picture, ALLOWED)
+    return name
+
+
+def _open(source: PictureSource) -> Image.Image:
     if isinstance(source, Image.Image):
         return source
     return Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)

@@ -108,7 +108,7 @@ class Endings:
         end = TaskEnd(job.task_id, None)
         try:
             if record is not None:
-                end = _end_of(record)
+                end = record.end
                 self._tell(end)
         finally:
             job.done.set_result(end)
@@ -168,7 +168,7 @@ class Endings:
                 self.keep_end(task_id, error)
                 return TaskEnd(task_id, Outcome.FAILED, error, cause=fault)
         # Somebody else may have ended it first, and that is the end for all.
-        return end if record is None else _end_of(record)._replace(cause=end.cause)
+        return end if record is None else record.end._replace(cause=end.cause)
 
     def _ended_record(self, task_id: str) -> TaskRecord | None:
         """Return a task whose end was saved though no answer came; None if not."""
@@ -186,9 +186,3 @@ class Endings:
             self._progress.mark_failed(
                 end.task_id, end.error or "", outcome=end.outcome, result=end.result
             )
-
-
-def _end_of(record: TaskRecord) -> TaskEnd:
-    if record.outcome is None:
-        return TaskEnd(record.id, None)
-    return TaskEnd(record.id, record.outcome, record.error, record.result)

@@ -9,7 +9,9 @@ from __future__ import annotations
 import math
 import threading
 import time
+import traceback
 from bisect import insort
+from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, wait
 from functools import partial
@@ -17,8 +19,10 @@ from functools import partial
 from nbgen.errors import QueueFull
 from nbgen.generation.engine import CancelToken
 from nbgen.schema import GenerationRequest, TaskEnd
+from nbgen.threads import start_thread
 
 _LOOK_EVERY_S = 1.0
+_KNOWN_ENDS = 256
 
 
 class Job:
@@ -30,8 +34,7 @@ class Job:
         seed: The seed of the first picture.
         priority: Jobs of a higher one run first.
         cancel: Set to stop the work.
-        done: Resolves with the task's end, once that is committed. The outcome is None
-            if the job was dropped, or is another's to run.
+        done: Resolves with the end of the task once it is committed.
     """
 
     def __init__(
@@ -52,11 +55,6 @@ class Job:
         # From here on nobody who waits for the future can cancel it.
         self.done.set_running_or_notify_cancel()
 
-    @property
-    def error(self) -> BaseException | None:
-        """The exception that ended it; None before that, and if there was none."""
-        return self.done.result().cause if self.done.done() else None
-
 
 def _order(job: Job) -> tuple[int, int]:
     return -job.priority, job.number
@@ -65,17 +63,20 @@ def _order(job: Job) -> tuple[int, int]:
 class JobQueue:
     """Runs jobs one at a time, by priority, then first come first served.
 
-    A job that is given its old priority again has its old place again.
+    A job that is given its former priority again has its former place again.
+
+    Example::
+
+        queue = JobQueue(run, on_idle=release, idle_s=900.0, limit=10_000)
+        queue.submit([job])
+        queue.start(on_empty=let_others_run, is_asked_to_rest=another_runs)
 
     Args:
         run: Called with each job on the worker thread; must not raise. The job may
             end after it has returned, while the next one runs.
-        on_empty: Called when the last job has ended, on whatever thread ended it.
         on_idle: Called on the worker thread when there has been nothing to do for
             ``idle_s``, or nothing while ``is_asked_to_rest``.
         idle_s: Seconds; None for as long as it takes.
-        is_asked_to_rest: Asked on the worker thread now and then while there is
-            nothing to do.
         limit: How many jobs may wait.
     """
 
@@ -83,35 +84,44 @@ class JobQueue:
         self,
         run: Callable[[Job], None],
         *,
-        on_empty: Callable[[], None],
         on_idle: Callable[[], None],
         idle_s: float | None,
-        is_asked_to_rest: Callable[[], bool],
         limit: int,
     ) -> None:
         self._run = run
-        self._on_empty = on_empty
         self._on_idle = on_idle
-        self._is_asked_to_rest = is_asked_to_rest
         self._idle_s = idle_s
-        self._changed = threading.Condition()
         self._limit = limit
+        self._changed = threading.Condition()
         self._submitted = 0
         self._waiting: list[Job] = []  # in the order in which they will run
         self._paused = False
         self._started: dict[str, Job] = {}
-        self._unended: dict[str, Job] = {}  # both
+        self._unended: dict[str, Job] = {}  # those that wait and those that started
+        self._ended: OrderedDict[str, Future[TaskEnd]] = OrderedDict()  # the last ones
         self._closed = False
         # Not Thread.join: one that Ctrl-C interrupts takes the thread for ended.
         self._worked = threading.Event()
-        # A daemon: a notebook's kernel must be able to exit at any time.
-        self._thread = threading.Thread(
-            target=self._work, name="nbgen-worker", daemon=True
-        )
-        self._thread.start()
+        self._thread: threading.Thread | None = None
+        self._on_empty: Callable[[], None] = _do_nothing
+        self._is_asked_to_rest: Callable[[], bool] = lambda: False
+
+    def start(
+        self, *, on_empty: Callable[[], None], is_asked_to_rest: Callable[[], bool]
+    ) -> None:
+        """Start the worker thread; called once.
+
+        Args:
+            on_empty: Called when the last job has ended, on the thread that ended it.
+            is_asked_to_rest: Asked on the worker thread now and then while there is
+                nothing to do.
+        """
+        self._on_empty = on_empty
+        self._is_asked_to_rest = is_asked_to_rest
+        self._thread = start_thread("nbgen-worker", self._work)
 
     def check_room(self, jobs: int = 1) -> None:
-        """Raise ``QueueFull`` unless so many more jobs may wait; none always may."""
+        """Raise ``QueueFull`` if ``jobs`` more would exceed the limit; 0 never does."""
         with self._changed:
             waiting = len(self._waiting)
         if jobs and waiting + jobs > self._limit:
@@ -129,16 +139,14 @@ class JobQueue:
                 self._unended[job.task_id] = job
             self._changed.notify()
 
-    def prioritise(self, task_id: str, priority: int) -> bool:
-        """Give a waiting job another priority; return False if it does not wait."""
+    def prioritise(self, task_id: str, priority: int) -> None:
+        """Give a waiting job another priority; no-op if it does not wait."""
         with self._changed:
             job = self._find_waiting(task_id)
-            if job is None:
-                return False
-            self._waiting.remove(job)
-            job.priority = priority
-            insort(self._waiting, job, key=_order)
-            return True
+            if job is not None:
+                self._waiting.remove(job)
+                job.priority = priority
+                insort(self._waiting, job, key=_order)
 
     @property
     def is_empty(self) -> bool:
@@ -157,12 +165,6 @@ class JobQueue:
             self._paused = False
             self._changed.notify()
 
-    @property
-    def paused(self) -> bool:
-        """Whether no further job is started."""
-        with self._changed:
-            return self._paused
-
     def waiting(self) -> list[str]:
         """Return the ids of the waiting tasks, the next one first."""
         with self._changed:
@@ -172,6 +174,15 @@ class JobQueue:
         """Return the job of that task if it waits or has not ended."""
         with self._changed:
             return self._unended.get(task_id)
+
+    def end_of(self, task_id: str) -> Future[TaskEnd] | None:
+        """Return the future of a job's end; None if the queue does not know the job.
+
+        Of the jobs that have ended, the queue knows the last 256.
+        """
+        with self._changed:
+            job = self._unended.get(task_id)
+            return self._ended.get(task_id) if job is None else job.done
 
     def waits(self, task_id: str) -> bool:
         """Say whether that task waits."""
@@ -209,9 +220,9 @@ class JobQueue:
         return self._worked.is_set()
 
     def close(self, *, finish: bool) -> None:
-        """Let go of the jobs that wait, unended, and end the thread.
+        """Stop the worker thread; waiting jobs are dropped without an outcome.
 
-        Again, it waits for the same.
+        The store keeps the dropped tasks. A second call waits for the first.
 
         Args:
             finish: Whether started jobs go on to their end, unless somebody else
@@ -231,9 +242,12 @@ class JobQueue:
             self._cancel_started()
             self._wait_worked()
             raise
-        self._thread.join()
+        if self._thread is not None:
+            self._thread.join()
 
     def _wait_worked(self) -> None:
+        if self._thread is None:
+            self._worked.set()
         # Python looks for a Ctrl-C only before it begins to wait, and misses one that
         # comes at that very moment.
         while not self._worked.wait(_LOOK_EVERY_S):
@@ -291,10 +305,22 @@ class JobQueue:
     def _find_waiting(self, task_id: str) -> Job | None:
         return None if task_id in self._started else self._unended.get(task_id)
 
-    def _forget(self, job: Job, _done: Future[TaskEnd]) -> None:
+    def _forget(self, job: Job, done: Future[TaskEnd]) -> None:
+        end = done.result()
+        if end.cause is not None:
+            # The frames hold pictures and, on a thread, tensors of the model.
+            traceback.clear_frames(end.cause.__traceback__)
         with self._changed:
             self._started.pop(job.task_id, None)
             self._unended.pop(job.task_id, None)
+            if end.outcome is not None:
+                self._ended[job.task_id] = done
+                if len(self._ended) > _KNOWN_ENDS:
+                    self._ended.popitem(last=False)
             empty = not self._unended
         if empty:
             self._on_empty()
+
+
+def _do_nothing() -> None:
+    """Do nothing."""

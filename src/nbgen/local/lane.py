@@ -43,7 +43,8 @@ class Lane:
 
         lane = Lane(
             lambda: ThreadEngine(PatternEngine),
-            store.tasks, images, progress, timings, endings, finisher,
+            store.tasks, images, progress,
+            timings=timings, endings=endings, finisher=finisher,
         )
         lane.run(job)
         job.done.result()
@@ -56,10 +57,10 @@ class Lane:
         tasks: TaskStore,
         images: Images,
         progress: ProgressService,
+        *,
         timings: Timings,
         endings: Endings,
         finisher: Finisher,
-        *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._make_runner = make_runner

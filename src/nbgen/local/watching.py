@@ -1,30 +1,29 @@
-"""Follows tasks that another process runs, for those who watch them here.
+"""Shows the progress of tasks, also of those that another process runs.
 
-Thread-safety: every method of ``Watching`` may be called from any thread. What is
-followed belongs to its lock; the thread ``nbgen-followed`` looks at the store once a
-second while somebody watches, and has ``nbgen-progress`` tell.
+Every method of ``Watching`` may be called from any thread. The list of followed tasks
+belongs to its lock. While somebody watches a task of another process, the thread
+``nbgen-watching`` reads it from the store once a second; watchers are called back on
+``nbgen-progress``.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
 
 import msgspec
 
+from nbgen.backend import PreviewCallback, ProgressCallback, StopWatching
 from nbgen.progress import ProgressService
-from nbgen.progress.dispatcher import ProgressCallback
 from nbgen.schema import GenerationProgress, progress_of_record
-from nbgen.store import Store
+from nbgen.store.tasks import TaskStore
+from nbgen.threads import start_thread
 
 logger = logging.getLogger(__name__)
 
-_LOOK_EVERY_S = 1.0
-
 
 class _Followed:
-    """A task, the state that was told last, and how many watch."""
+    """A task, the state that was published last, and how many watchers it has."""
 
     def __init__(self, told: GenerationProgress) -> None:
         self.told = told
@@ -32,43 +31,60 @@ class _Followed:
 
 
 class Watching:
-    """The tasks that somebody watches here and another process runs.
+    """Watches tasks; see the protocol of the same name in ``nbgen.backend``.
 
     Args:
-        store: Where they are looked at.
-        progress: Who tells; once a task runs here, it alone knows.
+        tasks: The tasks, looked at while somebody watches one of them.
+        progress: Notifies watchers; it alone knows of a task that runs here.
+        look_every_s: Seconds between two looks.
     """
 
-    def __init__(self, store: Store, progress: ProgressService) -> None:
-        self._store = store
+    def __init__(
+        self, tasks: TaskStore, progress: ProgressService, *, look_every_s: float = 1.0
+    ) -> None:
+        self._tasks = tasks
         self._progress = progress
+        self._look_every_s = look_every_s
         self._changed = threading.Condition()
-        self._tasks: dict[str, _Followed] = {}
+        self._followed: dict[str, _Followed] = {}
         self._thread: threading.Thread | None = None
         self._closed = False
 
-    def watch(
-        self, present: GenerationProgress, callback: ProgressCallback
-    ) -> Callable[[], None]:
-        """Have the callback told of the present state and of what the store says later.
+    def get_progress(self, task_id: str) -> GenerationProgress:
+        """Return the present state of a task; see ``Watching.get_progress``."""
+        progress = self._progress.get_progress(task_id)
+        if progress is None:
+            progress = progress_of_record(self._tasks.get_known([task_id])[0])
+        return progress
 
-        Returns:
-            A function that ends it.
-        """
+    def watch(self, task_id: str, callback: ProgressCallback) -> StopWatching:
+        """Call back with every state of a task; see ``Watching.watch``."""
+        if self._progress.get_progress(task_id) is None:
+            record = self._tasks.get_task(task_id)
+            if record is not None and record.status.ended:
+                callback(progress_of_record(record))
+                return lambda: None
+            if record is not None:
+                return self._follow(progress_of_record(record), callback)
+        return self._progress.register_callback(task_id, callback)
+
+    def watch_previews(self, task_id: str, callback: PreviewCallback) -> StopWatching:
+        """Call back with previews; see ``Watching.watch_previews``."""
+        return self._progress.previews.register(task_id, callback)
+
+    def _follow(
+        self, present: GenerationProgress, callback: ProgressCallback
+    ) -> StopWatching:
         task_id = present.task_id
         with self._changed:
-            followed = self._tasks.setdefault(task_id, _Followed(present))
+            followed = self._followed.setdefault(task_id, _Followed(present))
             followed.watchers += 1
             # Under the lock, so that nothing is told between the two.
             stop = self._progress.register_callback(
                 task_id, callback, elsewhere=followed.told
             )
             if self._thread is None and not self._closed:
-                # A daemon: a notebook's kernel must be able to exit at any time.
-                self._thread = threading.Thread(
-                    target=self._look, name="nbgen-followed", daemon=True
-                )
-                self._thread.start()
+                self._thread = start_thread("nbgen-watching", self._look)
         stopped = threading.Event()
 
         def unregister() -> None:
@@ -77,14 +93,17 @@ class Watching:
                 if not stopped.is_set():
                     stopped.set()
                     followed.watchers -= 1
-                    if not followed.watchers and self._tasks.get(task_id) is followed:
-                        del self._tasks[task_id]
+                    if (
+                        not followed.watchers
+                        and self._followed.get(task_id) is followed
+                    ):
+                        del self._followed[task_id]
                         self._changed.notify()
 
         return unregister
 
     def close(self) -> None:
-        """End the thread; nothing more is told of what runs elsewhere."""
+        """End the thread; tasks of other processes are followed no longer."""
         with self._changed:
             self._closed = True
             self._changed.notify()
@@ -96,20 +115,22 @@ class Watching:
         while True:
             with self._changed:
                 if self._changed.wait_for(
-                    lambda: self._closed or not self._tasks, _LOOK_EVERY_S
+                    lambda: self._closed or not self._followed, self._look_every_s
                 ):
                     self._thread = None
                     return
-                ids = list(self._tasks)
+                ids = list(self._followed)
             try:
-                records = self._store.tasks.get_tasks(ids)
+                records = self._tasks.get_tasks(ids)
             except Exception as error:  # noqa: BLE001 - a second later it may be there
                 logger.warning("Tasks of other processes cannot be read: %s", error)
                 continue
             with self._changed:
                 for task_id, record in records.items():
-                    if task_id in self._tasks:
-                        self._compare(self._tasks[task_id], progress_of_record(record))
+                    if task_id in self._followed:
+                        self._compare(
+                            self._followed[task_id], progress_of_record(record)
+                        )
 
     def _compare(self, followed: _Followed, now: GenerationProgress) -> None:
         known = followed.told
@@ -119,4 +140,4 @@ class Watching:
             followed.told = now
             self._progress.publish_foreign(now)
         if is_here or now.status.ended:
-            del self._tasks[now.task_id]
+            del self._followed[now.task_id]

@@ -1,7 +1,7 @@
-"""Brings previews of unfinished pictures to those who look at them.
+"""Delivers previews of unfinished pictures to callbacks.
 
 Thread-safety: every method may be called from any thread. Callbacks run on the thread
-that shows a preview, which is never the one that makes the picture.
+that calls ``show``, which is never the one that makes the picture.
 """
 
 from __future__ import annotations
@@ -14,12 +14,22 @@ from nbgen.schema import Preview
 
 logger = logging.getLogger(__name__)
 
-
 PreviewCallback = Callable[[Preview], None]
 
 
 class PreviewHub:
-    """Knows who looks at which task; keeps no preview."""
+    """Holds the callbacks that take previews of each task; keeps no preview.
+
+    It has no thread, so there is nothing to close.
+
+    Example::
+
+        hub = PreviewHub()
+        unregister = hub.register("hero-1", lambda preview: print(preview.width))
+        if hub.wanted("hero-1"):
+            hub.show("hero-1", preview)
+        unregister()
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -27,12 +37,12 @@ class PreviewHub:
         self._watchers: dict[str, tuple[PreviewCallback, ...]] = {}
 
     def register(self, task_id: str, callback: PreviewCallback) -> Callable[[], None]:
-        """Have the callback shown the previews of a task, which need not exist yet.
+        """Call back with the previews of a task, which need not exist yet.
 
-        Previews are made only while somebody looks.
+        Previews are made only while a callback is registered.
 
         Returns:
-            A function that ends it; calling it again does nothing.
+            A function that ends the registration; idempotent.
         """
         with self._lock:
             present = self._watchers.get(task_id, ())
@@ -48,18 +58,18 @@ class PreviewHub:
         return unregister
 
     def wanted(self, task_id: str) -> bool:
-        """Whether somebody looks at a task; takes no lock."""
+        """Return whether a task has callbacks; takes no lock."""
         return task_id in self._watchers
 
     def show(self, task_id: str, preview: Preview) -> None:
-        """Show a preview to those who look at the task."""
+        """Call the callbacks of a task with a preview."""
         for callback in self._watchers.get(task_id, ()):
             try:
                 callback(preview)
-            except Exception:  # a watcher's fault must not end the others' previews
+            except Exception:  # a callback that raises must not end the others'
                 logger.exception("A preview callback of task %s raised.", task_id)
 
     def forget(self, task_id: str) -> None:
-        """Drop those who look at a task that has ended."""
+        """Drop the callbacks of a task that has ended."""
         with self._lock:
             self._watchers.pop(task_id, None)

@@ -1,8 +1,8 @@
-"""The hub between the work and those who watch it.
+"""The hub between running tasks and the callbacks that watch them.
 
-Thread-safety: every method of ``ProgressService`` may be called from any thread. The
-states belong to a lock that is held for microseconds; those who watch are told by the
-dispatcher's thread, so whoever reports a step waits for none of them.
+Thread-safety: every method of ``ProgressService`` may be called from any thread. A
+lock, held for microseconds, guards the states. The dispatcher's thread runs the
+callbacks, so a thread that reports a step waits for none of them.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 
-import msgspec
+from msgspec.structs import replace
 
 from nbgen.errors import InvalidRequest, TaskConflict, UnknownTask
 from nbgen.progress.dispatcher import Dispatcher, ProgressCallback
@@ -47,18 +47,27 @@ class _Task:
 
 
 class ProgressService:
-    """Holds the progress of tasks and tells those who watch.
+    """Holds the progress of tasks and delivers each new state to their watchers.
 
-    A task ends once; whatever is reported after its end is dropped. Steps and stages
-    never go back, and a step beyond the total counts as the total.
+    A task ends once; reports after its end are dropped. Steps and stages never go
+    back, and a step beyond the total counts as the total.
 
     Args:
         keep_ended: How many ended tasks are remembered; the oldest are forgotten.
-        clock: Seconds on a clock that never goes back.
-        now: The present time in UTC.
+        clock: Returns seconds on a monotonic clock.
+        now: Returns the present time in UTC.
 
     Attributes:
-        previews: Who looks at previews of which task.
+        previews: The callbacks that take previews.
+
+    Example::
+
+        service = ProgressService()
+        service.create_progress("hero-1", total_steps=50)
+        service.register_callback("hero-1", print)
+        service.update_progress("hero-1", current_step=1)
+        service.mark_complete("hero-1")
+        service.close()
     """
 
     def __init__(
@@ -166,26 +175,15 @@ class ProgressService:
                 step = max(step, min(current_step, total))
                 if step > last.current_step:
                     task.pace.count_steps(step - last.current_step, at_s)
-            if message is None:
-                message = last.message
-            now = (Status.GENERATING, step, total, stage, message)
-            if now == (
-                last.status,
-                last.current_step,
-                last.total_steps,
-                last.current_stage,
-                last.message,
-            ):
-                return last
-            return self._publish(
-                task,
-                at_s,
+            changed = replace(
+                last,
                 status=Status.GENERATING,
                 current_step=step,
                 total_steps=total,
                 current_stage=stage,
-                message=message,
+                message=last.message if message is None else message,
             )
+            return last if changed == last else self._publish(task, changed, at_s)
 
     def mark_complete(
         self, task_id: str, *, result: GenerationResult | None = None
@@ -273,21 +271,24 @@ class ProgressService:
         *,
         elsewhere: GenerationProgress | None = None,
     ) -> Callable[[], None]:
-        """Have the callback told of every state of a task, in order, none twice.
+        """Call back with every state of a task, in order, none twice.
 
         The present state comes first, then every later one, up to the end; the task
         need not exist yet. Callbacks run on the service's own thread and must return
-        quickly (put the value into a queue, wake a loop); one that raises is logged
-        and goes on being told.
+        quickly (put the value into a queue, wake a loop). An exception of a callback
+        is logged; the callback still gets the next states.
 
         Args:
             task_id: The id of the task.
-            callback: Told of every state.
-            elsewhere: The state to begin with if the task is not followed here.
+            callback: Called with each state.
+            elsewhere: The state to begin with if the task is not tracked here.
 
         Returns:
             A function that ends the registration; a call under way may still finish
             after it. Calling it again does nothing.
+
+        Raises:
+            StudioClosed: The service is closed.
         """
         # Under the lock, so that no state falls between the present one and the next.
         with self._lock:
@@ -296,16 +297,16 @@ class ProgressService:
             return self._dispatcher.register(task_id, callback, present)
 
     def publish_foreign(self, progress: GenerationProgress) -> None:
-        """Tell those who watch a task of its state elsewhere, unless it is known here.
+        """Publish a state read from the store for a task that another process runs.
 
-        Nothing of it is kept.
+        Ignored if the task is tracked here; not remembered.
         """
         with self._lock:
             if progress.task_id not in self._tasks:
                 self._dispatcher.publish(progress)
 
     def close(self) -> None:
-        """Tell the watchers what is left to tell, then end the service's thread."""
+        """Deliver the states that were published, then end the service's thread."""
         self._dispatcher.close()
 
     def _known(self, task_id: str) -> _Task:
@@ -330,18 +331,16 @@ class ProgressService:
         at_s = self._clock()
         if outcome is Outcome.SUCCEEDED:
             task.pace.finish_stage(at_s)
-        ended = self._publish(
-            task,
-            at_s,
+        changed = replace(
+            last,
             status=outcome.status,
             current_step=last.current_step if current_step is None else current_step,
-            total_steps=last.total_steps,
-            current_stage=last.current_stage,
             message=message,
             error=error,
             outcome=outcome,
             result=result,
         )
+        ended = self._publish(task, changed, at_s)
         self.previews.forget(last.task_id)
         self._ended[last.task_id] = None
         if len(self._ended) > self._keep_ended:
@@ -350,40 +349,21 @@ class ProgressService:
         return ended
 
     def _publish(
-        self,
-        task: _Task,
-        at_s: float,
-        *,
-        status: Status,
-        current_step: int,
-        total_steps: int,
-        current_stage: Stage | None,
-        message: str,
-        error: str | None = None,
-        outcome: Outcome | None = None,
-        result: GenerationResult | None = None,
+        self, task: _Task, changed: GenerationProgress, at_s: float
     ) -> GenerationProgress:
-        last = task.progress
+        """Number a changed state, give it its times, and queue it for the watchers."""
         pace = task.pace
-        remaining_s = None if status.ended else pace.remaining_s(at_s)
-        overall = shown_percentage(pace.cost_done, pace.cost_total, status)
+        remaining_s = None if changed.status.ended else pace.remaining_s(at_s)
+        overall = shown_percentage(pace.cost_done, pace.cost_total, changed.status)
         elapsed = 0.0 if task.started_at_s is None else at_s - task.started_at_s
-        task.progress = msgspec.structs.replace(
-            last,
-            seq=last.seq + 1,
-            status=status,
-            current_step=current_step,
-            total_steps=total_steps,
-            current_stage=current_stage,
-            elapsed_time=max(elapsed, last.elapsed_time),
+        task.progress = replace(
+            changed,
+            seq=changed.seq + 1,
+            elapsed_time=max(elapsed, changed.elapsed_time),
             estimated_remaining=remaining_s or 0.0,
             remaining_known=remaining_s is not None,
-            overall_percentage=max(overall, last.overall_percentage),
-            error=error,
-            message=message,
-            timestamp=max(self._now(), last.timestamp),
-            outcome=outcome,
-            result=result,
+            overall_percentage=max(overall, changed.overall_percentage),
+            timestamp=max(self._now(), changed.timestamp),
         )
         # Under the lock, so that the queue holds the states in the order of seq.
         self._dispatcher.publish(task.progress)
@@ -395,19 +375,3 @@ def _later(last: Stage | None, new: Stage | None) -> Stage | None:
     if new is None or (last is not None and new.position < last.position):
         return last
     return new
-
-
-_default_lock = threading.Lock()
-_default: ProgressService | None = None
-
-
-def get_progress_service() -> ProgressService:
-    """Return the one service of this process for work that is not a studio's own.
-
-    A studio makes a service of its own unless it is given this one.
-    """
-    global _default  # noqa: PLW0603 - the one instance is what this function is for
-    with _default_lock:
-        if _default is None:
-            _default = ProgressService()
-        return _default

@@ -7,7 +7,8 @@ the transaction that appends to the log.
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import NamedTuple, TypeVar
 
 import msgspec
 
@@ -21,14 +22,20 @@ from nbgen.review.image_url import find_image_url, searched_places
 from nbgen.review.quorum import Quorum, either
 from nbgen.schema import (
     ApprovalStatus,
+    ContentTask,
     Decision,
     DecisionRequest,
     Review,
     Ruling,
     Status,
     Subject,
+    TaskRecord,
     Verdict,
+    decision_of,
+    says_the_same,
 )
+
+_Record = TypeVar("_Record", TaskRecord, ContentTask)
 
 
 def fold(log: Sequence[Decision], quorum: Quorum) -> Review:
@@ -64,6 +71,14 @@ def fold(log: Sequence[Decision], quorum: Quorum) -> Review:
     return Review(ApprovalStatus.PENDING, None, missing, votes, len(log))
 
 
+def reviewed(record: _Record, quorum: Quorum) -> _Record:
+    """Return the record with the review that its decisions come to."""
+    review = fold(record.decisions, quorum)
+    return msgspec.structs.replace(
+        record, decision=review.decision, approval_status=review.status
+    )
+
+
 def rule(
     subject: Subject,
     request: DecisionRequest,
@@ -74,9 +89,9 @@ def rule(
 ) -> Ruling:
     """Say what is to be done about a request to decide.
 
-    The same once more gets the reviewer's decision that stands. A contradicting one,
-    of the reviewer's own or of the one in force, is taken only from somebody who shows,
-    by ``expect_version``, to know what it contradicts. An approval that names no
+    Idempotent: repeating a decision returns the existing one. A decision that
+    contradicts the reviewer's own or the one in force needs a current
+    ``expect_version``, else it is a ``DecisionConflict``. An approval that names no
     picture is of the one that was approved already.
 
     Args:
@@ -98,8 +113,9 @@ def rule(
     log, expected, version = subject.log, request.expect_version, len(subject.log)
     before = fold(log, quorum)
     own = before.votes.get(request.reviewer_id)
-    if own is not None and _says_the_same(own, request):
-        # Whoever repeats what they did last has not heard the answer.
+    if own is not None and says_the_same(own, request):
+        # A client that lost the response retries with the version it knew before its
+        # own decision.
         repeats = own.version == version and expected == version - 1
         in_force = before.decision
         holds = in_force in (None, own) or not _contradict(in_force, own)
@@ -115,13 +131,9 @@ def rule(
             image, picture = approvals[0].image, approvals[0].featured_image_url
         if picture is None and is_generated(subject):
             raise FeaturedImageMissing(subject.task_id, _no_picture(subject))
-    decision = Decision(
-        task_id=subject.task_id,
+    decision = decision_of(
+        request,
         version=version + 1,
-        verdict=request.verdict,
-        reviewer_id=request.reviewer_id,
-        feedback=request.feedback,
-        tags=request.tags,
         image=image,
         featured_image_url=picture if approves else None,
         decided_at=now,
@@ -175,7 +187,7 @@ def rule_undo(
         and (last.verdict, last.reviewer_id) == (Verdict.UNDONE, reviewer_id)
         and expected == version - 1
     ):
-        return Ruling(last)  # whoever repeats it has not heard the answer
+        return Ruling(last)  # a retry of a client that lost the response
     _check_expected(subject, expected)
     votes = fold(subject.log, quorum).votes
     if not votes:
@@ -205,14 +217,25 @@ def rule_undo(
     return _appended(subject.log, decision, quorum)
 
 
-def find_picture(
-    subject: Subject, request: DecisionRequest, has_picture: Callable[[str], bool]
-) -> str | None:
-    """Return the URL of the featured image of an approval, or None if it has none.
+class Candidate(NamedTuple):
+    """A picture that an approval may stand for.
 
-    For any other verdict it is None, and nothing is looked for. It is the decision's
-    own, or that of the picture it names; then what the metadata say, the task's own,
-    and the first picture that was generated and is still there.
+    Attributes:
+        url: Its URL.
+        name: The name of its file, which must still exist; None for a picture whose
+            existence is not checked.
+    """
+
+    url: str
+    name: str | None = None
+
+
+def find_candidates(subject: Subject, request: DecisionRequest) -> list[Candidate]:
+    """Return the pictures that an approval may stand for, the preferred one first.
+
+    That is the decision's own URL, or the picture that it names; else what the metadata
+    say, the task's own URL, then the pictures that were generated. Any other verdict
+    has none.
 
     Raises:
         InvalidRequest: The decision names a picture that is none of the task's.
@@ -223,17 +246,17 @@ def find_picture(
         allowed = f"the name of a picture of task {subject.task_id!r}, or left out"
         raise InvalidRequest("image", request.image, allowed)
     if request.verdict is not Verdict.APPROVED:
-        return None
+        return []
     if request.featured_image_url is not None:
-        return request.featured_image_url
+        return [Candidate(request.featured_image_url)]
     if request.image is not None:
-        return urls[request.image] if has_picture(request.image) else None
+        return [Candidate(urls[request.image], request.image)]
     if subject.content is not None:
         content = subject.content
         url = find_image_url(content.metadata) or content.featured_image_url
         if url is not None:
-            return url
-    return next((url for name, url in urls.items() if has_picture(name)), None)
+            return [Candidate(url)]
+    return [Candidate(url, name) for name, url in urls.items()]
 
 
 def is_generated(subject: Subject) -> bool:
@@ -277,16 +300,6 @@ def _contradict(one: Decision, other: Decision) -> bool:
     if one.verdict is Verdict.APPROVED:
         return one.featured_image_url != other.featured_image_url
     return one.verdict is Verdict.CHANGES_REQUESTED
-
-
-def _says_the_same(decision: Decision, request: DecisionRequest) -> bool:
-    return (
-        request.verdict is decision.verdict
-        and request.feedback in (None, decision.feedback)
-        and request.tags in ((), decision.tags)
-        and request.image in (None, decision.image)
-        and request.featured_image_url in (None, decision.featured_image_url)
-    )
 
 
 def _appended(log: Sequence[Decision], decision: Decision, quorum: Quorum) -> Ruling:

@@ -66,9 +66,10 @@ class WebhookPublisher:
         try:
             parts = urlsplit(url)
             usable = parts.scheme in ("http", "https") and parts.port != 0
+            host, encrypted = parts.hostname, parts.scheme == "https"
         except ValueError:
-            usable = False
-        if not usable or not parts.hostname:
+            usable, host, encrypted = False, None, False
+        if not usable or not host:
             raise InvalidRequest(
                 "url", url, "a URL that starts with https:// or http://"
             )
@@ -76,8 +77,8 @@ class WebhookPublisher:
             raise InvalidRequest("secret", secret, "a text that is not empty, or None")
         self._url = url
         # The rest of the URL may hold a credential, so messages name the host alone.
-        self._host = parts.hostname
-        self._encrypted = parts.scheme == "https"
+        self._host = host
+        self._encrypted = encrypted
         self._secret = secret
         self._allow_private = allow_private
 

@@ -4,6 +4,17 @@ All are frozen values that import nothing of nbgen but its errors, so any thread
 hold them and any module may import them.
 """
 
+from nbgen.schema.draft import (
+    DRAFT,
+    Draft,
+    in_batch,
+    new_child,
+    new_id,
+    new_record,
+    plan_batch,
+    utc_now,
+)
+from nbgen.schema.keywords import takes_decision_fields, takes_request_fields
 from nbgen.schema.picture import GenerationResult, ImageRecord
 from nbgen.schema.progress import (
     GenerationProgress,
@@ -16,20 +27,31 @@ from nbgen.schema.progress import (
     shown_percentage,
 )
 from nbgen.schema.request import (
+    PICTURE_FIELDS,
+    REQUEST_FIELDS,
     GenerationRequest,
     Metadata,
     OutputFormat,
+    RequestFields,
     SchedulerName,
     check_field,
+    check_request_names,
+    describe_request,
+    make_request,
 )
 from nbgen.schema.review import (
+    DECISION_FIELDS,
     ApprovalStatus,
     ContentTask,
     Decision,
+    DecisionFields,
     DecisionRequest,
     PublicationRecord,
     PublicationState,
     Verdict,
+    decision_of,
+    make_decision_request,
+    says_the_same,
 )
 from nbgen.schema.subject import Change, Decided, Review, Ruling, Subject
 from nbgen.schema.task import (
@@ -38,17 +60,19 @@ from nbgen.schema.task import (
     Outcome,
     Status,
     TaskEnd,
+    TaskFilters,
     TaskPage,
     TaskQuery,
     TaskRecord,
     counted_rows,
-    in_batch,
-    new_child,
-    new_id,
-    new_record,
+    make_query,
 )
 
 __all__ = [
+    "DECISION_FIELDS",
+    "DRAFT",
+    "PICTURE_FIELDS",
+    "REQUEST_FIELDS",
     "ApprovalStatus",
     "BatchProgress",
     "BatchRow",
@@ -56,7 +80,9 @@ __all__ = [
     "ContentTask",
     "Decided",
     "Decision",
+    "DecisionFields",
     "DecisionRequest",
+    "Draft",
     "GenerationProgress",
     "GenerationRequest",
     "GenerationResult",
@@ -67,6 +93,7 @@ __all__ = [
     "Preview",
     "PublicationRecord",
     "PublicationState",
+    "RequestFields",
     "Review",
     "Ruling",
     "SchedulerName",
@@ -75,18 +102,30 @@ __all__ = [
     "Status",
     "Subject",
     "TaskEnd",
+    "TaskFilters",
     "TaskPage",
     "TaskQuery",
     "TaskRecord",
     "Verdict",
     "check_field",
+    "check_request_names",
     "counted_rows",
+    "decision_of",
+    "describe_request",
     "done_message",
     "in_batch",
+    "make_decision_request",
+    "make_query",
+    "make_request",
     "new_child",
     "new_id",
     "new_record",
+    "plan_batch",
     "progress_of_record",
     "rough_plan",
+    "says_the_same",
     "shown_percentage",
+    "takes_decision_fields",
+    "takes_request_fields",
+    "utc_now",
 ]

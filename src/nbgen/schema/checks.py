@@ -17,17 +17,26 @@ from nbgen.errors import InvalidRequest
 
 MAX_PROMPT_LENGTH = 2_000
 MAX_SEED = 2**32 - 1
+SHORTEST_SIDE, LONGEST_SIDE = 64, 2_048
+"""The sides of a picture, in pixels."""
 SIZE_MULTIPLE = 8
 """SDXL's VAE halves each side three times, so sides are multiples of 8 pixels."""
+LONGEST_TASK_ID = 128
+LONGEST_BATCH_NAME = 60
+LONGEST_REVIEWER_ID = 200
+LONGEST_FEEDBACK = 10_000
+LONGEST_URL = 2_000
+LONGEST_TAG, MOST_TAGS = 100, 20
+LONGEST_PUBLISHER_NAME = 200
+LONGEST_IMAGE_NAME = 40
 IMAGE_NAME = re.compile(r"[0-9a-f]{32}\.(png|jpeg|webp)")
 """What the picture files of the image folder are called."""
 IMAGE_URL = "/images/"
 """The path under which a server serves them."""
 
-_LONGEST_BATCH_NAME = 60
-_MOST_TAGS = 20
+_HIGHEST_PRIORITY = 1_000
 
-_TASK_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+_TASK_ID = re.compile(rf"[A-Za-z0-9._:-]{{1,{LONGEST_TASK_ID}}}")
 
 
 def check_task_id(task_id: object) -> str:
@@ -45,7 +54,7 @@ def check_task_id(task_id: object) -> str:
     raise InvalidRequest(
         "task_id",
         task_id,
-        "1 to 128 letters, digits, dots, underscores, colons or hyphens "
+        f"1 to {LONGEST_TASK_ID} letters, digits, dots, underscores, colons or hyphens "
         "(and not '.' or '..')",
     )
 
@@ -55,39 +64,36 @@ def check_batch_name(field: str, name: object) -> str:
 
     Together they make the id of a task.
     """
-    if isinstance(name, str) and len(name) <= _LONGEST_BATCH_NAME:
+    if isinstance(name, str) and len(name) <= LONGEST_BATCH_NAME:
         with contextlib.suppress(InvalidRequest):
             return check_task_id(name)
     raise InvalidRequest(
         field,
         name,
-        f"1 to {_LONGEST_BATCH_NAME} letters, digits, dots, underscores, colons or "
+        f"1 to {LONGEST_BATCH_NAME} letters, digits, dots, underscores, colons or "
         "hyphens (and not '.' or '..')",
     )
 
 
-def check_seed(seed: object) -> int:
-    """Return the seed, or raise ``InvalidRequest`` when it cannot be one."""
-    return check_int("seed", seed, 0, MAX_SEED)
-
-
 def check_reviewer_id(reviewer_id: object) -> str:
     """Return the trimmed reviewer id; raise ``InvalidRequest`` if it is none."""
-    return check_text("reviewer_id", reviewer_id, shortest=1, longest=200)
+    return check_text(
+        "reviewer_id", reviewer_id, shortest=1, longest=LONGEST_REVIEWER_ID
+    )
 
 
 def check_feedback(feedback: object) -> str | None:
     """Return the trimmed feedback, None for none; raise ``InvalidRequest`` if bad."""
     if feedback is None:
         return None
-    return check_text("feedback", feedback, longest=10_000) or None
+    return check_text("feedback", feedback, longest=LONGEST_FEEDBACK) or None
 
 
 def check_tags(tags: object) -> tuple[str, ...]:
     """Return the trimmed tags, each once; raise ``InvalidRequest`` if they are bad."""
-    if not isinstance(tags, (list, tuple)) or len(tags) > _MOST_TAGS:
-        raise InvalidRequest("tags", tags, f"a list of up to {_MOST_TAGS} texts")
-    trimmed = (check_text("tags", tag, shortest=1, longest=100) for tag in tags)
+    if not isinstance(tags, (list, tuple)) or len(tags) > MOST_TAGS:
+        raise InvalidRequest("tags", tags, f"a list of up to {MOST_TAGS} texts")
+    trimmed = (check_text("tags", tag, shortest=1, longest=LONGEST_TAG) for tag in tags)
     return tuple(dict.fromkeys(trimmed))
 
 
@@ -95,14 +101,19 @@ def check_featured_url(url: object) -> str | None:
     """Return the trimmed URL, None for none; raise ``InvalidRequest`` if bad."""
     if url is None:
         return None
-    return check_text("featured_image_url", url, shortest=1)
+    return check_text("featured_image_url", url, shortest=1, longest=LONGEST_URL)
 
 
 def check_version(version: object) -> int | None:
-    """Return the expected number of decisions, None for none expected."""
+    """Return ``expect_version``; None means that the caller does not check it."""
     if version is None:
         return None
     return check_int("expect_version", version, 0, MAX_SEED)
+
+
+def check_priority(priority: object) -> int:
+    """Return the priority, -1,000 to 1,000; raise ``InvalidRequest`` if it is none."""
+    return check_int("priority", priority, -_HIGHEST_PRIORITY, _HIGHEST_PRIORITY)
 
 
 def check_text(
@@ -178,17 +189,15 @@ def check_flag(field: str, value: Any) -> bool:
     return value
 
 
-def check_side(field: str, value: Any) -> int | None:
-    """Return the length of a picture's side in pixels, None for the default."""
-    if value is None:
-        return None
-    allowed = f"a multiple of {SIZE_MULTIPLE} from 64 to 2,048 pixels"
+def check_side(field: str, value: Any, least: int, most: int, multiple: int) -> int:
+    """Return the length of a picture's side in pixels."""
+    allowed = f"a multiple of {multiple} from {least:,} to {most:,} pixels"
     try:
-        side = check_int(field, value, 64, 2_048)
+        side = check_int(field, value, least, most)
     except InvalidRequest:
         raise InvalidRequest(field, value, allowed) from None
-    if side % SIZE_MULTIPLE:
-        below = side - side % SIZE_MULTIPLE
-        nearest = f" (the nearest are {below} and {below + SIZE_MULTIPLE})"
+    if side % multiple:
+        below = side - side % multiple
+        nearest = f" (the nearest are {below} and {below + multiple})"
         raise InvalidRequest(field, value, allowed + nearest)
     return side

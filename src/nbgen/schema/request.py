@@ -2,31 +2,42 @@
 
 All are frozen values, so any thread may hold them. They are validated when they are
 made and look the same on the wire, in the store and in the widgets.
+
+A new field is declared here, in ``GenerationRequest`` and in ``RequestFields``, and
+nowhere else: the checks, ``Studio.generate``, the panel, the command line, the HTTP
+body and the tables take it from here. ``nbgen.schema.fields`` says what a ``Meta`` may
+say.
 """
 
 from __future__ import annotations
 
+import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from functools import partial
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypedDict
 
 import msgspec
+from msgspec import Meta
 from msgspec.structs import force_setattr
 
 from nbgen.errors import InvalidRequest
 from nbgen.schema.checks import (
+    LONGEST_SIDE,
+    MAX_PROMPT_LENGTH,
     MAX_SEED,
-    check_choice,
-    check_flag,
+    SHORTEST_SIDE,
+    SIZE_MULTIPLE,
     check_image_name,
-    check_int,
-    check_number,
-    check_seed,
-    check_side,
-    check_text,
 )
+from nbgen.schema.fields import check_field_names, describe_fields, fields_of
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    PictureSource = str | Path | bytes | Image.Image
 
 
 class SchedulerName(StrEnum):
@@ -61,64 +72,197 @@ class Metadata(StrEnum):
     NONE = "none"
 
 
+_Side = Annotated[
+    int, Meta(ge=SHORTEST_SIDE, le=LONGEST_SIDE, multiple_of=SIZE_MULTIPLE)
+]
+_Seed = Annotated[int, Meta(ge=0, le=MAX_SEED)]
+_Share = Annotated[float, Meta(ge=0, le=1)]
+
+
 class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
     """What to make.
 
-    Attributes:
-        prompt: What the picture shows; 1 to 2,000 characters after trimming.
-        negative_prompt: What it shall not show; up to 2,000 characters.
-        width: Width in pixels, a multiple of 8 from 64 to 2048; None for the size
-            that the checkpoint was trained on.
-        height: Height in pixels, likewise.
-        num_inference_steps: Sampling steps over base and refiner, 1 to 150.
-        guidance_scale: Weight of the prompt, 0 to 20 (1 and less: no guidance).
-        seed: Seed of the first picture; picture ``i`` takes ``seed + i``, and all lie
-            from 0 to 2**32-1. None draws one.
-        use_refinement: Whether the refiner makes the last fifth of the schedule.
-        num_images: How many pictures, 1 to 16, made as one batch.
-        scheduler: The sampler: one of ``SchedulerName``.
-        denoising_end: With the refiner, the share of the schedule that the base
-            model makes before it: more than 0, less than 1.
-        guidance_cutoff: The share of the steps after which guidance stops, 0 to 1.
-            1 guides all of them; 0.8 saves about a tenth of the time, since a step
-            without guidance costs half.
-        image: The picture to start from, for image-to-image: a name from the image
-            folder (``Studio.generate`` also takes a file or a PIL image). None
-            starts from noise.
-        mask: With ``image``, for inpainting: the name of a picture of the same
-            shape, white where to draw anew and black where to keep. None draws all
-            of it anew.
-        strength: With ``image``, how far to go from it: more than 0, up to 1. So
-            many of the steps are made; at least one must be.
-        output_format: The kind of file: ``png``, ``jpeg`` or ``webp``.
-        metadata: What the file tells of how it was made: ``full``, ``minimal`` or
-            ``none``.
+    Example:
+        >>> GenerationRequest(prompt="a red circle", seed=7).num_inference_steps
+        50
 
     Raises:
         InvalidRequest: A value is not allowed.
     """
 
-    prompt: str
-    negative_prompt: str = ""
-    width: int | None = None
-    height: int | None = None
-    num_inference_steps: int = 50
-    guidance_scale: float = 8.0
-    seed: int | None = None
-    use_refinement: bool = True
-    num_images: int = 1
-    scheduler: SchedulerName = SchedulerName.EULER
-    denoising_end: float = 0.8
-    guidance_cutoff: float = 1.0
-    image: str | None = None
-    mask: str | None = None
-    strength: float = 0.7
-    output_format: OutputFormat = OutputFormat.PNG
-    metadata: Metadata = Metadata.FULL
+    prompt: Annotated[
+        str,
+        Meta(
+            title="Prompt",
+            description="What the picture shows",
+            min_length=1,
+            max_length=MAX_PROMPT_LENGTH,
+            extra={"lines": 2},
+        ),
+    ]
+    negative_prompt: Annotated[
+        str,
+        Meta(
+            title="Negative prompt",
+            description="What it shall not show",
+            max_length=MAX_PROMPT_LENGTH,
+        ),
+    ] = ""
+    width: Annotated[
+        _Side | None,
+        Meta(
+            title="Width",
+            description="Width in pixels; none stands for the size that the "
+            "checkpoint was trained on",
+            extra={"none": "auto"},
+        ),
+    ] = None
+    height: Annotated[
+        _Side | None,
+        Meta(
+            title="Height",
+            description="Height in pixels; none stands for the size that the "
+            "checkpoint was trained on",
+            extra={"none": "auto"},
+        ),
+    ] = None
+    num_inference_steps: Annotated[
+        int,
+        Meta(
+            title="Steps",
+            description="Sampling steps over base and refiner",
+            ge=1,
+            le=150,
+            extra={"option": "--steps"},
+        ),
+    ] = 50
+    guidance_scale: Annotated[
+        float,
+        Meta(
+            title="Guidance",
+            description="Weight of the prompt; 1 and less is no guidance",
+            ge=0,
+            le=20,
+        ),
+    ] = 8.0
+    seed: Annotated[
+        _Seed | None,
+        Meta(
+            title="Seed",
+            description="Seed of the first picture; picture i takes seed + i, and "
+            "none draws one",
+            extra={"none": "random"},
+        ),
+    ] = None
+    use_refinement: Annotated[
+        bool,
+        Meta(
+            title="Refine",
+            description="Whether the refiner makes the rest of the schedule",
+            extra={"option": "--refine/--no-refine"},
+        ),
+    ] = True
+    num_images: Annotated[
+        int,
+        Meta(
+            title="Images",
+            description="How many pictures, made as one batch",
+            ge=1,
+            le=16,
+        ),
+    ] = 1
+    scheduler: Annotated[
+        SchedulerName,
+        Meta(
+            title="Scheduler",
+            description="The sampler",
+            extra={
+                "labels": {
+                    SchedulerName.EULER: "Euler",
+                    SchedulerName.EULER_KARRAS: "Euler Karras",
+                    SchedulerName.DPMPP_2M: "DPM++ 2M",
+                    SchedulerName.DPMPP_2M_KARRAS: "DPM++ 2M Karras",
+                    SchedulerName.HEUN: "Heun",
+                    SchedulerName.DDIM: "DDIM",
+                    SchedulerName.UNIPC: "UniPC",
+                }
+            },
+        ),
+    ] = SchedulerName.EULER
+    denoising_end: Annotated[
+        float,
+        Meta(
+            title="Refine from",
+            description="With the refiner, the share of the schedule before it",
+            gt=0,
+            lt=1,
+        ),
+    ] = 0.8
+    guidance_cutoff: Annotated[
+        _Share,
+        Meta(
+            title="Guidance until",
+            description="The share of the steps that are guided; 0.8 saves about a "
+            "tenth of the time, since a step without guidance costs half",
+        ),
+    ] = 1.0
+    image: Annotated[
+        str | None,
+        Meta(
+            title="Image",
+            description="A picture to start from; none starts from noise",
+            extra={"picture": True, "check": partial(check_image_name, "image")},
+        ),
+    ] = None
+    mask: Annotated[
+        str | None,
+        Meta(
+            title="Mask",
+            description="With an image, a picture of the same shape: white where to "
+            "draw anew, black where to keep; none draws all of it anew",
+            extra={"picture": True, "check": partial(check_image_name, "mask")},
+        ),
+    ] = None
+    strength: Annotated[
+        _Share,
+        Meta(
+            title="Strength",
+            description="With an image, how far to go from it: the share of the "
+            "steps that are made; at least one must be",
+        ),
+    ] = 0.7
+    output_format: Annotated[
+        OutputFormat,
+        Meta(
+            title="Format",
+            description="The kind of picture file",
+            extra={
+                "labels": {
+                    OutputFormat.PNG: "PNG",
+                    OutputFormat.JPEG: "JPEG",
+                    OutputFormat.WEBP: "WebP",
+                }
+            },
+        ),
+    ] = OutputFormat.PNG
+    metadata: Annotated[
+        Metadata,
+        Meta(
+            title="Metadata",
+            description="What the picture file says of how it was made",
+            extra={
+                "labels": {
+                    Metadata.FULL: "Full",
+                    Metadata.MINIMAL: "Minimal",
+                    Metadata.NONE: "None",
+                }
+            },
+        ),
+    ] = Metadata.FULL
 
     def __post_init__(self) -> None:
-        for field, check in _CHECKS.items():
-            force_setattr(self, field, check(field, getattr(self, field)))
+        for name, field in REQUEST_FIELDS.items():
+            force_setattr(self, name, field.check(getattr(self, name)))
         if self.seed is not None and self.seed + self.num_images - 1 > MAX_SEED:
             allowed = f"so low that each of {self.num_images} pictures has a seed up to"
             raise InvalidRequest("seed", self.seed, f"{allowed} {MAX_SEED:,}")
@@ -134,29 +278,35 @@ class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
             )
 
 
-def _check_seed_or_none(_field: str, value: Any) -> int | None:
-    return None if value is None else check_seed(value)
+class RequestFields(TypedDict, total=False):
+    """The fields of a request but its prompt, as keywords of functions.
+
+    As ``GenerationRequest`` has them, but looser: a member of a closed set may be its
+    text, and a picture may be a PIL image, or the path or the bytes of a file.
+    """
+
+    negative_prompt: str
+    width: int | None
+    height: int | None
+    num_inference_steps: int
+    guidance_scale: float
+    seed: int | None
+    use_refinement: bool
+    num_images: int
+    scheduler: str
+    denoising_end: float
+    guidance_cutoff: float
+    image: PictureSource | None
+    mask: PictureSource | None
+    strength: float
+    output_format: str
+    metadata: str
 
 
-_CHECKS: dict[str, Callable[[str, Any], Any]] = {
-    "prompt": partial(check_text, shortest=1),
-    "negative_prompt": check_text,
-    "width": check_side,
-    "height": check_side,
-    "num_inference_steps": partial(check_int, least=1, most=150),
-    "guidance_scale": partial(check_number, least=0, most=20),
-    "seed": _check_seed_or_none,
-    "use_refinement": check_flag,
-    "num_images": partial(check_int, least=1, most=16),
-    "scheduler": partial(check_choice, choices=SchedulerName),
-    "denoising_end": partial(check_number, least=0, most=1, ends=False),
-    "guidance_cutoff": partial(check_number, least=0, most=1),
-    "image": check_image_name,
-    "mask": check_image_name,
-    "strength": partial(check_number, least=0, most=1),
-    "output_format": partial(check_choice, choices=OutputFormat),
-    "metadata": partial(check_choice, choices=Metadata),
-}
+REQUEST_FIELDS = fields_of(GenerationRequest)
+"""What ``GenerationRequest`` says of its fields, by their names."""
+PICTURE_FIELDS = tuple(name for name, f in REQUEST_FIELDS.items() if f.is_picture)
+"""The fields that name picture files."""
 
 
 def check_field(name: str, value: Any) -> Any:
@@ -165,4 +315,48 @@ def check_field(name: str, value: Any) -> Any:
     Raises:
         InvalidRequest: The value is not allowed, whatever the other fields are.
     """
-    return _CHECKS[name](name, value)
+    return REQUEST_FIELDS[name].check(value)
+
+
+def check_request_names(names: Iterable[object], *also: str) -> None:
+    """Refuse names that no field of a request has, and say which comes closest.
+
+    Args:
+        names: The names.
+        also: Further names that are allowed.
+
+    Raises:
+        InvalidRequest: It names the first that is not known.
+    """
+    check_field_names(names, REQUEST_FIELDS, *also)
+
+
+def make_request(fields: Mapping[str, Any]) -> GenerationRequest:
+    """Return the request of these fields.
+
+    Args:
+        fields: Its fields, by their names; pictures by the names of their files.
+
+    Raises:
+        InvalidRequest: There is no field of a name, or a value is not allowed.
+    """
+    check_request_names(fields)
+    return GenerationRequest(**fields)
+
+
+def describe_request(request: GenerationRequest) -> str:
+    """Return a request in a few words: "30 steps, 1024x1024, seed 7".
+
+    A notebook compares this text, so it holds nothing that differs between runs.
+    """
+    steps = request.num_inference_steps
+    sized = request.width and request.height
+    size = f", {request.width}x{request.height}" if sized else ""
+    seed = "random" if request.seed is None else request.seed
+    return f"{steps} {'step' if steps == 1 else 'steps'}{size}, seed {seed}"
+
+
+GenerationRequest.__doc__ = (
+    f"{inspect.getdoc(GenerationRequest)}\n\n"
+    f"Fields:\n{describe_fields(REQUEST_FIELDS.values())}"
+)

@@ -6,25 +6,29 @@ All are frozen values, so any thread may hold them.
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable
+from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from functools import partial
-from typing import Any
+from typing import Annotated, Any, Required, TypedDict
 
 import msgspec
+from msgspec import Meta
 from msgspec.structs import force_setattr
 
 from nbgen.errors import InvalidRequest
 from nbgen.schema.checks import (
-    check_choice,
-    check_featured_url,
-    check_feedback,
+    LONGEST_FEEDBACK,
+    LONGEST_REVIEWER_ID,
+    LONGEST_TAG,
+    LONGEST_TASK_ID,
+    LONGEST_URL,
+    MAX_SEED,
+    MOST_TAGS,
     check_image_name,
-    check_reviewer_id,
     check_tags,
     check_task_id,
-    check_version,
 )
+from nbgen.schema.fields import check_field_names, fields_of
 from nbgen.schema.picture import ImageRecord
 
 
@@ -46,34 +50,80 @@ class ApprovalStatus(StrEnum):
     CHANGES_REQUESTED = "changes_requested"
 
 
-class Decision(msgspec.Struct, frozen=True, kw_only=True):
+class Statement(msgspec.Struct, frozen=True, kw_only=True):
+    """What a reviewer says of a task: what a decision has of its request.
+
+    A new field of it needs no change elsewhere to be recorded.
+    """
+
+    task_id: Annotated[
+        str,
+        Meta(
+            title="Task",
+            description="The task",
+            min_length=1,
+            max_length=LONGEST_TASK_ID,
+            extra={"check": check_task_id},
+        ),
+    ]
+    verdict: Annotated[Verdict, Meta(title="Verdict", description="What is decided")]
+    reviewer_id: Annotated[
+        str,
+        Meta(
+            title="Reviewer",
+            description="Who decides",
+            min_length=1,
+            max_length=LONGEST_REVIEWER_ID,
+        ),
+    ]
+    feedback: Annotated[
+        Annotated[str, Meta(max_length=LONGEST_FEEDBACK)] | None,
+        Meta(
+            title="Feedback",
+            description="What the reviewer says; of a rejection, the reason",
+        ),
+    ] = None
+    tags: Annotated[
+        tuple[Annotated[str, Meta(min_length=1, max_length=LONGEST_TAG)], ...],
+        Meta(
+            title="Tags",
+            description="Words that sort the decision, such as 'hands' or 'too dark'",
+            max_length=MOST_TAGS,
+            extra={"check": check_tags},
+        ),
+    ] = ()
+    image: Annotated[
+        str | None,
+        Meta(
+            title="Image",
+            description="The name of the picture that is meant, of a task with several",
+            extra={"picture": True, "check": partial(check_image_name, "image")},
+        ),
+    ] = None
+    featured_image_url: Annotated[
+        Annotated[str, Meta(min_length=1, max_length=LONGEST_URL)] | None,
+        Meta(
+            title="Featured image",
+            description="The picture that an approval stands for, wherever it is; "
+            "none looks for it",
+        ),
+    ] = None
+
+
+class Decision(Statement, frozen=True, kw_only=True):
     """One entry in the log of decisions; entries are never changed.
 
     Attributes:
         sequence: The number of the entry, rising over the whole log; 0 until it is
             committed.
-        task_id: The task that was decided.
         version: The number of the entry among those of its task, from 1.
-        verdict: What was decided.
-        reviewer_id: Who decided.
-        feedback: What the reviewer said (of a rejection, the reason), or None.
-        tags: Words that sort the decision, such as ``"hands"`` or ``"too dark"``.
-        image: The name of the picture that is meant, of a task with several, or None.
-        featured_image_url: The picture that an approval stands for, or None.
         decided_at: When, in UTC.
         supersedes: The sequence of the entry that no longer counts, or None.
         child_id: The task that a request for changes was queued as, or None.
     """
 
     sequence: int = 0
-    task_id: str
     version: int = 1
-    verdict: Verdict
-    reviewer_id: str
-    feedback: str | None = None
-    tags: tuple[str, ...] = ()
-    image: str | None = None
-    featured_image_url: str | None = None
     decided_at: dt.datetime
     supersedes: int | None = None
     child_id: str | None = None
@@ -84,7 +134,7 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
         return f"Decision({verdict} by {self.reviewer_id})"
 
     def is_about(self, image: ImageRecord) -> bool:
-        """Say whether it is about that picture of its task.
+        """Return whether it is about that picture of its task.
 
         An approval is about one picture; any other decision about all, unless it names
         one.
@@ -94,52 +144,90 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
         return self.image in (None, image.name)
 
 
-class DecisionRequest(msgspec.Struct, frozen=True, kw_only=True):
+class DecisionRequest(Statement, frozen=True, kw_only=True):
     """A decision that somebody wants to be taken.
 
-    Attributes:
-        task_id: The task.
-        verdict: What is to be decided; never ``undone``, and ``changes_requested`` only
-            of tasks that were made elsewhere: ``Studio.request_changes`` is for others.
-        reviewer_id: Who decides, 1 to 200 characters.
-        feedback: What the reviewer says, up to 10,000 characters.
-        tags: Up to 20 words that sort the decision.
-        image: The name or the ``/images/`` URL of the picture that is meant; None for
-            the first.
-        featured_image_url: The picture that an approval stands for; None looks for it.
-        expect_version: How many decisions the reviewer knows of; None does not say.
+    The verdict is never ``undone``, and ``changes_requested`` only of tasks that were
+    made elsewhere: ``Studio.request_changes`` is for others.
+
+    Example:
+        >>> DecisionRequest(
+        ...     task_id="hero-1", verdict=Verdict.REJECTED, reviewer_id="ada"
+        ... ).tags
+        ()
 
     Raises:
         InvalidRequest: A value is not allowed.
     """
 
-    task_id: str
-    verdict: Verdict
-    reviewer_id: str
-    feedback: str | None = None
-    tags: tuple[str, ...] = ()
-    image: str | None = None
-    featured_image_url: str | None = None
-    expect_version: int | None = None
+    expect_version: Annotated[
+        Annotated[int, Meta(ge=0, le=MAX_SEED)] | None,
+        Meta(
+            title="Expected version",
+            description="How many decisions on the task the reviewer knows of; none "
+            "does not say",
+        ),
+    ] = None
 
     def __post_init__(self) -> None:
-        for field, check in _DECISION_CHECKS.items():
-            force_setattr(self, field, check(getattr(self, field)))
+        for name, field in DECISION_FIELDS.items():
+            force_setattr(self, name, field.check(getattr(self, name)))
         if self.verdict is Verdict.UNDONE:
             allowed = "'approved', 'rejected' or 'changes_requested'"
             raise InvalidRequest("verdict", self.verdict.value, allowed)
 
 
-_DECISION_CHECKS: dict[str, Callable[[Any], Any]] = {
-    "task_id": check_task_id,
-    "verdict": partial(check_choice, "verdict", choices=Verdict),
-    "reviewer_id": check_reviewer_id,
-    "feedback": check_feedback,
-    "tags": check_tags,
-    "image": partial(check_image_name, "image"),
-    "featured_image_url": check_featured_url,
-    "expect_version": check_version,
-}
+DECISION_FIELDS = fields_of(DecisionRequest)
+"""What ``DecisionRequest`` says of its fields, by their names."""
+_STATED = fields_of(Statement)
+
+
+class DecisionFields(TypedDict, total=False):
+    """The fields of ``DecisionRequest``, for functions that take them as keywords."""
+
+    reviewer_id: Required[str]
+    feedback: str | None
+    tags: Iterable[str]
+    image: str | None
+    featured_image_url: str | None
+    expect_version: int | None
+
+
+def make_decision_request(
+    task_id: str, verdict: Verdict, fields: Mapping[str, Any]
+) -> DecisionRequest:
+    """Return the decision request of these fields.
+
+    Raises:
+        InvalidRequest: There is no field of a name, or a value is not allowed.
+    """
+    check_field_names(fields, fields_of(DecisionRequest))
+    # Whoever leaves it out is told so, rather than that an argument is missing.
+    wanted = {"reviewer_id": None, **fields}
+    return DecisionRequest(task_id=task_id, verdict=verdict, **wanted)
+
+
+def decision_of(request: DecisionRequest, **more: Any) -> Decision:
+    """Return the decision that a request asks for.
+
+    Args:
+        request: What the reviewer says.
+        more: The fields that a decision has beyond that, and those that it has
+            otherwise than was asked.
+    """
+    stated = {name: getattr(request, name) for name in _STATED}
+    return Decision(**{**stated, **more})
+
+
+def says_the_same(decision: Decision, request: DecisionRequest) -> bool:
+    """Return whether a request asks for what a decision says already.
+
+    A field that the request leaves at its default asks for nothing.
+    """
+    return all(
+        getattr(request, name) in (field.default, getattr(decision, name))
+        for name, field in _STATED.items()
+    )
 
 
 class ContentTask(msgspec.Struct, frozen=True, kw_only=True):

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import datetime as dt
-import secrets
-import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from enum import StrEnum
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
 import msgspec
 from msgspec.structs import force_setattr
 
 from nbgen.errors import InvalidRequest
-from nbgen.schema.checks import MAX_SEED, check_choice, check_int, check_text
+from nbgen.schema.checks import check_choice, check_int, check_text
 from nbgen.schema.picture import GenerationResult
-from nbgen.schema.request import GenerationRequest
+from nbgen.schema.request import GenerationRequest, describe_request
 from nbgen.schema.review import ApprovalStatus, Decision
 
 
@@ -103,18 +101,17 @@ class TaskRecord(msgspec.Struct, frozen=True, kw_only=True):
 
     def __repr__(self) -> str:
         # A notebook compares this text, so it holds nothing that differs between runs.
-        request = self.request
-        sized = request.width and request.height
-        size = f", {request.width}x{request.height}" if sized else ""
-        seed = "random" if request.seed is None else request.seed
-        steps = request.num_inference_steps
-        noun = "step" if steps == 1 else "steps"
-        return f"TaskRecord({self.status}, {steps} {noun}{size}, seed {seed})"
+        return f"TaskRecord({self.status}, {describe_request(self.request)})"
 
     @property
     def version(self) -> int:
         """How many decisions there are on the task."""
         return len(self.decisions)
+
+    @property
+    def end(self) -> TaskEnd:
+        """How it ended; its ``outcome`` is None if it has not."""
+        return TaskEnd(self.id, self.outcome, self.error, self.result)
 
 
 class TaskEnd(NamedTuple):
@@ -133,6 +130,15 @@ class TaskEnd(NamedTuple):
     error: str | None = None
     result: GenerationResult | None = None
     cause: BaseException | None = None
+
+
+class TaskFilters(TypedDict, total=False):
+    """The filters of ``TaskQuery``, for functions that take them as keywords."""
+
+    status: str | None
+    text: str | None
+    since: dt.datetime | None
+    batch_id: str | None
 
 
 class TaskQuery(msgspec.Struct, frozen=True, kw_only=True):
@@ -174,6 +180,22 @@ class TaskQuery(msgspec.Struct, frozen=True, kw_only=True):
         force_setattr(self, "limit", check_int("limit", self.limit, 1, 1_000))
 
 
+def make_query(
+    filters: Mapping[str, Any], *, limit: int = 100, cursor: str | None = None
+) -> TaskQuery:
+    """Return the query of these filters.
+
+    Raises:
+        InvalidRequest: There is no filter of a name, or a value is not allowed.
+    """
+    known = TaskFilters.__annotations__
+    for name in filters:
+        if name not in known:
+            allowed = f"one of {', '.join(known)}"
+            raise InvalidRequest("the name of a filter", name, allowed)
+    return TaskQuery(**filters, limit=limit, cursor=cursor)
+
+
 class BatchRow(NamedTuple):
     """Where one row of a batch stands.
 
@@ -198,6 +220,11 @@ class BatchRow(NamedTuple):
     def __repr__(self) -> str:
         # A notebook compares this text, so it holds nothing that differs between runs.
         return f"BatchRow({self.name!r}, {self.outcome or self.status})"
+
+    @property
+    def is_missing(self) -> bool:
+        """Whether its newest task ended without all of its pictures."""
+        return self.outcome not in (None, Outcome.SUCCEEDED)
 
 
 class TaskPage(list[TaskRecord]):
@@ -267,62 +294,3 @@ class BatchProgress(msgspec.Struct, frozen=True, kw_only=True):
 def counted_rows(count: int) -> str:
     """Return a number of rows with its noun: "1 row", "2 rows"."""
     return f"{count:,} {'row' if count == 1 else 'rows'}"
-
-
-def new_id() -> str:
-    """Return an id that no task has."""
-    return uuid.uuid4().hex[:12]
-
-
-def new_record(
-    task_id: str,
-    request: GenerationRequest,
-    parent_id: str | None = None,
-    *,
-    priority: int = 0,
-) -> TaskRecord:
-    """Return a task that waits, with a seed of its own if the request names none."""
-    seed = request.seed
-    return TaskRecord(
-        id=task_id,
-        parent_id=parent_id,
-        request=request,
-        seed=_draw_seed(request) if seed is None else seed,
-        priority=priority,
-        status=Status.PENDING,
-        created_at=dt.datetime.now(dt.UTC),
-    )
-
-
-def new_child(
-    parent: TaskRecord,
-    request: GenerationRequest | None = None,
-    *,
-    priority: int | None = None,
-) -> TaskRecord:
-    """Return a task that waits and takes the place of another, in its batch too.
-
-    Args:
-        parent: The other.
-        request: What to make; None for the same.
-        priority: Its priority; None for the same.
-    """
-    child = new_record(
-        new_id(),
-        parent.request if request is None else request,
-        parent.id,
-        priority=parent.priority if priority is None else priority,
-    )
-    return in_batch(child, parent.batch_id, parent.batch_row)
-
-
-def in_batch(
-    record: TaskRecord, batch_id: str | None, batch_row: str | None
-) -> TaskRecord:
-    """Return the task as one for that row of a batch; None for no batch."""
-    return msgspec.structs.replace(record, batch_id=batch_id, batch_row=batch_row)
-
-
-def _draw_seed(request: GenerationRequest) -> int:
-    # So that the last picture of a batch has a seed that may be asked for, too.
-    return secrets.randbelow(MAX_SEED - request.num_images)

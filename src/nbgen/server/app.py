@@ -11,13 +11,15 @@ import asyncio
 import socket
 import threading
 from collections.abc import Sequence
+from concurrent.futures import Future
+from functools import partial
 from typing import Any, Self
 
 from tornado.httpserver import HTTPServer
 from tornado.httputil import HTTPServerRequest
 from tornado.web import Application
 
-from nbgen.errors import NbgenError
+from nbgen.errors import PortTaken
 from nbgen.server.access import Access
 from nbgen.server.base import NotFoundHandler, TooLargeHandler
 from nbgen.server.handlers import (
@@ -32,6 +34,7 @@ from nbgen.server.handlers import (
 from nbgen.server.progress_socket import ProgressSocket, Timing, Watchers
 from nbgen.server.review import ApproveHandler, BulkDecideHandler, ContentHandler
 from nbgen.studio import Studio
+from nbgen.threads import start_thread
 
 _MAX_CLIENT_FRAME = 64 * 1024
 _MAX_BODY = 1024 * 1024
@@ -55,11 +58,11 @@ _ROUTES = [
 
 
 class _Application(Application):
-    """Sends every request to its handler, and those too large to one of their own."""
+    """Routes requests to handlers, and too large bodies to ``TooLargeHandler``."""
 
     # Tornado's name for what it returns is private.
     def find_handler(self, request: HTTPServerRequest, **kwargs: Any) -> Any:
-        """Return what handles a request whose headers have come."""
+        """Return the delegate for a request whose headers have arrived."""
         length = request.headers.get("Content-Length", "")
         # Python refuses to read thousands of digits; Tornado answers those with 400.
         short = length.isdecimal() and len(length) <= _LONGEST_LENGTH
@@ -74,12 +77,15 @@ class Server:
     Every method may be called from any thread but the server's own. Use it as a
     context manager, or ``start()`` and ``close()`` it.
 
+    Example:
+        ``with Server(studio, port=8000) as server: print(server.url)``
+
     Args:
-        studio: What is served; closing the server leaves it open.
+        studio: The studio to serve; closing the server leaves it open.
         host: The address to listen on.
         port: The port; 0 takes a free one.
         allow_origins: Origins whose pages may connect, besides loopback ones.
-        token: What clients must show; needed beyond loopback.
+        token: The token that clients must send; needed beyond loopback.
         timing: The times of the protocol.
 
     Raises:
@@ -127,27 +133,18 @@ class Server:
         """Listen and serve; returns once clients can connect.
 
         Raises:
-            NbgenError: The port cannot be had.
+            PortTaken: The port cannot be had.
+            Exception: The loop could not begin, for whatever reason.
         """
-        host = self._access.host
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        started: Future[None] = Future()
+        thread = start_thread("nbgen-server", partial(self._run, started))
+        self._thread = thread
         try:
-            listener = socket.create_server((host, self._port), family=family)
-        except OSError as error:
-            raise NbgenError(
-                f"Port {self._port} on {host} cannot be had: {error.strerror}. Choose "
-                "another with --port, or 0 for a free one."
-            ) from error
-        listener.setblocking(False)
-        self._port = listener.getsockname()[1]
-        ready = threading.Event()
-        self._thread = threading.Thread(
-            target=lambda: asyncio.run(self._serve(listener, ready)),
-            name="nbgen-server",
-            daemon=True,
-        )
-        self._thread.start()
-        ready.wait()
+            started.result()
+        except Exception:
+            self._thread = None
+            thread.join()
+            raise
 
     def close(self) -> None:
         """Close all connections (1001) and end the thread; again does nothing."""
@@ -159,7 +156,15 @@ class Server:
         self._loop.call_soon_threadsafe(self._stop.set)
         thread.join()
 
-    async def _serve(self, listener: socket.socket, ready: threading.Event) -> None:
+    def _run(self, started: Future[None]) -> None:
+        try:
+            asyncio.run(self._serve(started))
+        except BaseException as error:
+            if started.done():
+                raise
+            started.set_exception(error)
+
+    async def _serve(self, started: Future[None]) -> None:
         self._loop = asyncio.get_running_loop()
         self._stop = asyncio.Event()
         watchers = Watchers(self._studio, self._loop, _MAX_WATCHERS)
@@ -178,9 +183,20 @@ class Server:
             websocket_max_message_size=_MAX_CLIENT_FRAME,
         )
         server = HTTPServer(application, max_body_size=_MAX_BODY)
-        server.add_socket(listener)
-        ready.set()
+        server.add_socket(self._listen())
+        started.set_result(None)
         await self._stop.wait()
         server.stop()
         await watchers.close(_SHUTDOWN_PATIENCE_S)
         await server.close_all_connections()
+
+    def _listen(self) -> socket.socket:
+        host = self._access.host
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        try:
+            listener = socket.create_server((host, self._port), family=family)
+        except OSError as error:
+            raise PortTaken(host, self._port, str(error.strerror)) from error
+        listener.setblocking(False)
+        self._port = listener.getsockname()[1]
+        return listener

@@ -1,7 +1,7 @@
-"""What all handlers share: access, CORS, JSON in and out, errors as JSON.
+"""The base of all handlers: access, CORS, JSON in and out, errors as JSON.
 
 Handlers belong to the server's loop. Calls of the studio that touch the disk go
-through ``asyncio.to_thread``, so that they never hold the loop up.
+through ``asyncio.to_thread``, so that they never block the loop.
 """
 
 from __future__ import annotations
@@ -13,43 +13,15 @@ from typing import Any
 import msgspec
 from tornado.web import Finish, HTTPError, RequestHandler, stream_request_body
 
-from nbgen.errors import (
-    AccessDenied,
-    DataFolderInUse,
-    DataFolderUnusable,
-    DecisionConflict,
-    FeaturedImageMissing,
-    InvalidRequest,
-    NbgenError,
-    QueueFull,
-    StudioClosed,
-    TaskConflict,
-    TaskError,
-    UnknownBatch,
-    UnknownTask,
-)
-from nbgen.schema import TaskRecord
+from nbgen.errors import AccessDenied, InvalidRequest, NbgenError
 from nbgen.server.access import Access
 from nbgen.studio import Studio
+from nbgen.wire.errors import ErrorBody, error_status
+from nbgen.wire.http import ErrorAnswer
 
 logger = logging.getLogger(__name__)
 
 _MOST_DROPPED = 64 * 1024 * 1024
-
-_HTTP_STATUS: dict[type[NbgenError], int] = {
-    AccessDenied: 401,
-    InvalidRequest: 422,
-    UnknownTask: 404,
-    UnknownBatch: 404,
-    TaskConflict: 409,
-    TaskError: 409,
-    DecisionConflict: 409,
-    FeaturedImageMissing: 422,
-    QueueFull: 429,
-    DataFolderInUse: 409,
-    DataFolderUnusable: 503,
-    StudioClosed: 503,
-}
 
 _HTTP_ERRORS = {
     400: ("bad_request", "The request cannot be read: {reason}."),
@@ -69,7 +41,7 @@ _HTTP_ERRORS = {
 
 
 class BaseHandler(RequestHandler):
-    """A handler that answers in JSON, to those who may ask."""
+    """A handler that checks access and answers in JSON."""
 
     @property
     def studio(self) -> Studio:
@@ -79,7 +51,7 @@ class BaseHandler(RequestHandler):
 
     @property
     def access(self) -> Access:
-        """Who may talk to this server."""
+        """The access rules of this server."""
         access: Access = self.settings["access"]
         return access
 
@@ -93,11 +65,11 @@ class BaseHandler(RequestHandler):
             self.set_header("Access-Control-Allow-Origin", origin)
 
     def check_trusted_origin(self, origin: str) -> bool:
-        """Say which origins may change things; Tornado asks before ``prepare``."""
+        """Return whether an origin may change data; Tornado asks before ``prepare``."""
         return self.access.allows_origin(origin)
 
     def prepare(self) -> None:
-        """Refuse who may not ask."""
+        """Refuse a request with a wrong Host header or token."""
         if not self.access.allows_host(self.request.host):
             raise HTTPError(421)
         if self.request.method != "OPTIONS":  # a browser's preflight has no token
@@ -132,17 +104,21 @@ class BaseHandler(RequestHandler):
         """Finish with an error as JSON; never with a traceback."""
         error = kwargs.get("exc_info", (None, None))[1]
         if isinstance(error, NbgenError):
-            self.write_json(error_body(error), self._status_of(error))
+            self.write_json(ErrorAnswer.of(error), self._status_of(error))
             return
         fault = ("internal_error", "The server failed. Its log says more.")
         code, message = _HTTP_ERRORS.get(status_code, fault)
         reason = getattr(error, "reason", None) or "it is malformed"
-        body = {"code": code, "message": message.format(reason=reason)}
-        self.write_json({"error": body}, status_code)
+        body = ErrorBody(code, message.format(reason=reason))
+        self.write_json(ErrorAnswer(body), status_code)
 
     def log_exception(self, typ: Any, value: Any, tb: Any) -> None:
-        """Log what is our fault, and not what is the client's."""
-        if not isinstance(value, (NbgenError, HTTPError, Finish)):
+        """Log faults of the server; errors of the client are only answered."""
+        if isinstance(value, NbgenError):
+            is_ours = error_status(value) == 500
+        else:
+            is_ours = not isinstance(value, (HTTPError, Finish))
+        if is_ours:
             logger.error("A request failed.", exc_info=(typ, value, tb))
 
     def _shown_token(self) -> str | None:
@@ -158,7 +134,7 @@ class BaseHandler(RequestHandler):
 
 
 class NotFoundHandler(BaseHandler):
-    """Answers for every address that nothing else does."""
+    """Answers 404 at every address without a handler."""
 
     def prepare(self) -> None:
         """Refuse, whatever the method."""
@@ -168,14 +144,14 @@ class NotFoundHandler(BaseHandler):
 
 @stream_request_body
 class TooLargeHandler(BaseHandler):
-    """Answers a body that is too large; Tornado by itself would hang up.
+    """Answers 413 to a body that is too large; Tornado alone closes the connection.
 
-    It drops the body as it comes and answers behind it: a client that is still sending
-    reads no answer.
+    It drops the body as it arrives and answers after it, since a client that is still
+    sending reads no answer.
     """
 
     def prepare(self) -> None:
-        """Let more come than other handlers may hold."""
+        """Accept a longer body than other handlers do."""
         super().prepare()
         connection: Any = self.request.connection
         connection.set_max_body_size(_MOST_DROPPED)
@@ -188,43 +164,3 @@ class TooLargeHandler(BaseHandler):
         raise HTTPError(413)
 
     head = post = put = patch = delete = get
-
-
-def task_body(record: TaskRecord) -> dict[str, Any]:
-    """Return a task as the HTTP API shows it."""
-    body: dict[str, Any] = msgspec.to_builtins(record)
-    body["task_id"] = body.pop("id")
-    body["version"] = record.version
-    del body["decisions"]
-    body["links"] = task_links(record.id)
-    return body
-
-
-def publications_body(studio: Studio, task_id: str) -> list[dict[str, Any]]:
-    """Return how far the approvals of a task have come, as the HTTP API shows it."""
-    shown = []
-    for record in studio.publications(task_id):
-        body: dict[str, Any] = msgspec.to_builtins(record)
-        del body["number"], body["task_id"]
-        shown.append(body)
-    return shown
-
-
-def task_links(task_id: str) -> dict[str, str]:
-    """Return the addresses that belong to a task."""
-    return {
-        "self": f"/api/tasks/{task_id}",
-        "cancel": f"/api/tasks/{task_id}/cancel",
-        "progress": f"/ws/image-generation/{task_id}",
-    }
-
-
-def error_body(error: NbgenError) -> dict[str, Any]:
-    """Return an error as the HTTP API shows it."""
-    field = {"field": error.field} if isinstance(error, InvalidRequest) else {}
-    return {"error": {"code": error.code, "message": str(error), **field}}
-
-
-def error_status(error: NbgenError) -> int:
-    """Return the status of an answer that is this error."""
-    return _HTTP_STATUS.get(type(error), 500)

@@ -1,11 +1,11 @@
-"""The progress protocol over a WebSocket, and the fan-out to all who watch.
+"""The progress protocol over a WebSocket, and its fan-out to all watchers.
 
 Everything here belongs to the server's loop. States come from the studio's progress
-thread and cross at one place, ``Watchers._hand_over``.
+thread and enter the loop at one place, ``Watchers._hand_over``.
 
-No watcher waits for another: a state is written to those whose connection has room,
-and those without are given the newest one when they have. Per watcher, at most one
-state waits.
+No watcher waits for another: a state is written to each connection that has no unsent
+bytes. Any other connection gets the newest state once it has drained. At most one state
+waits for each watcher.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from nbgen.schema import GenerationProgress
 from nbgen.schema.checks import check_task_id
 from nbgen.server.base import BaseHandler
 from nbgen.studio import Studio
-from nbgen.wire.progress import KEEP_ALIVE, encode_progress
+from nbgen.wire.progress import KeepAlive, ProgressMessage, encode
 from nbgen.wire.session import WatchSession
 
 logger = logging.getLogger(__name__)
@@ -145,7 +145,7 @@ class Watchers:
         channel = self._channels.get(progress.task_id)
         if channel is None:
             return
-        text = encode_progress(progress)
+        text = encode(ProgressMessage.of(progress))
         for watcher in list(channel.sockets):
             watcher.offer(progress, text)
 
@@ -173,16 +173,16 @@ class ProgressSocket(BaseHandler, WebSocketHandler):
         return timing
 
     def check_origin(self, origin: str) -> bool:
-        """Say which pages may connect."""
+        """Return whether pages of an origin may connect."""
         return self.access.allows_origin(origin)
 
     def prepare(self) -> None:
-        """Refuse on the handshake who may not ask, and ids that cannot be."""
+        """Refuse the handshake without access, or with an id that is not allowed."""
         super().prepare()
         self._task_id = check_task_id(self.path_args[0])
 
     async def get(self, *args: Any, **kwargs: Any) -> None:
-        """Shake hands; a plain request is told what this address is for."""
+        """Shake hands; answer a plain HTTP request with 426."""
         if self.request.headers.get("Upgrade", "").lower() != "websocket":
             raise HTTPError(426)
         await super().get(*args, **kwargs)
@@ -232,7 +232,7 @@ class ProgressSocket(BaseHandler, WebSocketHandler):
         self._watchers.leave(self._task_id, self)
 
     def offer(self, progress: GenerationProgress, text: str) -> None:
-        """Send a state, or remember it as the newest while the client is slow."""
+        """Send a state, or keep it as the newest while the client is slow."""
         if self._session is None:
             self._early.append((progress, text))
         elif self._has_unsent_bytes():
@@ -269,7 +269,7 @@ class ProgressSocket(BaseHandler, WebSocketHandler):
         self.close(CLOSE_TOO_SLOW, "Nothing was read for too long.")
 
     def _answer(self, text: str) -> None:
-        """Send what is no new state; a slow client is owed no more than the last."""
+        """Send an answer; for a slow client, only the last one is kept."""
         if self._has_unsent_bytes():
             self._owed = text
             self._wait_for_room()
@@ -279,7 +279,7 @@ class ProgressSocket(BaseHandler, WebSocketHandler):
     def _keep_alive(self) -> None:
         if self._session is None or self._session.ended:
             return
-        self._answer(KEEP_ALIVE)
+        self._answer(encode(KeepAlive()))
         self._start_timer("keep-alive", self._timing.keep_alive_s, self._keep_alive)
 
     def _write(self, text: str) -> None:
@@ -292,7 +292,7 @@ class ProgressSocket(BaseHandler, WebSocketHandler):
             self._wait_for_room()
 
     def _wait_for_room(self) -> None:
-        """Be told when all that is unsent is out, be it ours or Tornado's own pong."""
+        """Call ``_on_drained`` once all is sent, Tornado's own pongs included."""
         if self._waits_for_room:
             return
         self._waits_for_room = True
@@ -329,6 +329,6 @@ class ProgressSocket(BaseHandler, WebSocketHandler):
 
 
 def _ignore_a_close(written: asyncio.Future[None]) -> None:
-    """Take note of how a write ended: that the client has gone is no error."""
+    """Retrieve the exception of a write: a client that has gone is no error."""
     if not written.cancelled():
         written.exception()

@@ -1,24 +1,29 @@
 """Opens a database, brings its tables up to date and begins transactions.
 
 Thread-safe: each transaction takes a connection of its own from the pool.
+``Database.close`` waits for the transactions of other threads; afterwards every
+transaction raises ``StudioClosed``, so nothing touches the data folder any more.
 """
 
 from __future__ import annotations
 
+import logging
 import sqlite3
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
-from nbgen.errors import DataFolderUnusable, InvalidRequest
+from nbgen.errors import DataFolderUnusable, InvalidRequest, StudioClosed
 from nbgen.settings import DATABASE_FILE
 from nbgen.store.owners import FileOwners, Owners, SessionOwners
 from nbgen.store.tables import identity
+
+logger = logging.getLogger(__name__)
 
 # Those that need no event loop, of databases whose SQL we know.
 _DRIVERS = ("pysqlite", "psycopg", "psycopg2")
@@ -47,6 +52,8 @@ class Database:
             it not.
         url: ``postgresql+psycopg://…`` or ``sqlite:///…``; None is the file in the
             folder.
+        close_timeout_s: How many seconds ``close`` waits for the transactions of other
+            threads.
 
     Attributes:
         identity: What tells this database from all others, wherever it is moved.
@@ -58,9 +65,18 @@ class Database:
         InvalidRequest: The URL is of neither kind, or of a database in memory.
         DataFolderUnusable: The folder or the database cannot be read or written, or a
             newer nbgen has been at it.
+
+    Example::
+
+        database = Database(Path("data"))
+        with database.writing() as connection:
+            connection.execute(tasks.delete())
+        database.close()
     """
 
-    def __init__(self, folder: Path, url: str | None = None) -> None:
+    def __init__(
+        self, folder: Path, url: str | None = None, *, close_timeout_s: float = 15.0
+    ) -> None:
         parsed = _check_url(url) if url else _file_url(folder)
         try:
             opened = _open(parsed, folder)
@@ -82,6 +98,11 @@ class Database:
             threading.Lock() if parsed.get_backend_name() == "sqlite" else nullcontext()
         )
         self._reading_engine = self._engine.execution_options(reading=True)
+        self._close_timeout_s = close_timeout_s
+        self._unused = threading.Condition()
+        self._users = 0  # threads in a transaction, or on the way into one
+        self._closed = False
+        self._disposing = threading.Lock()
 
     @contextmanager
     def writing(self) -> Iterator[sa.Connection]:
@@ -89,8 +110,10 @@ class Database:
 
         Raises:
             DataFolderUnusable: The database fails: a full disk, a lost connection.
+            StudioClosed: The database is closed.
         """
         with (
+            self._use(),
             _clear_errors(),
             self._writer,
             self._engine.connect() as connection,
@@ -106,8 +129,13 @@ class Database:
 
         Raises:
             DataFolderUnusable: The database fails.
+            StudioClosed: The database is closed.
         """
-        with _clear_errors(), self._reading_engine.connect() as connection:
+        with (
+            self._use(),
+            _clear_errors(),
+            self._reading_engine.connect() as connection,
+        ):
             yield connection
 
     @property
@@ -116,12 +144,13 @@ class Database:
         return self._owners.own
 
     def is_gone(self, owner: str) -> bool:
-        """Say whether the process that submitted a task has ended.
+        """Return whether the process that submitted a task has ended.
 
         Raises:
             DataFolderUnusable: The database fails.
+            StudioClosed: The database is closed.
         """
-        with _clear_errors():
+        with self._use(), _clear_errors():
             return self._owners.is_gone(owner)
 
     def renew_ownership(self) -> None:
@@ -129,14 +158,59 @@ class Database:
 
         Raises:
             DataFolderUnusable: The database fails.
+            StudioClosed: The database is closed.
         """
-        with _clear_errors():
+        with self._use(), _clear_errors():
             self._owners.renew()
 
     def close(self) -> None:
-        """Close the database; tasks left unfinished count as lost."""
+        """Close all connections; tasks left unfinished count as lost.
+
+        Transactions of other threads may end first, within ``close_timeout_s``. A
+        longer one loses nothing: its connection is closed when it ends. A second call
+        waits again for the same.
+        """
+        with self._unused:
+            self._closed = True
+            unused = self._unused.wait_for(
+                lambda: not self._users, self._close_timeout_s
+            )
         self._owners.close()
-        self._engine.dispose()
+        if unused:
+            self._dispose()
+        else:
+            logger.warning(
+                "A transaction is still under way %.0f s after its database was to be "
+                "closed; its connection is closed once it ends.",
+                self._close_timeout_s,
+            )
+
+    @contextmanager
+    def _use(self) -> Iterator[None]:
+        """Count the caller as a user of the connections.
+
+        Raises:
+            StudioClosed: The database is closed.
+        """
+        with self._unused:
+            if self._closed:
+                raise StudioClosed
+            self._users += 1
+        try:
+            yield
+        finally:
+            with self._unused:
+                self._users -= 1
+                was_last = self._closed and not self._users
+                self._unused.notify_all()
+            if was_last:  # ``close`` may have stopped waiting
+                self._dispose()
+
+    def _dispose(self) -> None:
+        # One thread at a time: ``close`` may return only after the other one, too, has
+        # closed its connections, the last of which removes SQLite's side files.
+        with self._disposing:
+            self._engine.dispose()
 
 
 @contextmanager
@@ -153,19 +227,16 @@ def _clear_errors(what_now: str = _UNCHANGED) -> Iterator[None]:
 
 
 def _check_url(url: str) -> sa.URL:
-    try:
+    with suppress(sa.exc.ArgumentError, ImportError):
         parsed = sa.make_url(url)
-        known = parsed.get_driver_name() in _DRIVERS
-    except (sa.exc.ArgumentError, ImportError):
-        known = False
-    if not known:
-        # Not the value: it may hold a password.
-        raise InvalidRequest(
-            "database",
-            url.partition(":")[0],
-            "a URL that starts with postgresql+psycopg:// or sqlite:///",
-        )
-    return parsed
+        if parsed.get_driver_name() in _DRIVERS:
+            return parsed
+    # Not the value: it may hold a password.
+    raise InvalidRequest(
+        "database",
+        url.partition(":")[0],
+        "a URL that starts with postgresql+psycopg:// or sqlite:///",
+    )
 
 
 def _file_url(folder: Path) -> sa.URL:

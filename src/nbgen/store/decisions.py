@@ -16,12 +16,13 @@ import msgspec
 import sqlalchemy as sa
 
 from nbgen.errors import NbgenError
+from nbgen.review.content import merge_metadata
 from nbgen.schema import Change, ContentTask, Decision, Ruling, Subject
 from nbgen.store import log
 from nbgen.store.database import Database
 from nbgen.store.publications import cancel_publications, queue_publications
 from nbgen.store.tables import content
-from nbgen.store.tasks import in_statements, insert_tasks, read_tasks
+from nbgen.store.task_rows import in_statements, insert_tasks, read_tasks
 
 _DECIDING = 0x6E6267
 """Any number will do, as long as all processes take the same."""
@@ -88,7 +89,7 @@ class DecisionStore:
             logs = log.logs_of(connection, [task_id])
             known = _read_content(connection, [task_id], logs).get(task_id)
             values: dict[str, Any] = {"updated_at": now}
-            merged = _merge(known.metadata if known else {}, metadata)
+            merged = merge_metadata(known.metadata if known else {}, metadata)
             values["metadata"] = msgspec.json.encode(merged).decode()
             if featured_image_url is not None:
                 values["featured_image_url"] = featured_image_url
@@ -165,15 +166,3 @@ def _read_content(
         values["decisions"] = tuple(logs.get(row.task_id, ()))
         found[row.task_id] = ContentTask(**values)
     return found
-
-
-def _merge(known: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
-    """Return what was known with what is new: objects merged, other values taken."""
-    merged = dict(known)
-    for name, value in new.items():
-        before = merged.get(name)
-        if isinstance(before, dict) and isinstance(value, dict):
-            merged[name] = _merge(before, value)
-        else:
-            merged[name] = value
-    return merged

@@ -10,6 +10,13 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from nbgen.schema.checks import (
+    LONGEST_BATCH_NAME,
+    LONGEST_IMAGE_NAME,
+    LONGEST_PUBLISHER_NAME,
+    LONGEST_TASK_ID,
+)
+
 
 class Moment(sa.types.TypeDecorator[dt.datetime]):
     """A time in UTC that comes back with its time zone, and sorts as time does."""
@@ -47,10 +54,12 @@ tasks = sa.Table(
     "tasks",
     metadata,
     sa.Column("number", sa.Integer, primary_key=True),
-    sa.Column("id", sa.String(128), nullable=False, unique=True),
-    sa.Column("parent_id", sa.String(128), sa.ForeignKey("tasks.id"), index=True),
-    sa.Column("batch_id", sa.String(60)),
-    sa.Column("batch_row", sa.String(60)),
+    sa.Column("id", sa.String(LONGEST_TASK_ID), nullable=False, unique=True),
+    sa.Column(
+        "parent_id", sa.String(LONGEST_TASK_ID), sa.ForeignKey("tasks.id"), index=True
+    ),
+    sa.Column("batch_id", sa.String(LONGEST_BATCH_NAME)),
+    sa.Column("batch_row", sa.String(LONGEST_BATCH_NAME)),
     sa.Column("owner", sa.String(32), nullable=False),
     sa.Column("request", sa.Text, nullable=False),
     sa.Column("seed", sa.BigInteger, nullable=False),
@@ -86,7 +95,7 @@ prompts = sa.Table(
 content = sa.Table(
     "content",
     metadata,
-    sa.Column("task_id", sa.String(128), primary_key=True),
+    sa.Column("task_id", sa.String(LONGEST_TASK_ID), primary_key=True),
     sa.Column("metadata", sa.Text, nullable=False),
     sa.Column("featured_image_url", sa.Text),
     sa.Column("created_at", Moment, nullable=False),
@@ -98,17 +107,17 @@ decisions = sa.Table(
     "decisions",
     metadata,
     sa.Column("sequence", sa.Integer, primary_key=True),
-    sa.Column("task_id", sa.String(128), nullable=False),
+    sa.Column("task_id", sa.String(LONGEST_TASK_ID), nullable=False),
     sa.Column("version", sa.Integer, nullable=False),
     sa.Column("verdict", sa.String(20), nullable=False),
     sa.Column("reviewer_id", sa.Text, nullable=False),
     sa.Column("feedback", sa.Text),
     sa.Column("tags", sa.Text, nullable=False),
-    sa.Column("image", sa.String(40)),
+    sa.Column("image", sa.String(LONGEST_IMAGE_NAME)),
     sa.Column("featured_image_url", sa.Text),
     sa.Column("decided_at", Moment, nullable=False),
     sa.Column("supersedes", sa.ForeignKey("decisions.sequence")),
-    sa.Column("child_id", sa.String(128)),
+    sa.Column("child_id", sa.String(LONGEST_TASK_ID)),
     # Should a lock ever fail to keep two writers apart, the second one fails here.
     sa.UniqueConstraint("task_id", "version", name="uq_decisions_task_id"),
 )
@@ -118,8 +127,8 @@ publications = sa.Table(
     metadata,
     sa.Column("number", sa.Integer, primary_key=True),
     sa.Column("decision", sa.ForeignKey("decisions.sequence"), nullable=False),
-    sa.Column("task_id", sa.String(128), nullable=False, index=True),
-    sa.Column("publisher", sa.String(200), nullable=False),
+    sa.Column("task_id", sa.String(LONGEST_TASK_ID), nullable=False, index=True),
+    sa.Column("publisher", sa.String(LONGEST_PUBLISHER_NAME), nullable=False),
     sa.Column("state", sa.String(16), nullable=False),
     sa.Column("attempts", sa.Integer, nullable=False),
     sa.Column("next_at", Moment, nullable=False),

@@ -8,31 +8,34 @@ from __future__ import annotations
 
 import datetime as dt
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from operator import attrgetter
 from typing import Any
 
-import msgspec
 import sqlalchemy as sa
 
-from nbgen.errors import InvalidRequest, TaskConflict
+from nbgen.errors import InvalidRequest, TaskConflict, UnknownTask
 from nbgen.schema import (
     BatchRow,
-    Decision,
-    GenerationRequest,
     GenerationResult,
     Outcome,
     Status,
     TaskPage,
+    TaskQuery,
     TaskRecord,
 )
 from nbgen.store.database import Database
 from nbgen.store.log import logs_of
 from nbgen.store.tables import Row, prompts, tasks
+from nbgen.store.task_rows import (
+    in_statements,
+    insert_tasks,
+    read_task,
+    read_tasks,
+    to_json,
+)
 
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
-_MOST_AT_ONCE = 1_000
-_StepTimes = dict[str, tuple[float, ...]]
 _MICROSECOND = dt.timedelta(microseconds=1)
 # No longer than what a time and a number can be.
 _CURSOR = re.compile(r"([0-9a-f]{1,14})-([0-9a-f]{1,8})")
@@ -109,10 +112,10 @@ class TaskStore:
                     error=error,
                     ended_at=ended_at,
                     current_step=current_step,
-                    result=None if result is None else _json(result),
-                    stages=_json(rounded) if rounded else None,
-                    step_times=_json(steps) if steps else None,
-                    made_with=_json(facts) if facts else None,
+                    result=None if result is None else to_json(result),
+                    stages=to_json(rounded) if rounded else None,
+                    step_times=to_json(steps) if steps else None,
+                    made_with=to_json(facts) if facts else None,
                 )
             )
         return changed.rowcount == 1
@@ -165,25 +168,20 @@ class TaskStore:
                 found |= read_tasks(connection, some, logs_of(connection, some))
         return found
 
-    def list_tasks(
-        self,
-        *,
-        limit: int,
-        status: Status | None = None,
-        text: str | None = None,
-        since: dt.datetime | None = None,
-        batch_id: str | None = None,
-        cursor: str | None = None,
-    ) -> TaskPage:
-        """Return some of the tasks, newest first.
+    def get_known(self, task_ids: Sequence[str]) -> list[TaskRecord]:
+        """Return tasks in the order of the ids.
 
-        Args:
-            limit: How many at most.
-            status: Only those of this status.
-            text: Only those with this text in their prompt, in whatever case.
-            since: Only those submitted at this time or later.
-            batch_id: Only those of this batch.
-            cursor: The ``next_cursor`` of the page before.
+        Raises:
+            UnknownTask: There is no such task; the first that is missing.
+        """
+        found = self.get_tasks(task_ids)
+        for task_id in task_ids:
+            if task_id not in found:
+                raise UnknownTask(task_id)
+        return [found[task_id] for task_id in task_ids]
+
+    def list_tasks(self, query: TaskQuery) -> TaskPage:
+        """Return a page of the tasks that the query asks for, newest first.
 
         Raises:
             InvalidRequest: The cursor is none of ours.
@@ -191,22 +189,32 @@ class TaskStore:
         with self._database.reading() as connection:
             # Either holds the order of the page, so that reading can stop when it is
             # full: searching for a text, from the prompts to their tasks.
-            table = tasks if text is None else prompts
+            table = tasks if query.text is None else prompts
             order = (table.c.created_at.desc(), table.c.number.desc())
-            query = sa.select(table.c.number).order_by(*order).limit(limit + 1)
-            if text is not None:
-                query = query.where(_contains(connection, prompts.c.folded, text))
-            if status is not None:
-                query = query.where(_of_task(table, tasks.c.status) == status)
-            if batch_id is not None:
-                query = query.where(_of_task(table, tasks.c.batch_id) == batch_id)
-            if since is not None:
-                query = query.where(table.c.created_at >= since)
-            if cursor is not None:
+            statement = (
+                sa.select(table.c.number).order_by(*order).limit(query.limit + 1)
+            )
+            if query.text is not None:
+                statement = statement.where(
+                    _contains(connection, prompts.c.folded, query.text)
+                )
+            if query.status is not None:
+                statement = statement.where(
+                    _of_task(table, tasks.c.status) == query.status
+                )
+            if query.batch_id is not None:
+                statement = statement.where(
+                    _of_task(table, tasks.c.batch_id) == query.batch_id
+                )
+            if query.since is not None:
+                statement = statement.where(table.c.created_at >= query.since)
+            if query.cursor is not None:
                 place = sa.tuple_(table.c.created_at, table.c.number)
-                query = query.where(place < sa.tuple_(*_read_cursor(cursor)))
-            numbers = connection.scalars(query).all()
-            shown = numbers[:limit]
+                statement = statement.where(
+                    place < sa.tuple_(*_read_cursor(query.cursor))
+                )
+            numbers = connection.scalars(statement).all()
+            shown = numbers[: query.limit]
             newest_first = (tasks.c.created_at.desc(), tasks.c.number.desc())
             rows = connection.execute(
                 sa.select(tasks)
@@ -214,8 +222,8 @@ class TaskStore:
                 .order_by(*newest_first)
             ).all()
             logs = logs_of(connection, [row.id for row in rows])
-        records = [_record(row, logs.get(row.id, ())) for row in rows]
-        more = len(numbers) > limit
+        records = [read_task(row, logs.get(row.id, ())) for row in rows]
+        more = len(numbers) > query.limit
         return TaskPage(records, _cursor(rows[-1]) if more else None)
 
     def list_rows(self, batch_id: str) -> list[BatchRow]:
@@ -301,64 +309,7 @@ class TaskStore:
                 .returning(tasks)
             ).all()
         rows = sorted(rows, key=attrgetter("number"))
-        return [_record(row, ()) for row in rows]
-
-
-def in_statements(task_ids: Sequence[str]) -> Iterator[Sequence[str]]:
-    """Yield the ids in parts, since a statement takes so many values and no more."""
-    for start in range(0, len(task_ids), _MOST_AT_ONCE):
-        yield task_ids[start : start + _MOST_AT_ONCE]
-
-
-def insert_tasks(
-    connection: sa.Connection, records: Sequence[TaskRecord], owner: str
-) -> None:
-    """Add tasks within a transaction, in their order.
-
-    Raises:
-        sqlalchemy.exc.IntegrityError: There is one of such an id.
-    """
-    if not records:
-        return
-    rows = [
-        {
-            "id": record.id,
-            "parent_id": record.parent_id,
-            "batch_id": record.batch_id,
-            "batch_row": record.batch_row,
-            "owner": owner,
-            "request": _json(record.request),
-            "seed": record.seed,
-            "priority": record.priority,
-            "status": record.status,
-            "created_at": record.created_at,
-            "current_step": 0,
-        }
-        for record in records
-    ]
-    numbered = tasks.insert().returning(tasks.c.number, sort_by_parameter_order=True)
-    numbers = connection.scalars(numbered, rows).all()
-    found = [
-        {
-            "created_at": record.created_at,
-            "number": number,
-            "folded": record.request.prompt.casefold(),
-        }
-        for number, record in zip(numbers, records, strict=True)
-    ]
-    connection.execute(prompts.insert(), found)
-
-
-def read_tasks(
-    connection: sa.Connection,
-    task_ids: Sequence[str],
-    logs: Mapping[str, Sequence[Decision]],
-) -> dict[str, TaskRecord]:
-    """Return the tasks of those ids that there are, with their decisions."""
-    query = sa.select(tasks).where(tasks.c.id.in_(task_ids))
-    return {
-        row.id: _record(row, logs.get(row.id, ())) for row in connection.execute(query)
-    }
+        return [read_task(row, ()) for row in rows]
 
 
 def _contains(
@@ -376,36 +327,6 @@ def _of_task(table: sa.Table, column: sa.Column[str]) -> sa.ColumnElement[str]:
         return column
     # Not a join, which SQLite might begin at the tasks and then search each prompt.
     return sa.select(column).where(tasks.c.number == table.c.number).scalar_subquery()
-
-
-def _json(value: object) -> str:
-    return msgspec.json.encode(value).decode()
-
-
-def _record(row: Row, log: Iterable[Decision]) -> TaskRecord:
-    values = row._mapping
-    return TaskRecord(
-        id=values["id"],
-        parent_id=values["parent_id"],
-        batch_id=values["batch_id"],
-        batch_row=values["batch_row"],
-        request=msgspec.json.decode(values["request"], type=GenerationRequest),
-        seed=values["seed"],
-        priority=values["priority"],
-        status=Status(values["status"]),
-        outcome=values["outcome"] and Outcome(values["outcome"]),
-        error=values["error"],
-        created_at=values["created_at"],
-        started_at=values["started_at"],
-        ended_at=values["ended_at"],
-        current_step=values["current_step"],
-        stages=msgspec.json.decode(values["stages"] or "{}"),
-        step_times=msgspec.json.decode(values["step_times"] or "{}", type=_StepTimes),
-        made_with=msgspec.json.decode(values["made_with"] or "{}"),
-        result=values["result"]
-        and msgspec.json.decode(values["result"], type=GenerationResult),
-        decisions=tuple(log),
-    )
 
 
 def _cursor(row: Row) -> str:

@@ -1,4 +1,4 @@
-"""Notebook widgets over a studio. They translate, and hold no rules of their own."""
+"""Notebook widgets over a studio: they show its state and call its methods."""
 
 from nbgen.errors import PackageMissing
 

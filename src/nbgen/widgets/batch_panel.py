@@ -1,8 +1,9 @@
-"""The panel of a batch: how far it is, and the buttons to stop it or try again.
+"""The panel of a batch: its progress, and the buttons that cancel and retry it.
 
 Threads: as for the generation panel. The state of a batch is in the store, where other
-processes change it too, so the pump looks twice a second until the batch has ended, and
-now and then after that, since anybody may try it again.
+processes change it too, so the pump reads it twice a second until the batch has ended,
+and less often afterwards, since any process may retry it. It stops once the studio is
+closed.
 """
 
 from __future__ import annotations
@@ -11,41 +12,60 @@ import time
 from html import escape
 
 import ipywidgets
+import msgspec
 
-from nbgen.errors import InvalidRequest
+from nbgen.errors import InvalidRequest, StudioClosed
 from nbgen.handles.batch import Batch
 from nbgen.schema import BatchProgress
 from nbgen.widgets.panel import ErrorLine, Panel
 from nbgen.widgets.progress_view import duration
 from nbgen.widgets.pump import Pump
 
-_LOOK_EVERY_S = 0.5
-_LOOK_AFTER_END_EVERY_S = 5.0
-# To look at a huge batch takes long; a twentieth of a core for it is enough.
+# Reading a huge batch takes long; a twentieth of a core for it is enough.
 _LOOK_SHARE = 20
 
 
-class BatchPanel(Panel):
-    """Shows how far a batch is.
+class Timing(msgspec.Struct, frozen=True, kw_only=True):
+    """How often a batch panel reads the state of its batch.
 
-    Every button has a method: ``cancel`` and ``retry`` may be called from any thread.
-    The batch goes on when the panel is closed, or the page or the notebook is.
-
-    Args:
-        batch: What to show: running, ended, or from long ago.
-
-    Raises:
-        InvalidRequest: It is no batch.
+    Attributes:
+        look_every_s: Seconds between two reads while the batch runs.
+        look_after_end_every_s: Seconds between two reads after its end.
     """
 
-    def __init__(self, batch: Batch) -> None:
+    look_every_s: float = 0.5
+    look_after_end_every_s: float = 5.0
+
+
+class BatchPanel(Panel):
+    """Shows the progress of a batch.
+
+    Every button has a method: ``cancel`` and ``retry`` may be called from any thread.
+    The batch goes on when the panel, the page or the notebook is closed. Once the
+    studio is closed, the panel shows the last state that it read.
+
+    Args:
+        batch: The batch to show: running, ended, or from long ago.
+        timing: How often its state is read.
+
+    Raises:
+        InvalidRequest: ``batch`` is not a batch.
+
+    Example::
+
+        batch = studio.generate_frame(df, prompt="headline")
+        BatchPanel(batch)
+    """
+
+    def __init__(self, batch: Batch, *, timing: Timing | None = None) -> None:
         if not isinstance(batch, Batch):
             batch_id = repr(batch) if isinstance(batch, str) else "batch_id"
             allowed = f"a batch, such as studio.batch({batch_id})"
             raise InvalidRequest("batch", batch, allowed)
         self._batch = batch
+        self._timing = timing or Timing()
         self._cancelling = False
-        self._ended = False  # the pump's
+        self._shown: BatchProgress | None = None  # the pump's
         self._bar = ipywidgets.FloatProgress(min=0, max=100)
         self._bar.tooltip = "Progress of the batch"
         self._line = ipywidgets.HTML()
@@ -68,10 +88,11 @@ class BatchPanel(Panel):
         return self._batch
 
     def cancel(self) -> None:
-        """Ask everything that has not ended to end.
+        """Cancel all tasks of the batch that have not ended.
 
         Raises:
-            TaskError: Another process runs the batch.
+            TaskElsewhere: Another process runs the batch.
+            StudioClosed: The studio is closed.
         """
         with self._lock:
             self._cancelling = True  # until all has ended
@@ -87,7 +108,7 @@ class BatchPanel(Panel):
             self._wake()
 
     def retry(self) -> None:
-        """Queue again what failed, was cancelled or lost.
+        """Queue the rows again that failed, were cancelled or lost.
 
         Raises:
             QueueFull: There is not room for all; none was queued.
@@ -102,7 +123,7 @@ class BatchPanel(Panel):
 
     def _render(self) -> float | None:
         """Bring all widgets to the present state; the pump's thread only."""
-        # Before the look, so that what it finds ended is what was cancelled.
+        # Before the read, so that the tasks it finds ended are those cancelled.
         with self._lock:
             error, cancelling = self._error, self._cancelling
         began_s = time.monotonic()
@@ -111,12 +132,19 @@ class BatchPanel(Panel):
             failed = progress.failed + progress.lost
             if failed and error is None:
                 error = self._batch.newest_error
-        except Exception:
-            if self._ended:  # its data may be gone by now, and nothing is missed
-                return None
-            raise
+        except Exception as failure:
+            has_ended = self._shown is not None and self._shown.ended
+            if not has_ended and not isinstance(failure, StudioClosed):
+                raise
+            # The studio is closed, or the data of an old batch gone: the last state
+            # stays. A panel without one says why.
+            if error is None and self._shown is None:
+                error = str(failure)
+            if error is not None:
+                self._error_line.show(error)
+            return None
         took_s = time.monotonic() - began_s
-        self._ended = progress.ended
+        self._shown = progress
         if cancelling and progress.ended:
             cancelling = False
             with self._lock:
@@ -140,7 +168,11 @@ class BatchPanel(Panel):
             self._actions.children = shown
         self._actions.layout.display = None if shown else "none"
         self._error_line.show(error)
-        every_s = _LOOK_AFTER_END_EVERY_S if progress.ended else _LOOK_EVERY_S
+        every_s = (
+            self._timing.look_after_end_every_s
+            if progress.ended
+            else self._timing.look_every_s
+        )
         return max(every_s, _LOOK_SHARE * took_s)
 
 

@@ -1,30 +1,35 @@
-"""The panel: ask for a picture, watch it come, decide on it.
+"""The panel that requests a picture, shows its progress, and takes the decision on it.
 
-Threads: buttons' handlers may run on the kernel's main thread or on another; they
-call the studio, which is thread-safe, and note what is to be shown under a lock. The
-studio's progress thread does the same. All traits are written by one thread, the
-panel's pump, after the panel was made.
+Threads: the handlers of buttons may run on the kernel's main thread or on another; they
+call the studio, which is thread-safe, and set the state to be shown under a lock. So
+do the studio's progress callbacks. Once the panel is made, one thread, its pump, writes
+all traits.
 """
 
 from __future__ import annotations
 
 import getpass
+import inspect
 import time
-from collections.abc import Callable
+from contextlib import ExitStack, suppress
+from functools import partial
+from typing import Unpack
 
 import ipywidgets
 
-from nbgen.errors import NbgenError
+from nbgen.errors import NbgenError, StudioClosed
 from nbgen.handles.task import Task
 from nbgen.schema import (
     Decision,
     GenerationProgress,
     Outcome,
     Preview,
-    SchedulerName,
+    RequestFields,
     Status,
     TaskRecord,
     Verdict,
+    check_request_names,
+    takes_request_fields,
 )
 from nbgen.studio import Studio
 from nbgen.widgets.panel import ErrorLine, Panel
@@ -37,55 +42,48 @@ _PREVIEW_INTERVAL_S = 0.5
 
 
 class GenerationPanel(Panel):
-    """Makes a picture with a studio, shows it forming, and takes the decision on it.
+    """Requests a picture, shows its progress, and takes the decision on it.
 
     Every button has a method: ``generate``, ``cancel``, ``approve`` and ``reject`` may
-    be called from any thread. The task goes on when the panel is closed, or the page
-    or the notebook is; ``GenerationPanel(studio, task="hero-1")`` re-attaches.
+    be called from any thread. The task goes on when the panel, the page or the notebook
+    is closed; ``GenerationPanel(studio, task="hero-1")`` re-attaches.
 
     Args:
-        studio: Makes the pictures.
+        studio: The studio that makes the pictures; they may be kept at a URL.
         task: The task to show, by its handle or id: running, ended, or from long ago.
-        prompt: What the form shows first, here and in the following arguments, which
-            are those of ``Studio.generate``.
-        negative_prompt: See ``Studio.generate``.
-        width: See ``Studio.generate``.
-        height: See ``Studio.generate``.
-        num_inference_steps: See ``Studio.generate``.
-        guidance_scale: See ``Studio.generate``.
-        seed: See ``Studio.generate``.
-        use_refinement: See ``Studio.generate``.
-        num_images: See ``Studio.generate``.
-        scheduler: See ``Studio.generate``.
-        task_id: See ``Studio.generate``.
+        prompt: What the form shows first, here and in ``fields``.
+        task_id: The id of the next task; None draws one.
         reviewer_id: The name to propose as the reviewer's; by default the user's.
+        fields: Further arguments of ``Studio.generate``. They are not used with a
+            ``task``: the form then shows every field of that task's request.
 
     Raises:
         UnknownTask: There is no such task.
+        InvalidRequest: There is no such argument.
+        StudioClosed: The studio is closed, so ``task`` cannot be shown.
+
+    Example::
+
+        panel = GenerationPanel(studio, prompt="a red circle", reviewer_id="ada")
+        task = panel.generate()
     """
 
-    # Also for a panel that could not be made: ipywidgets closes every widget.
-    _stop_watching: Callable[[], None] | None = None
-    _stop_previews: Callable[[], None] | None = None
+    # ipywidgets also closes a panel whose constructor raised.
+    _watches: ExitStack | None = None
+    _is_closed = False
 
+    @takes_request_fields
     def __init__(
         self,
         studio: Studio,
         task: Task | str | None = None,
         *,
         prompt: str = "",
-        negative_prompt: str = "",
-        width: int | None = None,
-        height: int | None = None,
-        num_inference_steps: int = 50,
-        guidance_scale: float = 8.0,
-        seed: int | None = None,
-        use_refinement: bool = True,
-        num_images: int = 1,
-        scheduler: str = SchedulerName.EULER,
         task_id: str | None = None,
         reviewer_id: str | None = None,
+        **fields: Unpack[RequestFields],
     ) -> None:
+        check_request_names(fields, "task", "prompt", "task_id", "reviewer_id")
         self._studio = studio
         self._task: Task | None = None
         self._progress: GenerationProgress | None = None
@@ -96,22 +94,10 @@ class GenerationPanel(Panel):
         if isinstance(task, str):
             task = studio.task(task)
         if task is not None:
-            fields = request_fields(task.request)
+            shown = request_fields(task.request)
         else:
-            fields = {
-                "prompt": prompt,
-                "negative_prompt": negative_prompt,
-                "width": width,
-                "height": height,
-                "num_inference_steps": num_inference_steps,
-                "guidance_scale": guidance_scale,
-                "seed": seed,
-                "use_refinement": use_refinement,
-                "num_images": num_images,
-                "scheduler": scheduler,
-                "task_id": task_id,
-            }
-        self._form = RequestForm(fields)
+            shown = {**fields, "prompt": prompt, "task_id": task_id}
+        self._form = RequestForm(shown)
         self._generate_button = ipywidgets.Button(
             description="Generate", button_style="primary", icon="magic"
         )
@@ -123,6 +109,7 @@ class GenerationPanel(Panel):
         self._error_line = ErrorLine()
         self._progress_view = ProgressView()
         self._result_view = ResultView(
+            studio.read_image,
             _user_name() if reviewer_id is None else reviewer_id,
             approve=lambda: self._attempt(self.approve),
             reject=lambda: self._attempt(self.reject),
@@ -136,9 +123,14 @@ class GenerationPanel(Panel):
                 self._result_view,
             ]
         )
-        self._pump = Pump(self._render)
         if task is not None:
             self._attach(task)
+        # Last, so that no thread is left if the studio is closed already.
+        self._pump = Pump(self._render)
+        self._wake()
+
+    # As ipywidgets' own would hide the arguments.
+    __signature__ = inspect.signature(partial(__init__, None))  # type: ignore[arg-type]
 
     @property
     def task(self) -> Task | None:
@@ -184,10 +176,10 @@ class GenerationPanel(Panel):
         return self._decide(Verdict.REJECTED, feedback)
 
     def close(self) -> None:
-        """Take the panel off the page and end its thread; the task goes on."""
-        for stop in (self._stop_watching, self._stop_previews):
-            if stop is not None:
-                stop()
+        """Take the panel off the page, end its thread and watches; the task goes on."""
+        self._is_closed = True
+        if self._watches is not None:
+            self._watches.close()
         super().close()
 
     def _decide(self, verdict: Verdict, feedback: str | None) -> Decision:
@@ -206,19 +198,26 @@ class GenerationPanel(Panel):
         return decision
 
     def _attach(self, task: Task) -> None:
-        stop_watching = task.watch(self._on_progress)
-        stop_previews = task.watch_previews(self._on_preview)
+        """Show a task, and watch it instead of the one before."""
+        progress = task.progress  # may read the database, so not under the lock
+        watches = ExitStack()
         with self._lock:
-            earlier = (self._stop_watching, self._stop_previews)
-            self._stop_watching, self._stop_previews = stop_watching, stop_previews
-            self._task = task
-            self._progress = task.progress
-            self._preview = None
+            earlier, self._watches = self._watches, watches
+            self._task, self._progress, self._preview = task, progress, None
             self._error = None
             self._cancelling = False
-        for stop in earlier:
-            if stop is not None:
-                stop()
+        if earlier is not None:
+            earlier.close()
+        try:
+            watches.callback(task.watch(self._on_progress))
+            watches.callback(task.watch_previews(partial(self._on_preview, task)))
+        except BaseException:
+            watches.close()
+            raise
+        with self._lock:
+            is_shown = self._watches is watches and not self._is_closed
+        if not is_shown:  # another thread showed another task, or closed the panel
+            watches.close()
         self._wake()
 
     def _on_progress(self, progress: GenerationProgress) -> None:
@@ -230,10 +229,11 @@ class GenerationPanel(Panel):
                 self._progress = progress
         self._wake()
 
-    def _on_preview(self, preview: Preview) -> None:
+    def _on_preview(self, task: Task, preview: Preview) -> None:
         at_s = time.monotonic()
         with self._lock:
-            if at_s - self._previewed_at_s < _PREVIEW_INTERVAL_S:
+            is_early = at_s - self._previewed_at_s < _PREVIEW_INTERVAL_S
+            if is_early or self._task is not task:
                 return
             self._preview, self._previewed_at_s = preview, at_s
         self._wake()
@@ -254,9 +254,11 @@ class GenerationPanel(Panel):
         self._error_line.show(error)
         self._progress_view.show(progress, cancelling=cancelling, preview=preview)
         record: TaskRecord | None = None
-        if task and progress and progress.status is Status.COMPLETED:
-            record = task.record
-        self._result_view.show(record, task.image_paths if task and record else [])
+        # Nothing can be read once the studio is closed; the pictures shown stay.
+        with suppress(StudioClosed):
+            if task and progress and progress.status is Status.COMPLETED:
+                record = task.record
+            self._result_view.show(record)
 
 
 def _user_name() -> str:

@@ -1,4 +1,7 @@
-"""What all panels have: a frame, a line for errors, and the one thread that writes."""
+"""The base of the panels: a frame, a line for errors, and the pump that writes traits.
+
+Any thread may call the methods of a panel.
+"""
 
 from __future__ import annotations
 
@@ -17,14 +20,14 @@ logger = logging.getLogger(__name__)
 
 
 class ErrorLine(ipywidgets.HTML):  # type: ignore[misc]
-    """Says what is wrong; takes no room while nothing is."""
+    """Shows an error message; takes no room without one."""
 
     def __init__(self) -> None:
         super().__init__()
         self.show(None)
 
     def show(self, error: str | None) -> None:
-        """Show what is wrong, None for nothing; the pump's thread only."""
+        """Show a message, None for none; called by the pump's thread only."""
         self.value = (
             f'<div class="nbgen-error" role="alert">{escape(error)}</div>'
             if error
@@ -34,13 +37,15 @@ class ErrorLine(ipywidgets.HTML):  # type: ignore[misc]
 
 
 class Panel(ipywidgets.VBox):  # type: ignore[misc]
-    """The base of the panels. Their state belongs to ``_lock``.
+    """A framed box of widgets. ``_lock`` guards the state that is to be shown.
+
+    A subclass makes its widgets, calls this constructor, and sets ``_pump`` last.
 
     Args:
-        children: What the panel shows.
+        children: The widgets to show.
     """
 
-    # Also for a panel that could not be made: ipywidgets closes every widget.
+    # ipywidgets also closes a panel whose constructor raised.
     _pump: Pump | None = None
 
     def __init__(self, children: Sequence[ipywidgets.Widget]) -> None:
@@ -54,18 +59,18 @@ class Panel(ipywidgets.VBox):  # type: ignore[misc]
         return f"{type(self).__name__}()"
 
     def close(self) -> None:
-        """Take the panel off the page and end its thread; the work goes on."""
+        """Take the panel off the page and end its thread; the task or batch goes on."""
         if self._pump is not None:
             self._pump.close()
         super().close()
 
     def _attempt(self, action: Callable[[], object]) -> None:
-        """Do what a button asks for; show what is wrong with it."""
+        """Run the action of a button; show the message of its error."""
         try:
             action()
         except NbgenError as error:
             message = str(error)
-        except Exception as error:  # a traceback would end in nobody's sight
+        except Exception as error:  # nobody sees a traceback of a callback
             logger.exception("A panel's button failed.")
             message = f"{type(error).__name__}: {error}"
         else:

@@ -1,4 +1,4 @@
-"""The bar and what is said beside it. Written only by the pump of its panel."""
+"""The progress bar and its text. Only the pump of its panel writes it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _BAR_STYLE = {
 
 
 class ProgressView(ipywidgets.VBox):  # type: ignore[misc]
-    """Shows how far a task is."""
+    """Shows the progress of a task, and its preview."""
 
     children: Sequence[ipywidgets.Widget]
 
@@ -37,7 +37,13 @@ class ProgressView(ipywidgets.VBox):  # type: ignore[misc]
         cancelling: bool,
         preview: Preview | None,
     ) -> None:
-        """Show a state and what the picture will look like; None hides them."""
+        """Show a state and a preview; None hides them.
+
+        Args:
+            progress: The state of the task.
+            cancelling: Whether its cancel was asked for.
+            preview: The newest preview.
+        """
         if progress is None:
             self.children = ()
             return
@@ -76,7 +82,7 @@ def _right(progress: GenerationProgress) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Return a length of time as a person reads it."""
+    """Return a duration as text for a person, such as ``"2:05 min"``."""
     if seconds < 9.95:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)

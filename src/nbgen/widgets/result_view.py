@@ -1,23 +1,27 @@
 """The pictures of a task and the decision on them.
 
-Written only by the pump of its panel; the review fields are read from any thread.
+Only the pump of its panel writes it; any thread may read the review fields.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from html import escape
-from pathlib import Path
+from pathlib import PurePath
 
 import ipywidgets
 
-from nbgen.schema import Decision, TaskRecord
+from nbgen.errors import UnknownImage
+from nbgen.schema import Decision, GenerationResult, TaskRecord
 
 
 class ResultView(ipywidgets.VBox):  # type: ignore[misc]
     """Shows pictures, and asks for a decision or shows it.
 
     Args:
+        read_image: Returns the bytes of a picture by its name, and raises
+            ``UnknownImage`` if there is none; pictures need not be on this disk.
         reviewer_id: The name to propose as the reviewer's.
         approve: Called when Approve is clicked.
         reject: Called when Reject is clicked.
@@ -27,10 +31,12 @@ class ResultView(ipywidgets.VBox):  # type: ignore[misc]
 
     def __init__(
         self,
+        read_image: Callable[[str], bytes],
         reviewer_id: str,
         approve: Callable[[], None],
         reject: Callable[[], None],
     ) -> None:
+        self._read_image = read_image
         self._shown_task: str | None = None
         self._pictures = ipywidgets.HBox()
         self._caption = ipywidgets.HTML()
@@ -60,22 +66,26 @@ class ResultView(ipywidgets.VBox):  # type: ignore[misc]
 
     @property
     def reviewer_id(self) -> str:
-        """What stands in the reviewer's field."""
+        """The text of the reviewer's field."""
         return str(self._reviewer.value)
 
     @property
     def feedback(self) -> str:
-        """What stands in the feedback field."""
+        """The text of the feedback field."""
         return str(self._feedback.value)
 
-    def show(self, record: TaskRecord | None, paths: Sequence[Path]) -> None:
-        """Show a completed task; None hides everything."""
+    def show(self, record: TaskRecord | None) -> None:
+        """Show a completed task; None hides everything.
+
+        Raises:
+            NbgenError: Its pictures cannot be read; what was shown stays.
+        """
         if record is None or record.result is None:
             self._shown_task = None
             self.children = ()
             return
         if self._shown_task != record.id:
-            self._show_pictures(record, paths)
+            self._show_pictures(record)
             self._feedback.value = ""
             self._shown_task = record.id
         if record.decision is None:
@@ -85,31 +95,45 @@ class ResultView(ipywidgets.VBox):  # type: ignore[misc]
             self._verdict.value = _verdict(record.decision)
         self.children = (self._pictures, self._caption, last)
 
-    def _show_pictures(self, record: TaskRecord, paths: Sequence[Path]) -> None:
+    def _show_pictures(self, record: TaskRecord) -> None:
+        assert record.result is not None
+        found: list[tuple[str, bytes]] = []
+        for image in record.result.images:
+            with suppress(UnknownImage):
+                found.append((image.name, self._read_image(image.name)))
         earlier = self._pictures.children
         self._pictures.children = [
-            ipywidgets.Image(
-                value=path.read_bytes(), format=path.suffix.removeprefix(".")
-            )
-            for path in paths
+            ipywidgets.Image(value=data, format=PurePath(name).suffix.removeprefix("."))
+            for name, data in found
         ]
         for picture in earlier:
             picture.close()
-        self._caption.value = _caption(record, len(paths))
+        gone = len(record.result.images) - len(found)
+        self._caption.value = _caption(record.result, gone)
 
 
-def _caption(record: TaskRecord, files: int) -> str:
-    assert record.result is not None
-    images = record.result.images
-    if not files:
-        return '<div class="nbgen-error">The picture\'s file is gone.</div>'
+def _caption(result: GenerationResult, gone: int) -> str:
+    images = result.images
+    lines = []
+    if gone:
+        lost = "The picture's file is gone."
+        if len(images) > 1:
+            lost = f"The files of {gone} of {len(images)} pictures are gone."
+        lines.append(f'<div class="nbgen-error">{lost}</div>')
+    if gone < len(images):
+        lines.append(f'<span class="nbgen-soft">{escape(_facts(result))}</span>')
+    return "".join(lines)
+
+
+def _facts(result: GenerationResult) -> str:
+    images = result.images
     seeds = ", ".join(str(image.seed) for image in images)
     facts = (
         f"{images[0].width}x{images[0].height} px",
         f"seed {seeds}",
-        f"{record.result.generation_time:.1f} s",
+        f"{result.generation_time:.1f} s",
     )
-    return f'<span class="nbgen-soft">{escape(" · ".join(facts))}</span>'
+    return " · ".join(facts)
 
 
 def _verdict(decision: Decision) -> str:

@@ -1,4 +1,4 @@
-"""The server's side of one watcher, without sockets.
+"""The server's side of the connection of one watcher, without sockets.
 
 Nothing here does I/O. A ``WatchSession`` belongs to one connection and to the thread
 or loop that serves it.
@@ -6,17 +6,26 @@ or loop that serves it.
 
 from __future__ import annotations
 
-import json
-
 from nbgen.schema import GenerationProgress
-from nbgen.wire.progress import PONG, WAITING_MESSAGE, encode_progress
+from nbgen.wire.progress import (
+    GetProgress,
+    Ping,
+    Pong,
+    ProgressMessage,
+    StatusMessage,
+    decode_client_message,
+    encode,
+)
 
 
 class WatchSession:
-    """Decides what one watcher of one task is sent.
+    """Decides which frames one watcher of one task is sent.
 
     It sends no state twice and none out of order, and nothing but ``pong`` after the
     terminal one.
+
+    Example:
+        ``WatchSession("hero-1").open(None)`` is the text of the ``status`` message.
 
     Args:
         task_id: The task that is watched.
@@ -34,13 +43,12 @@ class WatchSession:
     def open(self, present: GenerationProgress | None) -> str:
         """Return the first message; ``present`` is None for an unknown task."""
         if present is None:
-            status = {"type": "status", "task_id": self._task_id}
-            return json.dumps({**status, "message": WAITING_MESSAGE})
+            return encode(StatusMessage(task_id=self._task_id))
         self._present = present
-        return encode_progress(present)
+        return encode(ProgressMessage.of(present))
 
     def advance(self, progress: GenerationProgress) -> bool:
-        """Return whether a new state is to be sent, and take it as sent."""
+        """Return whether to send a new state; if so, it counts as sent."""
         if self.ended:
             return False
         if self._present is not None and progress.seq <= self._present.seq:
@@ -50,16 +58,11 @@ class WatchSession:
 
     def receive(self, frame: str | bytes) -> str | None:
         """Return the answer to a client's frame; None for what is not understood."""
-        if not isinstance(frame, str):
-            return None
-        try:
-            message = json.loads(frame)
-        except (ValueError, RecursionError):
-            return None
-        kind = message.get("type") if isinstance(message, dict) else None
-        if kind == "ping":
-            return PONG
+        message = decode_client_message(frame)
+        if isinstance(message, Ping):
+            return encode(Pong())
         # The terminal message is the last progress that a client gets.
-        if kind == "get_progress" and self._present is not None and not self.ended:
-            return encode_progress(self._present)
+        asks = isinstance(message, GetProgress)
+        if asks and self._present is not None and not self.ended:
+            return encode(ProgressMessage.of(self._present))
         return None

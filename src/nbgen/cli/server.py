@@ -1,0 +1,133 @@
+"""The commands that serve, or that speak to a server: ``serve | watch | demo``."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.markup import escape
+
+from nbgen.cli.generate import CheckpointName, Prompt, Steps
+from nbgen.cli.terminal import DataDir, app, bar, clear_errors, console
+from nbgen.errors import GenerationFailed, TaskCancelled, TaskError, TaskLost
+
+if TYPE_CHECKING:
+    from nbgen.schema import GenerationProgress
+    from nbgen.wire.http import GenerateBody
+
+_TINY_GUIDANCE_SCALE = 4.5
+"""The tiny checkpoint draws best with this, as its model card says."""
+
+Url = Annotated[str, typer.Option(help="The address of the server.")]
+Token = Annotated[
+    str | None, typer.Option(envvar="NBGEN_TOKEN", help="The server's token.")
+]
+
+
+@app.command()
+def serve(
+    host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="0 takes a free one.")] = 8000,
+    allow_origin: Annotated[
+        list[str] | None,
+        typer.Option(help="An origin whose pages may connect; may be repeated."),
+    ] = None,
+    token: Token = None,
+    data_dir: DataDir = None,
+    checkpoint: CheckpointName = "auto",
+) -> None:
+    """Serve the progress protocol and the HTTP API until interrupted."""
+    from nbgen.server import Server
+    from nbgen.studio import Studio
+
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    with (
+        clear_errors(),
+        Studio(data_dir, checkpoint) as studio,
+        Server(
+            studio,
+            host=host,
+            port=port,
+            allow_origins=tuple(allow_origin or ()),
+            token=token,
+        ) as server,
+    ):
+        console.print(f"nbgen serves on {server.url} (Ctrl+C ends it)")
+        stop.wait()
+        console.print("Stopping.")
+
+
+@app.command()
+def watch(
+    task_id: Annotated[str, typer.Argument(help="The id of the task.")],
+    url: Url = "http://127.0.0.1:8000",
+    token: Token = None,
+) -> None:
+    """Follow a task on a server until it ends, also before it has started."""
+    with clear_errors():
+        asyncio.run(_watch(url, task_id, token))
+
+
+@app.command()
+def demo(
+    prompt: Prompt = "a red circle on a blue background",
+    output: Annotated[Path, typer.Option(help="Where to save the picture.")] = Path(
+        "outputs/demo.png"
+    ),
+    num_inference_steps: Steps = 30,
+    data_dir: DataDir = None,
+) -> None:
+    """Draw a picture with the tiny checkpoint and follow it over the WebSocket."""
+    from nbgen.server import Server
+    from nbgen.studio import Studio
+    from nbgen.wire.http import GenerateBody
+
+    with (
+        clear_errors(),
+        Studio(data_dir, checkpoint="tiny", take_over=False) as studio,
+        Server(studio) as server,
+    ):
+        console.print(f"Drawing “{prompt}” with the tiny SDXL checkpoint.")
+        console.print(f"Serving on {server.url}, following it over its WebSocket:")
+        body = GenerateBody(
+            prompt=prompt,
+            num_inference_steps=num_inference_steps,
+            guidance_scale=_TINY_GUIDANCE_SCALE,
+        )
+        picture = asyncio.run(_draw_remotely(server.url, body))
+        output.parent.mkdir(parents=True, exist_ok=True)
+        output.write_bytes(picture)
+    console.print(f"Saved to [bold]{escape(str(output))}[/bold]", soft_wrap=True)
+    console.print("Next: [bold]make lab[/bold] opens the same in JupyterLab.")
+
+
+async def _watch(url: str, task_id: str, token: str | None) -> GenerationProgress:
+    """Show the bar of a task and return its last state."""
+    from nbgen.remote.client import watch_task
+
+    last = None
+    with bar() as show:
+        async for progress in watch_task(url, task_id, token=token):
+            show(progress)
+            last = progress
+    if last is None or not last.status.ended:
+        raise TaskError(task_id, "The server ended the connection before the task.")
+    if last.error is not None:
+        kinds = {"cancelled": TaskCancelled, "lost": TaskLost}
+        raise kinds.get(str(last.outcome), GenerationFailed)(task_id, last.error)
+    return last
+
+
+async def _draw_remotely(url: str, body: GenerateBody) -> bytes:
+    from nbgen.remote.client import fetch_image, submit
+
+    task = await submit(url, body)
+    end = await _watch(url, task.task_id, None)
+    assert end.result is not None
+    return await fetch_image(url, end.result.images[0].url)

@@ -1,0 +1,127 @@
+"""The commands that list, clear up and export what was made: ``tasks | gc | export``.
+
+They load no model and start no task, so a studio or server beside them is undisturbed.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from nbgen.cli.data_folder import AsJson, opened_studio, print_json
+from nbgen.cli.terminal import DataDir, app, console, counted, fail
+from nbgen.schema import ApprovalStatus
+
+_COLOURS = {
+    "completed": "green",
+    "approved": "green",
+    "failed": "red",
+    "rejected": "red",
+    "generating": "cyan",
+}
+
+
+@app.command()
+def tasks(
+    status: Annotated[
+        str | None, typer.Option(help="pending, generating, completed or failed.")
+    ] = None,
+    text: Annotated[str | None, typer.Option(help="A part of the prompt.")] = None,
+    batch: Annotated[str | None, typer.Option(help="The id of a batch.")] = None,
+    limit: Annotated[int, typer.Option(help="How many, 1 to 1,000.")] = 20,
+    as_json: AsJson = False,
+    data_dir: DataDir = None,
+) -> None:
+    """List the newest tasks."""
+    with opened_studio(data_dir) as studio:
+        page = studio.tasks(status=status, text=text, batch_id=batch, limit=limit)
+    if as_json:
+        print_json(msgspec.to_builtins(list(page)))
+        return
+    if not page:
+        console.print("There are no such tasks.")
+        return
+    table = Table(box=None, pad_edge=False, expand=True)
+    for name in ("task", "status", "review", "made"):
+        table.add_column(name, no_wrap=True)
+    # What does not fit is cut from the prompt, which a person knows by its beginning.
+    table.add_column("prompt", no_wrap=True, overflow="ellipsis", ratio=1)
+    for record in page:
+        outcome = record.outcome.value if record.outcome else record.status.value
+        shown = "completed" if outcome == "succeeded" else outcome
+        table.add_row(
+            escape(record.id),
+            _coloured(shown),
+            _coloured(record.approval_status.value),
+            f"{record.created_at.astimezone():%Y-%m-%d %H:%M}",
+            escape(_one_line(record.request.prompt)),
+        )
+    console.print(table)
+    if page.next_cursor:
+        console.print("[dim]There are more; --limit shows them.[/dim]")
+
+
+@app.command()
+def gc(
+    delete: Annotated[
+        bool, typer.Option("--delete", help="Remove them; otherwise only list them.")
+    ] = False,
+    as_json: AsJson = False,
+    data_dir: DataDir = None,
+) -> None:
+    """Find picture files that nothing refers to any more, an hour old or more."""
+    with opened_studio(data_dir) as studio:
+        names = studio.collect_garbage(dry_run=not delete)
+    if as_json:
+        print_json({"deleted": delete, "files": names})
+        return
+    for name in names:
+        console.print(escape(name), highlight=False)
+    done = "removed" if delete else "found; --delete removes what is found"
+    console.print(
+        f"{counted(len(names), 'file')} {done}." if names else "Nothing to clear up."
+    )
+
+
+@app.command()
+def export(
+    folder: Annotated[Path, typer.Argument(help="Where to write; made if missing.")],
+    approval: Annotated[
+        str,
+        typer.Option(help="approved, rejected, pending, changes_requested or all."),
+    ] = ApprovalStatus.APPROVED.value,
+    as_json: AsJson = False,
+    data_dir: DataDir = None,
+) -> None:
+    """Copy pictures into a folder, with tasks.json that says what each is.
+
+    Of an approved task that is the picture that was approved. Files are written whole
+    or not at all; those that are there already are replaced.
+    """
+    with opened_studio(data_dir) as studio:
+        done = studio.export(folder, approval=approval)
+    if as_json:
+        print_json({"tasks": done.tasks, "files": done.files, "missing": done.missing})
+    else:
+        what = (
+            f"{counted(done.tasks, 'task')} with {counted(len(done.files), 'picture')}"
+        )
+        console.print(f"{what} exported to {escape(str(folder))}", soft_wrap=True)
+    if done.missing:
+        gone = ", ".join(done.missing)
+        fail(f"{counted(len(done.missing), 'file')} missing: {gone}")
+
+
+def _one_line(text: str) -> str:
+    """Return the text without what would move the cursor or colour the terminal."""
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
+
+
+def _coloured(word: str) -> str:
+    colour = _COLOURS.get(word, "yellow")
+    return f"[{colour}]{word.replace('_', ' ')}[/{colour}]"

@@ -1,0 +1,346 @@
+"""The backend that keeps tasks on this machine and runs them in this process.
+
+``LocalBackend`` forwards each call to the part that owns it, and owns nothing but the
+order in which the parts are closed. Every method may be called from any thread.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import threading
+from collections.abc import Collection, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from nbgen.backend import PreviewCallback, ProgressCallback, StopWatching
+from nbgen.errors import NbgenError, RunsNoTasks, StudioClosed
+from nbgen.generation.checkpoints import find_checkpoint
+from nbgen.generation.engine import Engine
+from nbgen.generation.process import ProcessEngine
+from nbgen.local.archive import Archive
+from nbgen.local.config import StudioConfig
+from nbgen.local.opening import Library, Runner, open_library, open_runner
+from nbgen.local.reviews import Reviews
+from nbgen.local.watching import Watching
+from nbgen.progress import ProgressService
+from nbgen.review.publishers import Publisher
+from nbgen.schema import (
+    DRAFT,
+    BatchRow,
+    ContentTask,
+    Decided,
+    Decision,
+    DecisionRequest,
+    Draft,
+    GenerationProgress,
+    GenerationRequest,
+    PublicationRecord,
+    Review,
+    TaskEnd,
+    TaskPage,
+    TaskQuery,
+    TaskRecord,
+)
+
+
+class LocalBackend:
+    """Implements ``nbgen.backend.Backend``.
+
+    Example::
+
+        backend = LocalBackend.open(StudioConfig(data_dir=folder, checkpoint="tiny"))
+        studio = Studio(backend=backend)
+
+    Attributes:
+        library: The parts that find, watch and decide.
+        runner: The parts that run tasks; None for a backend that runs none.
+
+    Args:
+        library: The parts that find, watch and decide.
+        runner: The parts that run tasks; None for a backend that runs none.
+        closing: Closes the parts, the last one first.
+    """
+
+    def __init__(
+        self, library: Library, runner: Runner | None, closing: ExitStack
+    ) -> None:
+        self.library = library
+        self.runner = runner
+        self._closed = False
+        self._closing = closing
+        self._tearing_down = threading.Lock()
+        self._process_id = os.getpid()
+        atexit.register(self.close)
+
+    @classmethod
+    def open(
+        cls,
+        config: StudioConfig,
+        *,
+        engine: Engine | ProcessEngine | None = None,
+        progress: ProgressService | None = None,
+        publishers: Sequence[Publisher] | None = None,
+        draft: Draft = DRAFT,
+    ) -> LocalBackend:
+        """Open a backend that runs tasks, and take over those that wait.
+
+        The parts are never shared with another backend of this process.
+
+        Args:
+            config: The settings.
+            engine: Makes the pictures in this process, instead of SDXL; for tests.
+            progress: Notifies watchers; None makes a service that is closed with the
+                backend.
+            publishers: Publish what is approved; None takes those of
+                ``nbgen.review.installed``.
+            draft: Draws the ids, seeds and times of new tasks.
+
+        Raises:
+            CheckpointNotFound: There is no such checkpoint.
+            DataFolderUnusable: The folder or the database cannot be read or written.
+            InvalidRequest: A setting is not allowed.
+            PublishFailed: An installed publisher cannot be loaded.
+        """
+        if engine is None:
+            find_checkpoint(config.checkpoint)
+        with ExitStack() as opening:
+            library = open_library(config, progress, publishers, opening)
+            runner = open_runner(config, engine, library, draft, opening)
+            backend = cls(library, runner, opening.pop_all())
+        try:
+            runner.scheduler.start()
+        except BaseException:
+            backend.close(finish=False)
+            raise
+        return backend
+
+    @classmethod
+    def open_library(
+        cls, config: StudioConfig, *, publishers: Sequence[Publisher] | None = None
+    ) -> LocalBackend:
+        """Open a backend that finds, decides and clears up, without queue or model.
+
+        Its methods that run tasks raise ``RunsNoTasks``.
+
+        Args:
+            config: The settings; those of the model and the queue have no effect.
+            publishers: Publish what is approved; None takes those of
+                ``nbgen.review.installed``.
+
+        Raises:
+            DataFolderUnusable: The folder or the database cannot be read or written.
+            InvalidRequest: A setting is not allowed.
+            PublishFailed: An installed publisher cannot be loaded.
+        """
+        with ExitStack() as opening:
+            library = open_library(config, None, publishers, opening)
+            return cls(library, None, opening.pop_all())
+
+    # Running.
+
+    def submit(
+        self, request: GenerationRequest, *, task_id: str | None, priority: int
+    ) -> TaskRecord:
+        """See ``nbgen.backend.Running``."""
+        submitter = self._running.submitter
+        return submitter.submit(request, task_id=task_id, priority=priority)
+
+    def submit_batch(
+        self, batch_id: str, rows: Mapping[str, GenerationRequest], *, priority: int
+    ) -> None:
+        """See ``nbgen.backend.Running``."""
+        self._running.submitter.submit_batch(batch_id, rows, priority=priority)
+
+    def retry(self, task_ids: Sequence[str]) -> list[TaskRecord]:
+        """See ``nbgen.backend.Running``."""
+        return self._running.submitter.retry(task_ids)
+
+    def retry_rows(self, batch_id: str, rows: Collection[str]) -> None:
+        """See ``nbgen.backend.Running``."""
+        self._running.submitter.retry_rows(batch_id, rows)
+
+    def cancel(self, task_ids: Sequence[str]) -> None:
+        """See ``nbgen.backend.Running``."""
+        self._running.scheduler.cancel(task_ids)
+
+    def ended(self, task_id: str) -> Future[TaskEnd]:
+        """See ``nbgen.backend.Running``."""
+        if self.runner is not None:
+            return self._running.scheduler.ended(task_id)
+        end: Future[TaskEnd] = Future()
+        end.set_result(self._archive.get_tasks([task_id])[0].end)
+        return end
+
+    def waiting(self) -> list[str]:
+        """See ``nbgen.backend.Running``."""
+        return self._running.scheduler.waiting()
+
+    def prioritise(self, task_id: str, priority: int) -> None:
+        """See ``nbgen.backend.Running``."""
+        self._running.scheduler.prioritise(task_id, priority)
+
+    def pause(self) -> None:
+        """See ``nbgen.backend.Running``."""
+        self._running.scheduler.pause()
+
+    def resume(self) -> None:
+        """See ``nbgen.backend.Running``."""
+        self._running.scheduler.resume()
+
+    # Watching.
+
+    def get_progress(self, task_id: str) -> GenerationProgress:
+        """See ``nbgen.backend.Watching``."""
+        return self._watching.get_progress(task_id)
+
+    def watch(self, task_id: str, callback: ProgressCallback) -> StopWatching:
+        """See ``nbgen.backend.Watching``."""
+        return self._watching.watch(task_id, callback)
+
+    def watch_previews(self, task_id: str, callback: PreviewCallback) -> StopWatching:
+        """See ``nbgen.backend.Watching``."""
+        return self._watching.watch_previews(task_id, callback)
+
+    # Finding.
+
+    def list_tasks(self, query: TaskQuery) -> TaskPage:
+        """See ``nbgen.backend.Finding``."""
+        return self._archive.list_tasks(query)
+
+    def get_tasks(self, task_ids: Sequence[str]) -> list[TaskRecord]:
+        """See ``nbgen.backend.Finding``."""
+        return self._archive.get_tasks(task_ids)
+
+    def batch_rows(self, batch_id: str) -> list[BatchRow]:
+        """See ``nbgen.backend.Finding``."""
+        return self._archive.batch_rows(batch_id)
+
+    # Pictures.
+
+    def keep_picture(self, field: str, picture: str | bytes) -> str:
+        """See ``nbgen.backend.Pictures``."""
+        return self._archive.keep_picture(field, picture)
+
+    def read_picture(self, name: str) -> bytes:
+        """See ``nbgen.backend.Pictures``."""
+        return self._archive.read_picture(name)
+
+    def picture_path(self, name: str) -> Path | None:
+        """See ``nbgen.backend.Pictures``."""
+        return self._archive.picture_path(name)
+
+    def collect_garbage(self, *, dry_run: bool = True) -> list[str]:
+        """See ``nbgen.backend.Pictures``."""
+        return self._archive.collect_garbage(dry_run=dry_run)
+
+    # Deciding.
+
+    def decide(
+        self, requests: Sequence[DecisionRequest]
+    ) -> list[Decision | NbgenError]:
+        """See ``nbgen.backend.Deciding``."""
+        return self._reviews.decide(requests)
+
+    def request_changes(
+        self, request: DecisionRequest, *, prompt: str | None
+    ) -> TaskRecord | None:
+        """See ``nbgen.backend.Deciding``."""
+        return self._running.submitter.request_changes(request, prompt=prompt)
+
+    def undo(
+        self, task_id: str, *, reviewer_id: str, expect_version: int | None = None
+    ) -> Decision:
+        """See ``nbgen.backend.Deciding``."""
+        return self._reviews.undo(
+            task_id, reviewer_id=reviewer_id, expect_version=expect_version
+        )
+
+    def decisions(self, task_id: str | None = None) -> list[Decision]:
+        """See ``nbgen.backend.Deciding``."""
+        return self._reviews.decisions(task_id)
+
+    def review(self, task_id: str) -> Review:
+        """See ``nbgen.backend.Deciding``."""
+        return self._reviews.review(task_id)
+
+    def decided(self, decision: Decision, *, wait_s: float = 0.0) -> Decided:
+        """See ``nbgen.backend.Deciding``."""
+        return self._reviews.decided(decision, wait_s=wait_s)
+
+    def put_content(
+        self,
+        task_id: str,
+        metadata: Mapping[str, Any] | str,
+        *,
+        featured_image_url: str | None = None,
+    ) -> ContentTask:
+        """See ``nbgen.backend.Deciding``."""
+        return self._reviews.put_content(
+            task_id, metadata, featured_image_url=featured_image_url
+        )
+
+    def get_content(self, task_id: str) -> ContentTask:
+        """See ``nbgen.backend.Deciding``."""
+        return self._reviews.get_content(task_id)
+
+    def publications(
+        self, task_id: str, *, wait_s: float = 0.0
+    ) -> list[PublicationRecord]:
+        """See ``nbgen.backend.Deciding``."""
+        return self._reviews.publications(task_id, wait_s=wait_s)
+
+    def close(self, *, finish: bool = False) -> None:
+        """Cancel what runs and close all parts; see ``nbgen.backend.Backend``.
+
+        It waits for the running step, and for a publication under way. In a fork of the
+        process that opened the backend it does nothing: the backend is not the fork's.
+
+        Raises:
+            KeyboardInterrupt: It came while this waited. It is raised once the backend
+                is closed; a second one is raised at once and leaves the backend to be
+                closed again.
+        """
+        if os.getpid() != self._process_id:
+            return
+        scheduler = None if self.runner is None else self.runner.scheduler
+        try:
+            if scheduler is not None:
+                scheduler.close(finish=finish)
+        finally:
+            # Never beneath a task that runs: its end has to be stored and told.
+            if scheduler is None or scheduler.has_ended:
+                self._closed = True
+                with self._tearing_down:
+                    self._closing.close()
+                atexit.unregister(self.close)
+
+    # Each call takes its part here, so that all calls refuse alike once all is closed.
+
+    @property
+    def _archive(self) -> Archive:
+        self._check_open()
+        return self.library.archive
+
+    @property
+    def _reviews(self) -> Reviews:
+        self._check_open()
+        return self.library.reviews
+
+    @property
+    def _watching(self) -> Watching:
+        self._check_open()
+        return self.library.watching
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise StudioClosed
+
+    @property
+    def _running(self) -> Runner:
+        self._check_open()
+        if self.runner is None:
+            raise RunsNoTasks
+        return self.runner

@@ -1,0 +1,135 @@
+"""The settings of a local backend. Frozen values, for any thread."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, TypedDict
+
+import msgspec
+
+from nbgen.errors import InvalidRequest
+from nbgen.generation.memory_plan import MemoryPlan
+from nbgen.settings import (
+    default_data_dir,
+    default_database,
+    default_images,
+    default_quorum,
+)
+
+Worker = Literal["process", "thread"]
+
+
+class StudioConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """The settings of a local backend.
+
+    Example::
+
+        backend = LocalBackend.open(StudioConfig(data_dir=folder, checkpoint="tiny"))
+
+    Attributes:
+        data_dir: Where tasks, decisions and pictures are kept; by default
+            ``NBGEN_DATA_DIR`` or the user's data folder.
+        checkpoint: ``"auto"``: SDXL if its weights and a GPU are there, else
+            ``"tiny"``, the small model that comes with nbgen. Or ``"sdxl"``, a
+            folder in diffusers' layout, a ``.safetensors`` file or a model's id on the
+            hub; see ``nbgen.generation.checkpoints.find_checkpoint``.
+        loras: Paths of LoRA files (``.safetensors``) and their weights.
+        memory_plan: How the model is put into memory; None decides from what is free.
+        worker: ``"process"``: the pictures are made in a process of their own, which
+            starts and loads the model now, in the background; this one never
+            imports torch, and outlives a crash or a lack of memory there.
+            ``"thread"``: in this process, from the first task on; for debugging, and
+            where no process can be started.
+        release_after: Seconds without work after which the model's memory is given
+            back until the next task; None keeps it.
+        queue_limit: How many tasks may wait.
+        take_over: Whether tasks run here that waited in a studio that is gone: one
+            that was closed, or whose process died. What ran in one that died ends as
+            ``lost``.
+        rerun_lost: Whether, instead, what ran in one that died runs again.
+        database: The URL of a database that takes the place of the SQLite file in the
+            data folder, such as ``postgresql+psycopg://…``; by default
+            ``NBGEN_DATABASE``.
+        images: Where pictures are kept, if not in the data folder: another folder or
+            a URL such as ``s3://bucket/folder``; by default ``NBGEN_IMAGES``.
+        quorum: Whose approvals a task needs: ``"any"`` for one of anybody, ``"2"`` for
+            so many of anybody, ``"all:ada,bob"`` for those of all the named,
+            ``"2:ada,bob,eve"`` for so many of them; by default ``NBGEN_QUORUM``. Any
+            rejection rejects.
+
+    Raises:
+        InvalidRequest: The worker is neither a process nor a thread.
+    """
+
+    data_dir: str | Path | None = None
+    checkpoint: str | Path = "auto"
+    loras: Mapping[str | Path, float] | None = None
+    memory_plan: MemoryPlan | None = None
+    worker: Worker = "process"
+    release_after: float | None = 900.0
+    queue_limit: int = 10_000
+    take_over: bool = True
+    rerun_lost: bool = False
+    database: str | None = None
+    images: str | Path | None = None
+    quorum: str | None = None
+
+    def __post_init__(self) -> None:
+        worker: object = self.worker
+        if worker not in ("process", "thread"):
+            raise InvalidRequest("worker", worker, "'process' or 'thread'")
+
+    @property
+    def folder(self) -> Path:
+        """The data folder."""
+        return default_data_dir() if self.data_dir is None else Path(self.data_dir)
+
+    @property
+    def database_url(self) -> str | None:
+        """The URL of the database; None for the SQLite file in the data folder."""
+        return self.database or default_database()
+
+    @property
+    def picture_place(self) -> str | Path:
+        """The folder or the URL that keeps the pictures."""
+        return self.images or default_images() or self.folder / "images"
+
+    @property
+    def approvals_needed(self) -> str:
+        """The quorum, as ``nbgen.review.quorum.read_quorum`` reads it."""
+        return default_quorum() if self.quorum is None else self.quorum
+
+
+class StudioSettings(TypedDict, total=False):
+    """The fields of ``StudioConfig`` that ``Studio`` takes as further keywords."""
+
+    loras: Mapping[str | Path, float] | None
+    memory_plan: MemoryPlan | None
+    worker: Worker
+    release_after: float | None
+    queue_limit: int
+    take_over: bool
+    rerun_lost: bool
+    database: str | None
+    images: str | Path | None
+    quorum: str | None
+
+
+def config_of(
+    data_dir: str | Path | None, checkpoint: str | Path, settings: Mapping[str, Any]
+) -> StudioConfig:
+    """Return the settings as one value.
+
+    Raises:
+        InvalidRequest: There is no setting of a name, or a value is not allowed.
+    """
+    known = StudioConfig.__struct_fields__
+    for name in settings:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, 1)
+            near = f"such as {close[0]!r}" if close else f"one of {', '.join(known)}"
+            allowed = f"that of a setting, {near}"
+            raise InvalidRequest("the name of a setting", name, allowed)
+    return StudioConfig(data_dir=data_dir, checkpoint=checkpoint, **settings)

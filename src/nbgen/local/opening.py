@@ -1,0 +1,168 @@
+"""Opens the parts of a local backend and wires them, in the order of their closing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from functools import partial
+from typing import NamedTuple
+
+from nbgen.generation.engine import Engine, EngineRunner
+from nbgen.generation.process import ProcessEngine, load_sdxl
+from nbgen.generation.thread import ThreadEngine
+from nbgen.images import Images, open_images
+from nbgen.local.archive import Archive
+from nbgen.local.config import StudioConfig
+from nbgen.local.endings import Endings
+from nbgen.local.finisher import Finisher
+from nbgen.local.job_queue import JobQueue
+from nbgen.local.lane import Lane
+from nbgen.local.outbox import Outbox
+from nbgen.local.reviews import Reviews
+from nbgen.local.runner_lock import RunnerLock
+from nbgen.local.scheduler import Scheduler
+from nbgen.local.submitter import Submitter
+from nbgen.local.timings import Timings
+from nbgen.local.watching import Watching
+from nbgen.progress import ProgressService
+from nbgen.review.installed import load_publishers
+from nbgen.review.publishers import Publisher
+from nbgen.review.quorum import read_quorum
+from nbgen.schema import Draft, utc_now
+from nbgen.store import Store
+
+
+class Library(NamedTuple):
+    """The open parts of a backend that finds, watches and decides."""
+
+    store: Store
+    turn: RunnerLock
+    images: Images
+    progress: ProgressService
+    archive: Archive
+    reviews: Reviews
+    watching: Watching
+
+
+class Runner(NamedTuple):
+    """The open parts of a backend that run tasks."""
+
+    submitter: Submitter
+    scheduler: Scheduler
+    queue: JobQueue
+    lane: Lane
+
+
+def open_library(
+    config: StudioConfig,
+    progress: ProgressService | None,
+    publishers: Sequence[Publisher] | None,
+    opening: ExitStack,
+) -> Library:
+    """Open the store, the pictures and what works on them.
+
+    Args:
+        config: The settings.
+        progress: Notifies watchers; None makes a service that is closed with the rest.
+        publishers: Publish what is approved; None takes the installed ones.
+        opening: Gets a callback that closes each part.
+
+    Raises:
+        DataFolderUnusable: The folder or the database cannot be read or written.
+        InvalidRequest: A setting is not allowed.
+        PublishFailed: An installed publisher cannot be loaded.
+    """
+    quorum = read_quorum(config.approvals_needed)
+    publishers = load_publishers() if publishers is None else publishers
+    store = Store(config.folder, config.database_url)
+    turn = RunnerLock(store.lock_folder)
+    # The turn is released last, so that the next runner finds our tasks to take over.
+    opening.callback(turn.release)
+    opening.callback(store.close)
+    images = open_images(config.picture_place, owner=store.identity)
+    if progress is None:
+        progress = ProgressService()
+        opening.callback(progress.close)
+    watching = Watching(store.tasks, progress)
+    opening.callback(watching.close)
+    outbox = Outbox(store, images, publishers)
+    opening.callback(outbox.close)
+    archive = Archive(store, images, quorum)
+    reviews = Reviews(store.decisions, images, outbox, quorum, utc_now)
+    return Library(store, turn, images, progress, archive, reviews, watching)
+
+
+def open_runner(
+    config: StudioConfig,
+    engine: Engine | ProcessEngine | None,
+    library: Library,
+    draft: Draft,
+    opening: ExitStack,
+) -> Runner:
+    """Open the queue, the engine and what submits to them.
+
+    Args:
+        config: The settings.
+        engine: Makes the pictures in this process; None makes one of the checkpoint.
+        library: What finds, watches and decides.
+        draft: Draws the ids, seeds and times of new tasks.
+        opening: Gets a callback that closes each part.
+    """
+    store, progress = library.store, library.progress
+    endings = Endings(store.tasks, progress)
+    lane = Lane(
+        _runner_maker(config, engine),
+        store.tasks,
+        library.images,
+        progress,
+        timings=Timings(config.folder / "timings.json", str(config.checkpoint)),
+        endings=endings,
+        finisher=Finisher(library.images, endings),
+    )
+    opening.callback(lane.close)
+    if config.worker == "process":
+        # Ahead of need; a thread would load while the caller goes on in Python.
+        lane.prepare()
+    queue = JobQueue(
+        lane.run,
+        # The model of another process that has something to run may need the memory.
+        on_idle=lane.release,
+        idle_s=config.release_after,
+        limit=config.queue_limit,
+    )
+    scheduler = Scheduler(
+        store,
+        progress,
+        queue,
+        endings,
+        library.turn,
+        take_over=config.take_over,
+        rerun_lost=config.rerun_lost,
+    )
+    submitter = Submitter(
+        store.tasks, library.archive, library.reviews, scheduler, draft
+    )
+    return Runner(submitter, scheduler, queue, lane)
+
+
+def _runner_maker(
+    config: StudioConfig, engine: Engine | ProcessEngine | None
+) -> Callable[[], EngineRunner]:
+    def make_runner() -> EngineRunner:
+        if isinstance(engine, ProcessEngine):
+            return engine
+        if engine is not None:
+            return ThreadEngine(lambda: engine)
+        load = partial(
+            load_sdxl,
+            config.checkpoint,
+            loras=config.loras,
+            memory_plan=config.memory_plan,
+        )
+        if config.worker == "thread":
+            return ThreadEngine(load)
+        process = ProcessEngine(load)
+        process.start()
+        return process
+
+    return make_runner

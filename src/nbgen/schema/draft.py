@@ -1,0 +1,141 @@
+"""Makes new tasks: their ids, seeds and times, and the tasks of a batch.
+
+Pure functions but for chance and the clock, which ``Draft`` holds; any thread may call
+them.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import secrets
+import uuid
+from collections.abc import Callable, Collection, Mapping
+from typing import NamedTuple
+
+import msgspec
+
+from nbgen.errors import TaskConflict
+from nbgen.schema.checks import MAX_SEED
+from nbgen.schema.request import GenerationRequest
+from nbgen.schema.task import BatchRow, Status, TaskRecord
+
+
+def utc_now() -> dt.datetime:
+    """Return the present time in UTC."""
+    return dt.datetime.now(dt.UTC)
+
+
+def new_id() -> str:
+    """Return an id of 16 hexadecimal digits that no task has."""
+    return uuid.uuid4().hex[:16]
+
+
+class Draft(NamedTuple):
+    """Draws what a new task needs; tests replace the parts that chance decides.
+
+    Attributes:
+        new_id: Returns an id that no task has.
+        draw_below: Returns a random number from 0 up to, not including, its argument.
+        now: Returns the present time in UTC.
+    """
+
+    new_id: Callable[[], str] = new_id
+    draw_below: Callable[[int], int] = secrets.randbelow
+    now: Callable[[], dt.datetime] = utc_now
+
+
+DRAFT = Draft()
+"""Draws by chance and by the clock, as everywhere but in tests."""
+
+
+def new_record(
+    task_id: str,
+    request: GenerationRequest,
+    parent_id: str | None = None,
+    *,
+    priority: int = 0,
+    draft: Draft = DRAFT,
+) -> TaskRecord:
+    """Return a task that waits, with a drawn seed if the request names none."""
+    seed = request.seed
+    if seed is None:
+        # So that the last picture of a batch has a seed that may be asked for, too.
+        seed = draft.draw_below(MAX_SEED - request.num_images)
+    return TaskRecord(
+        id=task_id,
+        parent_id=parent_id,
+        request=request,
+        seed=seed,
+        priority=priority,
+        status=Status.PENDING,
+        created_at=draft.now(),
+    )
+
+
+def new_child(
+    parent: TaskRecord,
+    request: GenerationRequest | None = None,
+    *,
+    priority: int | None = None,
+    draft: Draft = DRAFT,
+) -> TaskRecord:
+    """Return a task that waits and takes the place of another, in its batch too.
+
+    Args:
+        parent: The other task.
+        request: What to make; None for the same.
+        priority: Its priority; None for the same.
+        draft: Draws its id, seed and time.
+    """
+    child = new_record(
+        draft.new_id(),
+        parent.request if request is None else request,
+        parent.id,
+        priority=parent.priority if priority is None else priority,
+        draft=draft,
+    )
+    return in_batch(child, parent.batch_id, parent.batch_row)
+
+
+def in_batch(
+    record: TaskRecord, batch_id: str | None, batch_row: str | None
+) -> TaskRecord:
+    """Return the task as one for that row of a batch; None for no batch."""
+    return msgspec.structs.replace(record, batch_id=batch_id, batch_row=batch_row)
+
+
+def plan_batch(
+    batch_id: str,
+    requests: Mapping[str, GenerationRequest],
+    rows: Collection[BatchRow],
+    known: Mapping[str, TaskRecord],
+    *,
+    priority: int,
+    draft: Draft = DRAFT,
+) -> list[TaskRecord]:
+    """Return the tasks to queue, so that each row of a batch gets its pictures.
+
+    Args:
+        batch_id: The batch.
+        requests: The requests by the names of their rows.
+        rows: The rows of the batch that exist.
+        known: Tasks by their ids: at least the first and the newest of each row.
+        priority: The priority of the new tasks.
+        draft: Draws their ids, seeds and times.
+
+    Raises:
+        TaskConflict: A row exists with another request.
+    """
+    standing = {row.name: row for row in rows}
+    planned = []
+    for name, request in requests.items():
+        row, first_id = standing.get(name), f"{batch_id}:{name}"
+        if row is None:
+            record = new_record(first_id, request, priority=priority, draft=draft)
+            planned.append(in_batch(record, batch_id, name))
+        elif known[first_id].request != request:
+            raise TaskConflict(first_id)
+        elif row.is_missing:
+            last = known[row.task_id]
+            planned.append(new_child(last, priority=priority, draft=draft))
+    return planned

@@ -1,0 +1,390 @@
+"""A backend in memory, for tests of code that uses nbgen.
+
+It keeps no files, opens no database and starts no process. The rules are those of
+``nbgen.schema`` and ``nbgen.review``, so it answers as ``LocalBackend`` does.
+
+Thread-safety: every method of ``MemoryBackend`` may be called from any thread. All its
+state belongs to the lock of its queue, whose thread ``nbgen-memory`` runs the tasks.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Callable, Collection, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from nbgen.backend import PreviewCallback, ProgressCallback, StopWatching
+from nbgen.errors import (
+    InvalidRequest,
+    NbgenError,
+    StudioClosed,
+    TaskConflict,
+    TaskNotEnded,
+    TaskNotWaiting,
+    UnknownBatch,
+    UnknownTask,
+)
+from nbgen.generation.engine import Engine
+from nbgen.review.answers import decided
+from nbgen.review.changes import changed_request, check_same_changes
+from nbgen.review.content import read_metadata
+from nbgen.review.publishers import Publisher
+from nbgen.review.quorum import read_quorum
+from nbgen.review.rules import fold
+from nbgen.schema import (
+    BatchRow,
+    ContentTask,
+    Decided,
+    Decision,
+    DecisionRequest,
+    GenerationProgress,
+    GenerationRequest,
+    PublicationRecord,
+    Review,
+    Status,
+    TaskEnd,
+    TaskPage,
+    TaskQuery,
+    TaskRecord,
+    new_child,
+    new_id,
+    new_record,
+    plan_batch,
+    progress_of_record,
+)
+from nbgen.schema.checks import (
+    check_batch_name,
+    check_featured_url,
+    check_priority,
+    check_reviewer_id,
+    check_task_id,
+    check_version,
+)
+from nbgen.testing.engine import PatternEngine
+from nbgen.testing.memory_finding import page_of, rows_of
+from nbgen.testing.memory_pictures import MemoryPictures
+from nbgen.testing.memory_queue import MemoryQueue
+from nbgen.testing.memory_reviews import MemoryReviews
+
+
+def _utc_now() -> dt.datetime:
+    return dt.datetime.now(dt.UTC)
+
+
+class MemoryBackend:
+    """A ``Backend`` that keeps all in memory, for tests; ``Backend`` has the semantics.
+
+    An approval is published before the call that decides returns: each publisher is
+    called once, on the caller's thread and without an image file. A publication that
+    fails stays pending and is tried again after the next decision.
+
+    Example::
+
+        backend = MemoryBackend(PatternEngine())
+        record = backend.submit(request, task_id=None, priority=0)
+        assert backend.ended(record.id).result(10).outcome is Outcome.SUCCEEDED
+        backend.close(finish=False)
+
+    Args:
+        engine: Makes the pictures; None draws patterns.
+        queue_limit: How many tasks may wait.
+        quorum: The approvals that a task needs; see ``Studio``.
+        publishers: Publish what is approved.
+        now: Returns the present time in UTC, from which the age of pictures is told.
+
+    Raises:
+        InvalidRequest: The quorum is none.
+    """
+
+    def __init__(
+        self,
+        engine: Engine | None = None,
+        *,
+        queue_limit: int = 10_000,
+        quorum: str = "any",
+        publishers: Sequence[Publisher] = (),
+        now: Callable[[], dt.datetime] = _utc_now,
+    ) -> None:
+        self._quorum = read_quorum(quorum)
+        self._pictures = MemoryPictures(now)
+        self._queue = MemoryQueue(
+            engine or PatternEngine(), self._pictures, queue_limit
+        )
+        self._tasks = self._queue.tasks
+        self._open = self._queue.opened
+        self._reviews = MemoryReviews(
+            self._tasks, self._pictures.has, self._quorum, publishers, now
+        )
+
+    def submit(
+        self, request: GenerationRequest, *, task_id: str | None, priority: int
+    ) -> TaskRecord:
+        """Queue a task; see ``Running.submit``."""
+        task_id = new_id() if task_id is None else check_task_id(task_id)
+        check_priority(priority)
+        with self._open():
+            self._keep_pictures(request)
+            standing = self._tasks.get(task_id)
+            if standing is None:
+                self._queue.add([new_record(task_id, request, priority=priority)])
+            elif standing.request != request:
+                raise TaskConflict(task_id)
+            return self._record(task_id)
+
+    def submit_batch(
+        self, batch_id: str, rows: Mapping[str, GenerationRequest], *, priority: int
+    ) -> None:
+        """Queue what is missing of a batch; see ``Running.submit_batch``."""
+        check_batch_name("batch_id", batch_id)
+        check_priority(priority)
+        with self._open():
+            for name, request in rows.items():
+                check_batch_name("row", name)
+                self._keep_pictures(request)
+            present = rows_of(self._tasks.values(), batch_id)
+            self._queue.add(
+                plan_batch(batch_id, rows, present, self._tasks, priority=priority)
+            )
+
+    def retry(self, task_ids: Sequence[str]) -> list[TaskRecord]:
+        """Queue ended tasks again; see ``Running.retry``."""
+        with self._open():
+            olds = [self._record(task_id) for task_id in task_ids]
+            for old in olds:
+                if not old.status.ended:
+                    raise TaskNotEnded(old.id)
+            children = [new_child(old) for old in olds]
+            self._queue.add(children)
+            return children
+
+    def retry_rows(self, batch_id: str, rows: Collection[str]) -> None:
+        """Queue missing rows again; see ``Running.retry_rows``."""
+        with self._open():
+            present = rows_of(self._tasks.values(), batch_id)
+            missing = [row for row in present if row.name in rows and row.is_missing]
+            self._queue.add([new_child(self._tasks[row.task_id]) for row in missing])
+
+    def cancel(self, task_ids: Sequence[str]) -> None:
+        """Ask tasks to end; see ``Running.cancel``."""
+        with self._open():
+            for task_id in task_ids:
+                self._record(task_id)
+            unended = [i for i in dict.fromkeys(task_ids) if i in self._queue.unended]
+            ends = self._queue.cancel(unended)
+        self._queue.resolve(ends)
+
+    def ended(self, task_id: str) -> Future[TaskEnd]:
+        """Return a future of the end; see ``Running.ended``."""
+        with self._open():
+            record = self._record(task_id)
+            if task_id in self._queue.unended:
+                return self._queue.unended[task_id].future
+        future: Future[TaskEnd] = Future()
+        future.set_result(record.end)
+        return future
+
+    def waiting(self) -> list[str]:
+        """Return the ids of the waiting tasks; see ``Running.waiting``."""
+        with self._open():
+            return self._queue.waiting()
+
+    def prioritise(self, task_id: str, priority: int) -> None:
+        """Change the priority of a waiting task; see ``Running.prioritise``."""
+        check_priority(priority)
+        with self._open():
+            record = self._record(task_id)
+            if record.status is not Status.PENDING:
+                raise TaskNotWaiting(task_id)
+            self._queue.change(task_id, priority=priority)
+
+    def pause(self) -> None:
+        """Start no further task; see ``Running.pause``."""
+        with self._open():
+            self._queue.pause(paused=True)
+
+    def resume(self) -> None:
+        """Start tasks again; see ``Running.resume``."""
+        with self._open():
+            self._queue.pause(paused=False)
+
+    def get_progress(self, task_id: str) -> GenerationProgress:
+        """Return the present state of a task; see ``Watching.get_progress``."""
+        with self._open():
+            record = self._record(task_id)
+            present = self._queue.progress.get_progress(task_id)
+            return present or progress_of_record(record)
+
+    def watch(self, task_id: str, callback: ProgressCallback) -> StopWatching:
+        """Call back with each state of a task; see ``Watching.watch``."""
+        with self._open():
+            record = self._tasks.get(task_id)
+            if record is None or self._queue.progress.get_progress(task_id) is not None:
+                return self._queue.progress.register_callback(task_id, callback)
+        callback(progress_of_record(record))
+        return lambda: None
+
+    def watch_previews(self, task_id: str, callback: PreviewCallback) -> StopWatching:
+        """Call back with previews; see ``Watching.watch_previews``."""
+        with self._open():
+            return self._queue.progress.previews.register(task_id, callback)
+
+    def list_tasks(self, query: TaskQuery) -> TaskPage:
+        """Return a page of tasks; see ``Finding.list_tasks``."""
+        with self._open():
+            page = page_of(self._tasks.values(), query)
+            records = map(self._reviews.reviewed_task, page)
+            return TaskPage(records, page.next_cursor)
+
+    def get_tasks(self, task_ids: Sequence[str]) -> list[TaskRecord]:
+        """Return tasks in the order of the ids; see ``Finding.get_tasks``."""
+        with self._open():
+            return [self._record(task_id) for task_id in task_ids]
+
+    def batch_rows(self, batch_id: str) -> list[BatchRow]:
+        """Return the rows of a batch; see ``Finding.batch_rows``."""
+        check_batch_name("batch_id", batch_id)
+        with self._open():
+            rows = rows_of(self._tasks.values(), batch_id)
+        if not rows:
+            raise UnknownBatch(batch_id)
+        return rows
+
+    def keep_picture(self, field: str, picture: str | bytes) -> str:
+        """Return the name of a picture to refer to; see ``Pictures.keep_picture``."""
+        with self._open():
+            return self._pictures.keep(field, picture)
+
+    def read_picture(self, name: str) -> bytes:
+        """Return the bytes of a picture file; see ``Pictures.read_picture``."""
+        with self._open():
+            return self._pictures.read(name)
+
+    def picture_path(self, name: str) -> Path | None:  # noqa: ARG002
+        """Return None: no picture is on a disk."""
+        with self._open():
+            return None
+
+    def collect_garbage(self, *, dry_run: bool = True) -> list[str]:
+        """Remove unreferenced pictures; see ``Pictures.collect_garbage``."""
+        with self._open():
+            reviews = self._reviews
+            referring = [*self._tasks.values(), *reviews.log, *reviews.content.values()]
+            return self._pictures.collect_garbage(referring, dry_run=dry_run)
+
+    def decide(
+        self, requests: Sequence[DecisionRequest]
+    ) -> list[Decision | NbgenError]:
+        """Take decisions and publish approvals; see ``Deciding.decide``."""
+        with self._open():
+            answers = self._reviews.decide(requests)
+        self._publish()
+        return answers
+
+    def request_changes(
+        self, request: DecisionRequest, *, prompt: str | None
+    ) -> TaskRecord | None:
+        """Send a task back and queue its child; see ``Deciding.request_changes``."""
+        if request.feedback is None:
+            raise InvalidRequest("feedback", request.feedback, "what should change")
+        with self._open():
+            parent = self._tasks.get(request.task_id)
+            child = None
+            if parent is not None:
+                child = new_child(parent, changed_request(parent, prompt))
+                self._queue.check_room(1)
+            [answer] = self._reviews.decide([request], child)
+            if isinstance(answer, NbgenError):
+                raise answer
+            if child is not None and answer.child_id == child.id:
+                self._queue.add([child])
+            if answer.child_id is None:
+                return None
+            standing = self._record(answer.child_id)
+            if prompt is not None and child is not None:
+                check_same_changes(standing, child.request)
+            return standing
+
+    def undo(
+        self, task_id: str, *, reviewer_id: str, expect_version: int | None = None
+    ) -> Decision:
+        """Take a decision back; see ``Deciding.undo``."""
+        check_task_id(task_id)
+        reviewer_id = check_reviewer_id(reviewer_id)
+        expected = check_version(expect_version)
+        with self._open():
+            decision = self._reviews.undo(task_id, reviewer_id, expected)
+        self._publish()
+        return decision
+
+    def decisions(self, task_id: str | None = None) -> list[Decision]:
+        """Return the log of decisions; see ``Deciding.decisions``."""
+        with self._open():
+            log = self._reviews.log
+            return [entry for entry in log if task_id in (None, entry.task_id)]
+
+    def review(self, task_id: str) -> Review:
+        """Return what the decisions come to; see ``Deciding.review``."""
+        with self._open():
+            return fold(self._reviews.known_subject(task_id).log, self._quorum)
+
+    def decided(self, decision: Decision, *, wait_s: float = 0.0) -> Decided:  # noqa: ARG002
+        """Return what came of a decision; see ``Deciding.decided``."""
+        with self._open():
+            subject = self._reviews.known_subject(decision.task_id)
+            publications = self._reviews.publications_of(decision.task_id)
+            return decided(decision, subject, publications, self._quorum)
+
+    def put_content(
+        self,
+        task_id: str,
+        metadata: Mapping[str, Any] | str,
+        *,
+        featured_image_url: str | None = None,
+    ) -> ContentTask:
+        """Register a task made elsewhere; see ``Deciding.put_content``."""
+        values = read_metadata(metadata)
+        url = check_featured_url(featured_image_url)
+        with self._open():
+            self._reviews.put_content(check_task_id(task_id), values, url)
+            return self._reviews.reviewed_content(task_id)
+
+    def get_content(self, task_id: str) -> ContentTask:
+        """Return a task made elsewhere; see ``Deciding.get_content``."""
+        with self._open():
+            return self._reviews.reviewed_content(task_id)
+
+    def publications(
+        self,
+        task_id: str,
+        *,
+        wait_s: float = 0.0,  # noqa: ARG002
+    ) -> list[PublicationRecord]:
+        """Return the publications of a task; see ``Deciding.publications``."""
+        with self._open():
+            return self._reviews.publications_of(task_id)
+
+    def close(self, *, finish: bool = False) -> None:
+        """Cancel what runs and end the thread; see ``Backend.close``."""
+        self._queue.close(finish=finish)
+
+    def _record(self, task_id: str) -> TaskRecord:
+        if task_id not in self._tasks:
+            raise UnknownTask(task_id)
+        return self._reviews.reviewed_task(self._tasks[task_id])
+
+    def _keep_pictures(self, request: GenerationRequest) -> None:
+        for field, name in (("image", request.image), ("mask", request.mask)):
+            if name is not None:
+                self._pictures.keep(field, name)
+
+    def _publish(self) -> None:
+        with suppress(StudioClosed):  # what was decided is decided all the same
+            with self._open():
+                attempts = self._reviews.attempts()
+            for attempt in attempts:
+                tried = attempt()
+                with self._open():
+                    self._reviews.settle(tried)

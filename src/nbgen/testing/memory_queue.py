@@ -1,0 +1,212 @@
+"""The tasks of a ``MemoryBackend`` and the thread that runs them.
+
+Thread-safety: all state belongs to the lock that ``MemoryQueue.opened`` holds. The
+thread ``nbgen-memory`` runs the tasks and holds no lock meanwhile.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager
+
+import msgspec
+
+from nbgen.errors import QueueFull, StudioClosed, TaskConflict
+from nbgen.generation.engine import CancelToken, Engine
+from nbgen.progress import ProgressService
+from nbgen.schema import Outcome, Status, TaskEnd, TaskRecord
+from nbgen.testing.memory_pictures import MemoryPictures
+from nbgen.testing.memory_run import NEVER_RAN, run_task
+from nbgen.threads import start_thread
+
+
+class Unended:
+    """What a task has until it ends: its future, and the token that cancels it."""
+
+    def __init__(self) -> None:
+        self.cancel = CancelToken()
+        self.future: Future[TaskEnd] = Future()
+        # From here on, nobody who waits for the future can cancel it.
+        self.future.set_running_or_notify_cancel()
+
+
+class MemoryQueue:
+    """Keeps tasks and runs them one at a time, by priority, then in their order.
+
+    Example::
+
+        queue = MemoryQueue(PatternEngine(), MemoryPictures(utc_now), 10)
+        with queue.opened():
+            queue.add([new_record("a", request)])
+            future = queue.unended["a"].future
+        future.result(10)
+
+    Args:
+        engine: Makes the pictures; closed by ``close``.
+        pictures: Where they are kept.
+        limit: How many tasks may wait.
+
+    Attributes:
+        tasks: All tasks by their ids, in the order in which they were added.
+        unended: What those have that have not ended.
+        progress: Tells the watchers.
+    """
+
+    def __init__(self, engine: Engine, pictures: MemoryPictures, limit: int) -> None:
+        self.tasks: dict[str, TaskRecord] = {}
+        self.unended: dict[str, Unended] = {}
+        self.progress = ProgressService()
+        self._engine = engine
+        self._pictures = pictures
+        self._limit = limit
+        self._paused = False
+        self._closed = False
+        self._changed = threading.Condition()
+        self._thread = start_thread("nbgen-memory", self._work)
+
+    @contextmanager
+    def opened(self) -> Iterator[None]:
+        """Hold the lock; raise ``StudioClosed`` after ``close``."""
+        with self._changed:
+            if self._closed:
+                raise StudioClosed
+            yield
+
+    def add(self, records: Sequence[TaskRecord]) -> None:
+        """Queue new tasks, all or none.
+
+        Raises:
+            QueueFull: There is not room for all.
+            TaskConflict: A task of such an id exists.
+        """
+        self.check_room(len(records))
+        for record in records:
+            if record.id in self.tasks:
+                raise TaskConflict(record.id)
+        for record in records:
+            self.tasks[record.id] = record
+            self.unended[record.id] = Unended()
+            self.progress.create_progress(record.id, record.request.num_inference_steps)
+        self._changed.notify_all()
+
+    def check_room(self, count: int) -> None:
+        """Raise ``QueueFull`` unless so many more tasks may wait."""
+        waiting = len(self.waiting())
+        if count and waiting + count > self._limit:
+            raise QueueFull(waiting, self._limit, count)
+
+    def waiting(self) -> list[str]:
+        """Return the ids of the tasks that wait, the next one first."""
+        records = [self.tasks[task_id] for task_id in self.unended]
+        waiting = [record for record in records if record.status is Status.PENDING]
+        waiting.sort(key=lambda record: -record.priority)
+        return [record.id for record in waiting]
+
+    def pause(self, *, paused: bool) -> None:
+        """Start no further task while paused."""
+        self._paused = paused
+        self._changed.notify_all()
+
+    def change(self, task_id: str, **fields: object) -> None:
+        """Replace fields of a task."""
+        self.tasks[task_id] = msgspec.structs.replace(self.tasks[task_id], **fields)
+
+    def cancel(self, task_ids: Iterable[str]) -> list[TaskEnd]:
+        """Ask tasks to end; return the ends of those that waited, for ``resolve``."""
+        waiting = set(self.waiting())
+        ends = []
+        for task_id in task_ids:
+            self.unended[task_id].cancel.cancel()
+            if task_id in waiting:
+                ends.append(TaskEnd(task_id, Outcome.CANCELLED, NEVER_RAN))
+                self._commit(ends[-1])
+        return ends
+
+    def resolve(self, ends: Iterable[TaskEnd]) -> None:
+        """Resolve the futures of tasks that have ended; call it without the lock."""
+        for end in ends:
+            with self._changed:
+                unended = self.unended.pop(end.task_id, None)
+            if unended is not None:  # else another thread closes the queue, too
+                unended.future.set_result(end)
+
+    def close(self, *, finish: bool) -> None:
+        """End the thread, after the running task if that is to finish."""
+        with self._changed:
+            self._closed = True
+            let_go = [TaskEnd(task_id, None) for task_id in self.waiting()]
+            if not finish:
+                for unended in self.unended.values():
+                    unended.cancel.cancel()
+            self._changed.notify_all()
+        self.resolve(let_go)
+        if self._thread is not threading.current_thread():
+            self._thread.join()
+        self.progress.close()
+
+    def _work(self) -> None:
+        while (record := self._next()) is not None:
+            end = run_task(
+                record,
+                self._engine,
+                self.unended[record.id].cancel,
+                self.progress,
+                read=self._read,
+                save=self._save,
+            )
+            facts = self._engine.facts() if end.result else {}
+            with self._changed:
+                self._commit(end, facts)
+            self.resolve([end])
+        self._engine.close()
+
+    def _next(self) -> TaskRecord | None:
+        """Wait for a task and mark it as started; None once the queue is closed."""
+        with self._changed:
+            self._changed.wait_for(
+                lambda: self._closed or (self.waiting() and not self._paused)
+            )
+            if self._closed:
+                return None
+            task_id = self.waiting()[0]
+            now = dt.datetime.now(dt.UTC)
+            self.change(task_id, status=Status.GENERATING, started_at=now)
+            return self.tasks[task_id]
+
+    def _commit(self, end: TaskEnd, facts: dict[str, str] | None = None) -> None:
+        """Keep the end of a task, then tell the watchers."""
+        task_id, outcome, error, result, _ = end
+        present = self.progress.get_progress(task_id)
+        assert present is not None  # a task that has not ended is never forgotten
+        assert outcome is not None
+        times = self.progress.stage_times(task_id)
+        steps = self.progress.step_times(task_id)
+        self.change(
+            task_id,
+            status=outcome.status,
+            outcome=outcome,
+            error=error,
+            result=result,
+            ended_at=dt.datetime.now(dt.UTC),
+            current_step=present.current_step,
+            stages={stage.value: took_s for stage, took_s in times.items()},
+            step_times={stage.value: took_s for stage, took_s in steps.items()},
+            made_with=facts or {},
+        )
+        if outcome is Outcome.SUCCEEDED:
+            self.progress.mark_complete(task_id, result=result)
+        else:
+            self.progress.mark_failed(
+                task_id, error or "", outcome=outcome, result=result
+            )
+
+    def _read(self, name: str) -> bytes:
+        with self._changed:
+            return self._pictures.read(name)
+
+    def _save(self, data: bytes, kind: str) -> str:
+        with self._changed:
+            return self._pictures.save(data, kind)

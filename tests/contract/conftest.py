@@ -1,0 +1,145 @@
+"""Each backend, through one fixture."""
+
+from __future__ import annotations
+
+import datetime as dt
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from filelock import FileLock
+
+from nbgen.backend import Backend
+from nbgen.testing import Gate, MemoryBackend, PatternEngine
+from tests import postgresql
+
+MakeBackend = Callable[..., Backend]
+AnotherRuns = Callable[[], AbstractContextManager[object]]
+
+
+class Clock:
+    """The time of day; a test may put it forward."""
+
+    def __init__(self) -> None:
+        self.ahead = dt.timedelta()
+
+    def __call__(self) -> dt.datetime:
+        return dt.datetime.now(dt.UTC) + self.ahead
+
+
+@pytest.fixture(params=["memory", "sqlite", "postgresql"])
+def kind(request: pytest.FixtureRequest) -> str:
+    """Return which backend is tested, and what it keeps its tasks in."""
+    kind: str = request.param
+    return kind
+
+
+@pytest.fixture
+def database_url(kind: str, request: pytest.FixtureRequest) -> Iterator[str | None]:
+    """Return the URL of an empty database; None for any kind but PostgreSQL."""
+    if kind != "postgresql":
+        yield None
+        return
+    server: postgresql.Server = request.getfixturevalue("postgresql_server")
+    url = server.new_database()
+    yield url
+    server.drop_database(url)
+
+
+@pytest.fixture
+def clock() -> Clock:
+    """Return the clock that a backend in memory tells the age of pictures by."""
+    return Clock()
+
+
+@pytest.fixture
+def make_backend(
+    kind: str, database_url: str | None, clock: Clock, tmp_path: Path
+) -> Iterator[MakeBackend]:
+    """Return a function that opens a backend and closes it after the test.
+
+    All that are local share one data folder and one database.
+
+    The function takes ``before_step`` of ``PatternEngine`` or an ``engine``, and
+    ``queue_limit``, ``quorum`` and ``publishers``.
+    """
+    backends: list[Backend] = []
+    gates: list[Gate] = []
+
+    def make(
+        before_step: Callable[[int], None] | None = None,
+        *,
+        publishers: Any = (),
+        **options: Any,
+    ) -> Backend:
+        if isinstance(before_step, Gate):
+            gates.append(before_step)
+        engine = PatternEngine(before_step)
+        backend: Backend
+        if kind == "memory":
+            backend = MemoryBackend(engine, publishers=publishers, now=clock, **options)
+        else:
+            from nbgen.local.backend import LocalBackend
+            from nbgen.local.config import StudioConfig
+
+            config = StudioConfig(
+                data_dir=tmp_path / "data",
+                checkpoint="tiny",
+                worker="thread",
+                database=database_url,
+                **options,
+            )
+            backend = LocalBackend.open(config, engine=engine, publishers=publishers)
+        backends.append(backend)
+        return backend
+
+    yield make
+    for gate in gates:
+        gate.open()  # or the closing would wait for it
+    for backend in backends:
+        backend.close(finish=False)
+
+
+@pytest.fixture
+def backend(make_backend: MakeBackend) -> Backend:
+    """Return an open backend that draws patterns."""
+    return make_backend()
+
+
+@pytest.fixture
+def another_runs(tmp_path: Path) -> AnotherRuns:
+    """Return a function that holds the lock of whoever runs the tasks of the data."""
+
+    @contextmanager
+    def hold() -> Iterator[None]:
+        lock = FileLock(tmp_path / "data" / "runner.lock", thread_local=False)
+        # A thread that holds no lock: the backend releases its own in a moment, and
+        # waiting for what the same thread holds would be refused as a deadlock.
+        with ThreadPoolExecutor(1) as other:
+            other.submit(lock.acquire).result()
+            try:
+                yield
+            finally:
+                other.submit(lock.release).result()
+
+    return hold
+
+
+@pytest.fixture
+def make_old(clock: Clock) -> Callable[[Backend, str], None]:
+    """Return a function that has a picture be two hours old."""
+
+    def make(backend: Backend, name: str) -> None:
+        two_hours = dt.timedelta(hours=2)
+        path = backend.picture_path(name)
+        if path is None:
+            clock.ahead += two_hours
+        else:
+            long_ago = (dt.datetime.now(dt.UTC) - two_hours).timestamp()
+            os.utime(path, (long_ago, long_ago))
+
+    return make
