@@ -202,10 +202,12 @@ def test_one_run_at_a_time_is_finished(house: House) -> None:
     house.finisher.finish(first)
     handing_over = threading.Thread(target=house.finisher.finish, args=(second,))
     handing_over.start()
-    handing_over.join(0.3)  # it must wait for the first, so this times out
-    assert handing_over.is_alive()
-    for run in (first, second):
-        run.handle(Ended())
+    try:
+        handing_over.join(0.3)  # it must wait for the first, so this times out
+        assert handing_over.is_alive()
+    finally:
+        for run in (first, second):
+            run.handle(Ended())
     handing_over.join(10)
     assert second.job.done.result(10).outcome is Outcome.SUCCEEDED
 
