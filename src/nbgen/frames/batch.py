@@ -37,8 +37,8 @@ class FrameBatch(Batch):
         already is replaced. A table that has all eight is taken for one that came from
         here, and they are replaced.
         """
-        records = self._backend.get_tasks(self.task_ids)
-        made = records_frame(self._backend, records)[list(MADE_COLUMNS)]
+        records = self.backend.get_tasks(self.task_ids)
+        made = records_frame(self.backend, records)[list(MADE_COLUMNS)]
         frame = self._df.copy()
         for name, added in _added_columns(frame).items():
             # By place: the index of the table is the caller's, and may repeat itself.
