@@ -7,15 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 import typer
 from rich.markup import escape
 
 from nbgen.cli.data_folder import AsJson, opened_studio, print_json
+from nbgen.cli.options import takes_options
 from nbgen.cli.terminal import DataDir, app, console
-from nbgen.schema import DECISION_FIELDS, PublicationRecord, PublicationState, Verdict
+from nbgen.schema import DECISION_FIELDS, PublicationRecord, PublicationState
 
 if TYPE_CHECKING:
     from nbgen.schema import Decision
@@ -28,21 +29,6 @@ Reviewer = Annotated[
         envvar="NBGEN_REVIEWER", help=DECISION_FIELDS["reviewer_id"].described
     ),
 ]
-Feedback = Annotated[
-    str | None, typer.Option(help=DECISION_FIELDS["feedback"].described)
-]
-Reason = Annotated[
-    str | None,
-    typer.Option("--feedback", "--reason", help=DECISION_FIELDS["feedback"].described),
-]
-Tags = Annotated[
-    list[str] | None,
-    typer.Option("--tag", help=f"{DECISION_FIELDS['tags'].described} May be repeated."),
-]
-Image = Annotated[str | None, typer.Option(help=DECISION_FIELDS["image"].described)]
-FeaturedUrl = Annotated[
-    str | None, typer.Option(help=DECISION_FIELDS["featured_image_url"].described)
-]
 Version = Annotated[
     int | None, typer.Option(help=DECISION_FIELDS["expect_version"].described)
 ]
@@ -50,62 +36,36 @@ Version = Annotated[
 _PUBLISHING_PATIENCE_S = 15.0
 
 
+_takes_decision_options = takes_options(
+    DECISION_FIELDS,
+    # The one is an argument, the other is the command.
+    left_out=("task_id", "verdict"),
+    picture=str,
+    names={
+        "reviewer_id": ("--reviewer",),
+        "feedback": ("--feedback", "--reason"),
+        "tags": ("--tag",),
+    },
+    envvars={"reviewer_id": "NBGEN_REVIEWER"},
+)
+
+
 @app.command()
+@_takes_decision_options
 def approve(
-    task_id: TaskId,
-    reviewer: Reviewer,
-    feedback: Feedback = None,
-    tag: Tags = None,
-    image: Image = None,
-    featured_image_url: FeaturedUrl = None,
-    expect_version: Version = None,
-    as_json: AsJson = False,
-    data_dir: DataDir = None,
+    task_id: TaskId, as_json: AsJson = False, data_dir: DataDir = None, **fields: Any
 ) -> None:
     """Approve a task."""
-    _decide(
-        data_dir,
-        lambda studio: studio.decide(
-            task_id,
-            Verdict.APPROVED,
-            reviewer_id=reviewer,
-            feedback=feedback,
-            tags=tuple(tag or ()),
-            image=image,
-            featured_image_url=featured_image_url,
-            expect_version=expect_version,
-        ),
-        as_json=as_json,
-    )
+    _decide(data_dir, lambda studio: studio.approve(task_id, **fields), as_json=as_json)
 
 
 @app.command()
+@_takes_decision_options
 def reject(
-    task_id: TaskId,
-    reviewer: Reviewer,
-    feedback: Reason = None,
-    tag: Tags = None,
-    image: Image = None,
-    featured_image_url: FeaturedUrl = None,
-    expect_version: Version = None,
-    as_json: AsJson = False,
-    data_dir: DataDir = None,
+    task_id: TaskId, as_json: AsJson = False, data_dir: DataDir = None, **fields: Any
 ) -> None:
     """Reject a task."""
-    _decide(
-        data_dir,
-        lambda studio: studio.decide(
-            task_id,
-            Verdict.REJECTED,
-            reviewer_id=reviewer,
-            feedback=feedback,
-            tags=tuple(tag or ()),
-            image=image,
-            featured_image_url=featured_image_url,
-            expect_version=expect_version,
-        ),
-        as_json=as_json,
-    )
+    _decide(data_dir, lambda studio: studio.reject(task_id, **fields), as_json=as_json)
 
 
 @app.command()

@@ -6,18 +6,15 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
-from collections.abc import Callable
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
 
+from nbgen.cli.options import takes_options
 from nbgen.cli.terminal import DataDir, app, bar, clear_errors, console
 from nbgen.schema import REQUEST_FIELDS
-from nbgen.schema.fields import Field
 
 CheckpointName = Annotated[
     str,
@@ -26,51 +23,15 @@ CheckpointName = Annotated[
 _STEPS = REQUEST_FIELDS["num_inference_steps"]
 Steps = Annotated[int, typer.Option("--steps", help=_STEPS.described)]
 Prompt = Annotated[str, typer.Argument(help=REQUEST_FIELDS["prompt"].described)]
-_NO_OPTIONS = {"prompt": "is an argument", "output_format": "is the ending of --output"}
-"""The fields of a request that have no option, and why."""
-
-_Command = TypeVar("_Command", bound=Callable[..., None])
-
-
-def _request_option(field: Field) -> inspect.Parameter:
-    """Return the parameter of a command that typer makes the field's option from."""
-    kind: Any = Path if field.is_picture else field.kind
-    if field.optional:
-        kind = kind | None
-    name = field.extra.get("option", f"--{field.name.replace('_', '-')}")
-    # Typer lists the members of a closed set itself.
-    closed = issubclass(field.kind, StrEnum)
-    option = typer.Option(
-        name,
-        help=f"{field.help}." if closed else field.described,
-        show_default=field.extra.get("none", True),
-    )
-    return inspect.Parameter(
-        field.name,
-        inspect.Parameter.KEYWORD_ONLY,
-        default=field.default,
-        annotation=Annotated[kind, option],
-    )
-
-
-def takes_request_options(command: _Command) -> _Command:
-    """Give a command an option for each field of a request.
-
-    They take the place of its last parameter, ``**fields``.
-    """
-    signature = inspect.signature(command, eval_str=True)
-    *own, _fields = signature.parameters.values()
-    options = [
-        _request_option(field)
-        for name, field in REQUEST_FIELDS.items()
-        if name not in _NO_OPTIONS
-    ]
-    vars(command)["__signature__"] = signature.replace(parameters=[*own, *options])
-    return command
 
 
 @app.command()
-@takes_request_options
+@takes_options(
+    REQUEST_FIELDS,
+    # The one is an argument, the other is the ending of --output.
+    left_out=("prompt", "output_format"),
+    names={"num_inference_steps": ("--steps",), "use_refinement": ("--refine",)},
+)
 def generate(
     prompt: Prompt,
     output: Annotated[

@@ -10,7 +10,6 @@ the limits (``ge``, ``le``, ``gt``, ``lt``, ``multiple_of``, ``min_length``,
 
 - ``check``: a function that returns the checked value, where the type does not say all;
 - ``none``: what an empty field stands for, such as ``"random"``;
-- ``option``: what the command line calls it, where that is not its name;
 - ``labels``: what forms call the members of a closed set;
 - ``picture``: true for the name of a picture file.
 """

@@ -133,7 +133,6 @@ class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
             description="Sampling steps over base and refiner",
             ge=1,
             le=150,
-            extra={"option": "--steps"},
         ),
     ] = 50
     guidance_scale: Annotated[
@@ -159,7 +158,6 @@ class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
         Meta(
             title="Refine",
             description="Whether the refiner makes the rest of the schedule",
-            extra={"option": "--refine/--no-refine"},
         ),
     ] = True
     num_images: Annotated[
