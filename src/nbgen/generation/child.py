@@ -13,7 +13,6 @@ import os
 import pickle
 import signal
 import sys
-import threading
 import traceback
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -32,6 +31,7 @@ from nbgen.generation.pipe import (
     decode_command,
     encode,
 )
+from nbgen.threads import start_thread
 
 
 def main(lifeline: int) -> None:
@@ -50,11 +50,10 @@ def main(lifeline: int) -> None:
     make_engine = _first_command(commands)
     started: SimpleQueue[_Generation] = SimpleQueue()
     outbox: SimpleQueue[Message] = SimpleQueue()
-    for name, target in (
-        ("nbgen-commands", lambda: _receive(commands, started, outbox)),
-        ("nbgen-events", lambda: _send(outbox, messages)),
-    ):
-        threading.Thread(target=_or_exit, args=(target,), name=name).start()
+    start_thread(
+        "nbgen-commands", lambda: _or_exit(lambda: _receive(commands, started, outbox))
+    )
+    start_thread("nbgen-events", lambda: _or_exit(lambda: _send(outbox, messages)))
     encoder = ThreadPoolExecutor(1, "nbgen-encoder")
     engine: Engine | None = None
 

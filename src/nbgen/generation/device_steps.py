@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Protocol, Self
 
 from nbgen.generation.events import StageStarted, StepFinished
 from nbgen.schema import Stage
+from nbgen.threads import start_thread
 
 if TYPE_CHECKING:
     from nbgen.generation.engine import Reporter
@@ -60,10 +61,7 @@ class DoneSteps:
 
     def __enter__(self) -> Self:
         if self._make_event is not None:
-            self._thread = threading.Thread(
-                target=self._report, name="nbgen-steps", daemon=True
-            )
-            self._thread.start()
+            self._thread = start_thread("nbgen-steps", self._report)
         return self
 
     def __exit__(self, *_exc: object) -> None:

@@ -24,6 +24,7 @@ from torch import Tensor
 from nbgen.generation.engine import Reporter
 from nbgen.generation.events import PreviewMade
 from nbgen.schema import Preview
+from nbgen.threads import start_thread
 
 logger = logging.getLogger(__name__)
 
@@ -130,10 +131,7 @@ class PreviewMaker:
         self._closed = False
         self._last_at_s = float("-inf")
         self._stream: Any = None
-        self._thread = threading.Thread(
-            target=self._work, name="nbgen-preview", daemon=True
-        )
-        self._thread.start()
+        self._thread = start_thread("nbgen-preview", self._work)
 
     def offer(self, latents: Tensor, reporter: Reporter) -> None:
         """Have the latents (4, h, w) shown, unless a preview was made just now."""

@@ -42,6 +42,7 @@ from nbgen.generation.pipe import (
     encode,
 )
 from nbgen.schema import Stage
+from nbgen.threads import start_thread
 
 logger = logging.getLogger(__name__)
 
@@ -121,17 +122,11 @@ class WorkerProcess:
         self._commands: SimpleQueue[Command | None] = SimpleQueue()
         self._commands.put(Load(make_engine))
         self.heard_s = time.monotonic()
-        # Daemons: an interpreter that exits must not wait for what the process does.
-        self._threads = [
-            threading.Thread(target=target, name=name, daemon=True)
-            for name, target in (
-                ("nbgen-commands", self._write),
-                ("nbgen-events", self._read),
-                ("nbgen-watchdog", self._watch),
-            )
-        ]
-        for thread in self._threads:
-            thread.start()
+        self._threads = (
+            start_thread("nbgen-commands", self._write),
+            start_thread("nbgen-events", self._read),
+            start_thread("nbgen-watchdog", self._watch),
+        )
 
     @property
     def process_id(self) -> int:
