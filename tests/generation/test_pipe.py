@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -29,6 +31,7 @@ from nbgen.generation.pipe import (
     Command,
     Load,
     Message,
+    PipeEnd,
     Start,
     WantPreview,
     decode_command,
@@ -154,3 +157,21 @@ def test_any_other_error_arrives_by_name(error: BaseException, said: str) -> Non
     arrived = sent(error)
     assert type(arrived) is EngineFailed
     assert str(arrived) == said
+
+
+def test_bytes_of_any_length_go_through_a_pipe() -> None:
+    """More than the system holds, so that both ends wait for each other."""
+    reading, writing = os.pipe()
+    far, near = PipeEnd(reading), PipeEnd(writing)
+    os.close(reading)
+    os.close(writing)
+    sent = [b"", b"x", bytes(range(256)) * 4_000]
+    with ThreadPoolExecutor(1) as other:
+        sending = [other.submit(near.send_bytes, data) for data in sent]
+        assert [far.recv_bytes() for _ in sent] == sent
+        for done in sending:
+            done.result(10)
+    near.close()
+    with pytest.raises(EOFError):
+        far.recv_bytes()
+    far.close()

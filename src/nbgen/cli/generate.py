@@ -30,7 +30,10 @@ Prompt = Annotated[str, typer.Argument(help=REQUEST_FIELDS["prompt"].described)]
     REQUEST_FIELDS,
     # The one is an argument, the other is the ending of --output.
     left_out=("prompt", "output_format"),
-    names={"num_inference_steps": ("--steps",), "use_refinement": ("--refine",)},
+    names={
+        "num_inference_steps": ("--steps",),
+        "use_refinement": ("--refine/--no-refine",),
+    },
 )
 def generate(
     prompt: Prompt,

@@ -1,7 +1,7 @@
 """Makes options of commands from the fields of requests and of decisions.
 
-Typer reads the signature of a command. So a field that is added to the schema becomes an
-option by itself, with its help, its limits and its default.
+Typer reads the signature of a command. So a field that is added to the schema becomes
+an option by itself, with its help, its limits and its default.
 """
 
 from __future__ import annotations

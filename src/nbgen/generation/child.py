@@ -16,7 +16,6 @@ import sys
 import traceback
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from multiprocessing.connection import Connection
 from queue import SimpleQueue
 
 from nbgen.errors import NbgenError
@@ -27,6 +26,7 @@ from nbgen.generation.pipe import (
     Cancel,
     Load,
     Message,
+    PipeEnd,
     Start,
     decode_command,
     encode,
@@ -44,7 +44,7 @@ def main(lifeline: int) -> None:
     _die_with(lifeline)
     # Ctrl-C is for the parent, which cancels what is to be cancelled.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    commands, messages = _take_over(0, reads=True), _take_over(1, reads=False)
+    commands, messages = _take_over(0), _take_over(1)
     # Until here it went to the parent, which logs why a process did not start.
     _silence(2)
     make_engine = _first_command(commands)
@@ -98,9 +98,9 @@ class _Generation:
         self._outbox.put(Message(self.start.number, event))
 
 
-def _take_over(descriptor: int, *, reads: bool) -> Connection:
+def _take_over(descriptor: int) -> PipeEnd:
     """Return the pipe under a descriptor, and put the null device in its place."""
-    pipe = Connection(os.dup(descriptor), readable=reads, writable=not reads)
+    pipe = PipeEnd(descriptor)
     _silence(descriptor)
     return pipe
 
@@ -126,7 +126,7 @@ def _die_with(lifeline: int) -> None:
         fcntl(lifeline, F_SETFL, fcntl(lifeline, F_GETFL) | os.O_ASYNC)
 
 
-def _first_command(commands: Connection) -> Callable[[], Engine]:
+def _first_command(commands: PipeEnd) -> Callable[[], Engine]:
     """Return what makes the engine; it raises, when called, if it is not there."""
     try:
         load = decode_command(commands.recv_bytes())
@@ -143,7 +143,7 @@ def _first_command(commands: Connection) -> Callable[[], Engine]:
 
 
 def _receive(
-    commands: Connection,
+    commands: PipeEnd,
     started: SimpleQueue[_Generation],
     outbox: SimpleQueue[Message],
 ) -> None:
@@ -162,7 +162,7 @@ def _receive(
             known[command.number].preview_wanted = command.wanted
 
 
-def _send(outbox: SimpleQueue[Message], messages: Connection) -> None:
+def _send(outbox: SimpleQueue[Message], messages: PipeEnd) -> None:
     while True:
         messages.send_bytes(encode(outbox.get()))
 

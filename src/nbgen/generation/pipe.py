@@ -5,6 +5,7 @@ Commands go in and messages come out. Pure functions and values, for any thread.
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import msgspec
@@ -50,6 +51,51 @@ class Message(msgspec.Struct, frozen=True, array_like=True):
 
     number: int
     event: EngineEvent
+
+
+_LENGTH_BYTES = 4
+
+
+class PipeEnd:
+    """One end of a pipe that carries byte strings, each behind its length.
+
+    One thread sends, one receives. It works on every system, which the connections of
+    ``multiprocessing`` do not over plain pipes.
+
+    Args:
+        descriptor: A descriptor of the pipe; the end has a duplicate of its own.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = os.dup(descriptor)
+
+    def fileno(self) -> int:
+        """Return the descriptor."""
+        return self._descriptor
+
+    def send_bytes(self, data: bytes) -> None:
+        """Write the bytes; raise ``OSError`` if nobody has the other end."""
+        left = memoryview(len(data).to_bytes(_LENGTH_BYTES, "big") + data)
+        while left:
+            left = left[os.write(self._descriptor, left) :]
+
+    def recv_bytes(self) -> bytes:
+        """Wait for the next bytes; raise ``EOFError`` if the other end is closed."""
+        length = int.from_bytes(self._read(_LENGTH_BYTES), "big")
+        return self._read(length)
+
+    def close(self) -> None:
+        """Close the end; called once."""
+        os.close(self._descriptor)
+
+    def _read(self, count: int) -> bytes:
+        data = bytearray()
+        while len(data) < count:
+            chunk = os.read(self._descriptor, count - len(data))
+            if not chunk:
+                raise EOFError
+            data += chunk
+        return bytes(data)
 
 
 _CANCELLED = "cancelled"

@@ -21,7 +21,6 @@ import threading
 import time
 from collections.abc import Callable
 from functools import partial
-from multiprocessing.connection import Connection
 from queue import SimpleQueue
 from typing import IO
 
@@ -36,6 +35,7 @@ from nbgen.generation.pipe import (
     Command,
     Load,
     Message,
+    PipeEnd,
     Start,
     WantPreview,
     decode_message,
@@ -114,8 +114,8 @@ class WorkerProcess:
         self._errors, self._lifeline, self._process = _start_process()
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        self._output = Connection(os.dup(self._process.stdin.fileno()), readable=False)
-        self._input = Connection(os.dup(self._process.stdout.fileno()), writable=False)
+        self._output = PipeEnd(self._process.stdin.fileno())
+        self._input = PipeEnd(self._process.stdout.fileno())
         _lifelines.add(self._output.fileno())
         self._process.stdin.close()
         self._process.stdout.close()
