@@ -22,7 +22,7 @@ test: $(VENV)/installed-for-tests check
 	$(RUN) coverage combine --quiet
 	$(RUN) coverage report --fail-under=90
 	$(RUN) coverage report --fail-under=100 --include='$(COVERED_WHOLLY)'
-	$(RUN) pytest -rs --nbval --nbval-current-env --nbval-cell-timeout=300 notebooks
+	$(RUN) pytest -rs -p no:randomly --nbval --nbval-current-env --nbval-cell-timeout=300 notebooks
 
 # Rules without I/O, on which all else stands: each branch of them has a test.
 COVERED_WHOLLY := */nbgen/progress/*,*/nbgen/review/*,*/nbgen/wire/*

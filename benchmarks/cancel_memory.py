@@ -15,18 +15,13 @@ import statistics
 import threading
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 
 from nbgen.generation.engine import Cancelled, CancelToken
+from nbgen.generation.events import EngineEvent, StepFinished
 from nbgen.generation.sdxl import SDXLEngine
 from nbgen.schema import GenerationRequest
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from nbgen.schema import Preview, Stage, StagePlan
 
 CANCELS, GOAL_STEPS = 10, 2
 MIB = 2**20
@@ -46,14 +41,10 @@ class Counter:
         self.reached = threading.Event()
         self._step_ended_at_s = time.perf_counter()
 
-    def plan(self, _stages: Sequence[StagePlan]) -> None:
-        """Ignore it."""
-
-    def start_stage(self, _stage: Stage) -> None:
-        """Ignore it."""
-
-    def finish_step(self) -> None:
-        """Count the step."""
+    def report(self, event: EngineEvent) -> None:
+        """Count the step, if it is one."""
+        if not isinstance(event, StepFinished):
+            return
         self.steps += 1
         now_s = time.perf_counter()
         self.last_step_s = now_s - self._step_ended_at_s
@@ -61,15 +52,9 @@ class Counter:
         if self.steps == self._awaited:
             self.reached.set()
 
-    def warn(self, _message: str) -> None:
-        """Ignore it."""
-
     def wants_preview(self) -> bool:
         """Return that nobody looks."""
         return False
-
-    def show_preview(self, _preview: Preview) -> None:
-        """Ignore it."""
 
 
 class Bench:

@@ -26,10 +26,7 @@ from nbgen.generation.engine import CancelToken
 from nbgen.schema import GenerationRequest
 
 class Silent:
-    def plan(self, stages): pass
-    def start_stage(self, stage): pass
-    def finish_step(self): pass
-    def warn(self, message): pass
+    def report(self, event): pass
     def wants_preview(self): return False
 
 loading._leave_a_core_free = lambda: torch.set_num_threads(int(sys.argv[1]))

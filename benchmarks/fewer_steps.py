@@ -20,13 +20,9 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from nbgen.generation.engine import CancelToken  # noqa: E402
+from nbgen.generation.events import EngineEvent  # noqa: E402
 from nbgen.generation.sdxl import SDXLEngine  # noqa: E402
-from nbgen.schema import (  # noqa: E402
-    GenerationRequest,
-    Preview,
-    Stage,
-    StagePlan,
-)
+from nbgen.schema import GenerationRequest  # noqa: E402
 from tools.measure_tiny import unseen_scenes  # noqa: E402
 from tools.tiny.measure import measure  # noqa: E402
 
@@ -48,24 +44,12 @@ ROWS: Sequence[dict[str, Any]] = (
 class Silent:
     """A reporter that takes no note."""
 
-    def plan(self, stages: Sequence[StagePlan]) -> None:
-        """Take no note."""
-
-    def start_stage(self, stage: Stage) -> None:
-        """Take no note."""
-
-    def finish_step(self) -> None:
-        """Take no note."""
-
-    def warn(self, message: str) -> None:
+    def report(self, event: EngineEvent) -> None:
         """Take no note."""
 
     def wants_preview(self) -> bool:
-        """Look at none."""
+        """Want none."""
         return False
-
-    def show_preview(self, preview: Preview) -> None:
-        """Take no note."""
 
 
 def main() -> None:

@@ -36,7 +36,7 @@ from nbgen.generation.memory_plan import MemoryPlan
 from nbgen.generation.schedule import split_steps
 from nbgen.generation.sdxl import SDXLEngine
 from nbgen.local.job_queue import Job
-from nbgen.local.job_run import JobRun as Reporter
+from nbgen.local.job_run import JobRun
 from nbgen.local.timings import Timings
 from nbgen.progress import ProgressService
 from nbgen.schema import GenerationProgress, GenerationRequest, Preview, Stage
@@ -189,13 +189,24 @@ def build(device: str, dtype: torch.dtype, *, tiny: bool) -> tuple[Any, Any]:
     return base, refiner
 
 
-class JobRun(NamedTuple):
+class MadePicture(NamedTuple):
     """One picture: its pixels, the seconds it took, and those of its stages."""
 
     pixels: bytes
     seconds: float
     stages_s: dict[Stage, float]
     previews: int
+
+
+class Reporting(JobRun):
+    """A job's run that takes the events of an engine itself."""
+
+    def __init__(
+        self, task_id: str, request: GenerationRequest, service: ProgressService
+    ) -> None:
+        timings = Timings(Path(os.devnull), "none")
+        super().__init__(Job(task_id, request, 7), service, timings, was_loaded=True)
+        self.report = self.handle
 
 
 class Bench:
@@ -217,13 +228,13 @@ class Bench:
         self._engine.close()
         self._service.close()
 
-    def plain(self) -> JobRun:
+    def plain(self) -> MadePicture:
         """Make it by plain diffusers."""
         started_at_s = time.perf_counter()
         pixels = self._plain_picture().tobytes()
-        return JobRun(pixels, time.perf_counter() - started_at_s, {}, 0)
+        return MadePicture(pixels, time.perf_counter() - started_at_s, {}, 0)
 
-    def nbgen(self, *, looked_at: bool = False) -> JobRun:
+    def nbgen(self, *, looked_at: bool = False) -> MadePicture:
         """Make it by nbgen."""
         task_id = self._new_task()
         shown: list[Preview] = []
@@ -233,7 +244,9 @@ class Bench:
         pixels = self._generate(task_id, CancelToken()).tobytes()
         seconds = time.perf_counter() - started_at_s
         self._service.mark_complete(task_id)
-        return JobRun(pixels, seconds, self._service.stage_times(task_id), len(shown))
+        return MadePicture(
+            pixels, seconds, self._service.stage_times(task_id), len(shown)
+        )
 
     def cancel(self, step: int, delay_s: float) -> tuple[float, int]:
         """Return how long a run went on after a cancel, and for how many steps."""
@@ -272,12 +285,7 @@ class Bench:
         [picture] = self._engine.generate(
             self._request,
             seed=SEED,
-            reporter=Reporter(
-                Job(task_id, self._request, 7),
-                self._service,
-                Timings(Path(os.devnull), "none"),
-                was_loaded=True,
-            ),
+            reporter=Reporting(task_id, self._request, self._service),
             cancel=cancel,
         )
         return picture
@@ -354,7 +362,7 @@ def measure(
     }
 
 
-def _ratio(those: list[JobRun], others: list[JobRun]) -> float:
+def _ratio(those: list[MadePicture], others: list[MadePicture]) -> float:
     pairs = zip(those, others, strict=True)
     return statistics.median(one.seconds / other.seconds for one, other in pairs)
 

@@ -17,6 +17,7 @@ import statistics
 import threading
 import time
 from collections.abc import Callable
+from multiprocessing.connection import Connection
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, NamedTuple
@@ -25,9 +26,17 @@ import torch
 from PIL import Image
 
 from nbgen.generation.checkpoints import find_checkpoint
-from nbgen.generation.child import Event, Start, _Generation, _send
-from nbgen.generation.engine import CancelToken, StepReporter
+from nbgen.generation.child import _Generation, _send
+from nbgen.generation.drawing import Delivery
+from nbgen.generation.engine import CancelToken, Work
+from nbgen.generation.events import (
+    EngineEvent,
+    Planned,
+    StageStarted,
+    StepFinished,
+)
 from nbgen.generation.loading import Pipelines, load
+from nbgen.generation.pipe import Message, Start
 from nbgen.generation.sdxl import SDXLEngine
 from nbgen.local.job_queue import Job
 from nbgen.local.job_run import JobRun
@@ -38,7 +47,7 @@ from nbgen.schema import GenerationProgress, GenerationRequest, Stage, StagePlan
 GOAL_RATIO, GOAL_US = 1.01, 20.0
 STEPS, SIDE, SEED = 50, 128, 7
 REPORTED_TASKS = 300
-PLAN = [StagePlan(Stage.BASE_MODEL, 40, 40), StagePlan(Stage.REFINER_MODEL, 10, 10.8)]
+PLAN = (StagePlan(Stage.BASE_MODEL, 40, 40), StagePlan(Stage.REFINER_MODEL, 10, 10.8))
 REQUEST = GenerationRequest(
     prompt="a red circle", width=SIDE, height=SIDE, num_inference_steps=STEPS
 )
@@ -66,50 +75,48 @@ class Interval(NamedTuple):
         return cls(statistics.median(ranked), ranked[rank], ranked[-1 - rank])
 
 
-class Timed(JobRun):
-    """A worker's reporter that notes what its reports of steps cost.
+class Timed:
+    """A reporter that notes what its reports of steps cost.
 
     Args:
-        progress: Where it reports.
-        task_id: The id of the task.
+        on_event: Takes the events, as a runner's callback does.
         times_us: Where the microseconds of each report are noted.
     """
 
     def __init__(
-        self, progress: ProgressService, task_id: str, times_us: list[float]
+        self, on_event: Callable[[EngineEvent], None], times_us: list[float]
     ) -> None:
-        super().__init__(
-            Job(task_id, REQUEST, SEED),
-            progress,
-            Timings(Path(os.devnull), "none"),
-            was_loaded=True,
-        )
+        self._deliver = Delivery(on_event, CancelToken())
         self._times_us = times_us
 
-    def finish_step(self) -> None:
-        """Report the step, and note the time that it takes."""
+    def report(self, event: EngineEvent) -> None:
+        """Report the event, and note the time that it takes if it is a step."""
+        if not isinstance(event, StepFinished):
+            self._deliver(event)
+            return
         started_at_s = time.perf_counter()
-        super().finish_step()
+        self._deliver(event)
         self._times_us.append((time.perf_counter() - started_at_s) * 1e6)
 
+    def wants_preview(self) -> bool:
+        """Want none."""
+        return False
 
-class TimedInProcess(_Generation):
-    """The reporter of the process that makes pictures, likewise.
 
-    Args:
-        outbox: What it reports to.
-        times_us: Where the microseconds of each report are noted.
-    """
+def in_this_process(
+    progress: ProgressService, task_id: str, times_us: list[float]
+) -> Timed:
+    """Return the reporter of an engine in the studio's process."""
+    timings = Timings(Path(os.devnull), "none")
+    job = Job(task_id, REQUEST, SEED)
+    return Timed(JobRun(job, progress, timings, was_loaded=True).handle, times_us)
 
-    def __init__(self, outbox: SimpleQueue[Event], times_us: list[float]) -> None:
-        super().__init__(Start(REQUEST, SEED, None, None, False), outbox)
-        self._times_us = times_us
 
-    def finish_step(self) -> None:
-        """Report the step, and note the time that it takes."""
-        started_at_s = time.perf_counter()
-        super().finish_step()
-        self._times_us.append((time.perf_counter() - started_at_s) * 1e6)
+def in_a_process(outbox: SimpleQueue[Message], times_us: list[float]) -> Timed:
+    """Return the reporter of an engine in a process of its own."""
+    return Timed(
+        _Generation(Start(1, Work(REQUEST, SEED), False), outbox).tell, times_us
+    )
 
 
 def plain(pipelines: Pipelines) -> Image.Image:
@@ -153,8 +160,8 @@ def compare(pairs: int, worker: str) -> list[float]:
     torch.set_num_threads(1)
     engine = SDXLEngine(load_models=lambda: (checkpoint, pipelines))
     service = ProgressService()
-    outbox: SimpleQueue[Event] = SimpleQueue()
-    pipe = Path(os.devnull).open("wb")  # noqa: SIM115 - to the end of the process
+    outbox: SimpleQueue[Message] = SimpleQueue()
+    pipe = Connection(os.open(os.devnull, os.O_WRONLY), readable=False)
     threading.Thread(target=_send, args=(outbox, pipe), daemon=True).start()
     runs = 0
     times_us: list[float] = []
@@ -164,10 +171,10 @@ def compare(pairs: int, worker: str) -> list[float]:
         runs += 1
         task_id = f"task-{runs}"
         service.create_progress(task_id, STEPS)
-        reporter: StepReporter = (
-            Timed(service, task_id, times_us)
+        reporter = (
+            in_this_process(service, task_id, times_us)
             if worker == "thread"
-            else TimedInProcess(outbox, times_us)
+            else in_a_process(outbox, times_us)
         )
         [picture] = engine.generate(
             REQUEST, seed=SEED, reporter=reporter, cancel=CancelToken()
@@ -214,12 +221,12 @@ def reports_us(watch: Callable[[GenerationProgress], None] | None) -> list[float
         task_id = f"task-{index}"
         service.create_progress(task_id, STEPS)
         leave = service.register_callback(task_id, watch) if watch else None
-        made = Timed(service, task_id, times_us)
-        made.plan(PLAN)
+        made = in_this_process(service, task_id, times_us)
+        made.report(Planned(PLAN))
         for planned in PLAN:
-            made.start_stage(planned.stage)
+            made.report(StageStarted(planned.stage))
             for _ in range(planned.steps):
-                made.finish_step()
+                made.report(StepFinished())
         if leave:
             leave()
         service.mark_complete(task_id)

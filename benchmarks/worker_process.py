@@ -12,12 +12,14 @@ from __future__ import annotations
 import statistics
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Sequence
 
-from nbgen.generation.engine import CancelToken, Engine
+from nbgen.generation.engine import CancelToken, EngineRunner, Work
+from nbgen.generation.events import Ended, EngineEvent
 from nbgen.generation.process import ProcessEngine
-from nbgen.schema import GenerationRequest, Preview, Stage, StagePlan
+from nbgen.generation.thread import ThreadEngine
+from nbgen.schema import GenerationRequest
 from nbgen.testing.engine import PatternEngine
 
 RUNS = 3
@@ -59,29 +61,6 @@ FIGURES = (
 )
 
 
-class Silent:
-    """A reporter that does nothing."""
-
-    def plan(self, stages: Sequence[StagePlan]) -> None:
-        """Do nothing."""
-
-    def start_stage(self, stage: Stage) -> None:
-        """Do nothing."""
-
-    def finish_step(self) -> None:
-        """Do nothing."""
-
-    def warn(self, message: str) -> None:
-        """Do nothing."""
-
-    def wants_preview(self) -> bool:
-        """Want none."""
-        return False
-
-    def show_preview(self, preview: Preview) -> None:
-        """Do nothing."""
-
-
 def measure_studio(worker: str) -> list[float]:
     """Return the figures of one studio, in seconds."""
     done = subprocess.run(
@@ -93,13 +72,22 @@ def measure_studio(worker: str) -> list[float]:
     return [float(word) for word in done.stdout.split()]
 
 
-def seconds_a_run(engine: Engine, steps: int) -> float:
-    """Return the median of how long so many steps take."""
-    request = GenerationRequest(prompt="a", num_inference_steps=steps)
+def seconds_a_run(runner: EngineRunner, steps: int) -> float:
+    """Return the median of how long so many steps take, and one picture's file."""
+    work = Work(GenerationRequest(prompt="a", num_inference_steps=steps), seed=7)
     times = []
     for _ in range(STEP_RUNS):
+        ended = threading.Event()
+
+        def look(event: EngineEvent, ended: threading.Event = ended) -> None:
+            if isinstance(event, Ended):
+                ended.set()
+
         started_at_s = time.perf_counter()
-        list(engine.generate(request, seed=7, reporter=Silent(), cancel=CancelToken()))
+        runner.run(
+            work, on_event=look, wants_preview=lambda: False, cancel=CancelToken()
+        )
+        ended.wait()
         times.append(time.perf_counter() - started_at_s)
     return statistics.median(times)
 
@@ -118,8 +106,11 @@ def main() -> None:
                 f"{figure:38}{worker:8}{statistics.median(times):8.3f} "
                 f"({min(times):.3f} to {max(times):.3f})"
             )
-    engine = ProcessEngine(PatternEngine)
-    for name, made_by in (("thread", PatternEngine()), ("process", engine)):
+    runners: list[tuple[str, EngineRunner]] = [
+        ("thread", ThreadEngine(PatternEngine)),
+        ("process", ProcessEngine(PatternEngine)),
+    ]
+    for name, made_by in runners:
         few = seconds_a_run(made_by, FEW_STEPS)
         many = seconds_a_run(made_by, MANY_STEPS)
         step_s = (many - few) / (MANY_STEPS - FEW_STEPS)
@@ -127,7 +118,7 @@ def main() -> None:
             f"{name:8} an empty step {1e6 * step_s:6.1f} µs, "
             f"a generation of {FEW_STEPS} of them {1e3 * few:6.2f} ms"
         )
-    engine.close()
+        made_by.close()
 
 
 if __name__ == "__main__":

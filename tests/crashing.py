@@ -66,8 +66,7 @@ class _TellingProcess(ProcessEngine):
     def __init__(self) -> None:
         super().__init__(PatternEngine)
         self.start()
-        assert self._child is not None
-        _tell(process=self._child._process.pid)
+        _tell(process=self.process_id)
 
     def run(self, *args: Any, **kwargs: Any) -> None:
         _tell(begins="running")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -31,5 +32,12 @@ def _local(studio: Studio) -> LocalBackend:
 @contextmanager
 def another_runs(folder: Path) -> Iterator[None]:
     """Hold the lock of the process that runs tasks, as another process would."""
-    with FileLock(folder / "runner.lock"):
-        yield
+    lock = FileLock(folder / "runner.lock", thread_local=False)
+    # A thread that holds no lock: a studio releases its own in a moment, and waiting
+    # for what the same thread holds would be refused as a deadlock.
+    with ThreadPoolExecutor(1) as other:
+        other.submit(lock.acquire).result()
+        try:
+            yield
+        finally:
+            other.submit(lock.release).result()

@@ -17,6 +17,7 @@ from uuid import uuid4
 
 import psycopg
 import sqlalchemy as sa
+from psycopg import sql
 from sqlalchemy import make_url
 
 
@@ -34,6 +35,15 @@ class Server:
         ) as connection:
             connection.execute(f"CREATE DATABASE {name}")
         return f"postgresql+psycopg://nbgen@/{name}?host={self._folder}"
+
+    def drop_database(self, url: str) -> None:
+        """Remove a database, whose files would all have to be removed at the end."""
+        with psycopg.connect(
+            host=str(self._folder), user="nbgen", dbname="postgres", autocommit=True
+        ) as connection:
+            name = sql.Identifier(str(make_url(url).database))
+            statement = sql.SQL("DROP DATABASE {} WITH (FORCE)")
+            connection.execute(statement.format(name))
 
     def drop_connections(self, url: str) -> None:
         """End all connections to a database, as a restart of the server would."""

@@ -53,33 +53,10 @@ from nbgen.schema import (
 from nbgen.schema.checks import MAX_SEED
 from nbgen.store import Store
 from nbgen.studio import Studio
-from nbgen.testing.engine import PatternEngine
+from nbgen.testing import Gate, PatternEngine, collect_progress
 from tests.parts import runner
 
 MakeStudio = Callable[..., Studio]
-
-
-class Gate:
-    """Holds an engine before a step until the test opens it."""
-
-    def __init__(self, at_step: int) -> None:
-        self._at_step = at_step
-        self.reached = threading.Event()
-        self.opened = threading.Event()
-
-    def __call__(self, step: int) -> None:
-        if step == self._at_step:
-            self.reached.set()
-            assert self.opened.wait(30)
-
-
-def until_end(watched: Studio, task_id: str) -> list[GenerationProgress]:
-    states: SimpleQueue[GenerationProgress] = SimpleQueue()
-    watched.watch(task_id, states.put)
-    seen: list[GenerationProgress] = []
-    while not (seen and seen[-1].status.ended):
-        seen.append(states.get(timeout=10))
-    return seen
 
 
 def pixels(path: Path) -> bytes:
@@ -116,11 +93,11 @@ def test_generate_returns_before_the_work(make_studio: MakeStudio) -> None:
     gate = Gate(at_step=1)
     studio = make_studio(gate)
     task = studio.generate("a cat", num_inference_steps=3)
-    assert gate.reached.wait(10)
+    gate.wait_reached()
     assert task.status is Status.GENERATING
     with pytest.raises(TaskUnfinished, match=r"has not ended within 0\.01 s"):
         task.result(0.01)
-    gate.opened.set()
+    gate.open()
     task.result(10)
 
 
@@ -160,7 +137,7 @@ def test_giving_up_waiting_does_not_stop_the_task(make_studio: MakeStudio) -> No
 
     with pytest.raises(TimeoutError):
         asyncio.run(give_up())
-    gate.opened.set()
+    gate.open()
     assert len(task.result(10).images) == 1
 
 
@@ -233,7 +210,7 @@ def test_tasks_run_in_the_order_of_submission(make_studio: MakeStudio) -> None:
     for name in names:
         studio.watch(name, lambda p: order.put(p.task_id) if p.outcome else None)
         studio.generate("a cat", task_id=name, num_inference_steps=1)
-    gate.opened.set()
+    gate.open()
     assert [order.get(timeout=10) for _ in names] == names
 
 
@@ -241,14 +218,14 @@ def test_cancel_a_running_task(make_studio: MakeStudio) -> None:
     gate = Gate(at_step=4)
     studio = make_studio(gate)
     task = studio.generate("a cat", num_inference_steps=10, task_id="a")
-    assert gate.reached.wait(10)
+    gate.wait_reached()
     task.cancel()
-    gate.opened.set()
+    gate.open()
     with pytest.raises(TaskCancelled, match=r"Cancelled at step 3 of 10\."):
         task.result(10)
     assert task.record.outcome is Outcome.CANCELLED
     assert (task.record.current_step, task.image_paths) == (3, [])
-    assert studio.generate("a dog").result(10)
+    studio.generate("a dog").result(10)
 
 
 def test_cancel_a_waiting_task(make_studio: MakeStudio) -> None:
@@ -259,9 +236,9 @@ def test_cancel_a_waiting_task(make_studio: MakeStudio) -> None:
     waiting.cancel()
     with pytest.raises(TaskCancelled, match=r"Cancelled before it started\."):
         waiting.result(10)
-    assert [s.status for s in until_end(studio, "b")] == [Status.FAILED]
-    gate.opened.set()
-    assert running.result(10)
+    assert [s.status for s in collect_progress(studio, "b")] == [Status.FAILED]
+    gate.open()
+    running.result(10)
 
 
 def test_cancel_after_the_end_changes_nothing(studio: Studio) -> None:
@@ -279,7 +256,7 @@ def test_an_interrupt_while_waiting_cancels(
     gate = Gate(at_step=2)
     studio = make_studio(gate)
     task = studio.generate("a cat", num_inference_steps=5)
-    assert gate.reached.wait(10)
+    gate.wait_reached()
     done = studio.backend.ended(task.id)
 
     def interrupt(_timeout: float | None = None) -> None:
@@ -289,7 +266,7 @@ def test_an_interrupt_while_waiting_cancels(
         patch.setattr(done, "result", interrupt)
         with pytest.raises(KeyboardInterrupt):
             task.result()
-    gate.opened.set()
+    gate.open()
     with pytest.raises(TaskCancelled):
         task.result(10)
 
@@ -311,7 +288,7 @@ def test_a_failure_is_kept_and_the_next_task_runs(
             task.result(10)
         assert raised.value.__cause__ is fault
         assert task.record.error == f"{type(fault).__name__}: {fault}"
-        assert studio.generate("a cat").result(10)
+        studio.generate("a cat").result(10)
 
 
 def test_a_disk_that_fails_leaves_no_watcher_waiting(
@@ -324,7 +301,7 @@ def test_a_disk_that_fails_leaves_no_watcher_waiting(
     task = studio.generate("a cat", task_id="a")
     with pytest.raises(GenerationFailed, match="disk full"):
         task.result(10)
-    assert until_end(studio, "a")[-1].error == (
+    assert collect_progress(studio, "a")[-1].error == (
         "The result could not be saved: disk full"
     )
 
@@ -335,7 +312,7 @@ def test_an_end_that_was_first_is_the_end_for_all(
     gate = Gate(at_step=2)
     studio = make_studio(gate)
     task = studio.generate("a cat", task_id="a", num_inference_steps=3)
-    assert gate.reached.wait(10)
+    gate.wait_reached()
     beside = Store(tmp_path / "data")
     beside.tasks.end_task(
         "a",
@@ -345,10 +322,10 @@ def test_an_end_that_was_first_is_the_end_for_all(
         error="Lost.",
     )
     beside.close()
-    gate.opened.set()
+    gate.open()
     with pytest.raises(TaskLost, match="Lost"):
         task.result(10)
-    assert until_end(studio, "a")[-1].outcome is Outcome.LOST
+    assert collect_progress(studio, "a")[-1].outcome is Outcome.LOST
 
 
 def test_the_store_knows_the_end_before_anyone_is_told(studio: Studio) -> None:
@@ -369,7 +346,7 @@ def test_a_task_outlives_its_studio(make_studio: MakeStudio) -> None:
     first.close()
     again = make_studio()
     assert again.task("a").result() == result
-    [state] = until_end(again, "a")
+    [state] = collect_progress(again, "a")
     assert (state.status, state.percentage) == (Status.COMPLETED, 100.0)
     assert (state.current_step, state.result) == (5, result)
     with pytest.raises(UnknownTask, match="no task 'b'"):
@@ -380,9 +357,9 @@ def test_a_task_outlives_its_studio(make_studio: MakeStudio) -> None:
 def test_closing_may_finish_what_runs_first(tmp_path: Path, interrupted: bool) -> None:
     gate = Gate(at_step=2)
     studio = Studio(tmp_path, engine=PatternEngine(gate))
-    running = studio.generate("a cat", task_id="runs", num_inference_steps=5)
+    studio.generate("a cat", task_id="runs", num_inference_steps=5)
     waiting = studio.generate("a dog", task_id="waits", num_inference_steps=5)
-    assert gate.reached.wait(10)
+    gate.wait_reached()
     if interrupted:
         returned = threading.Event()
 
@@ -396,13 +373,13 @@ def test_closing_may_finish_what_runs_first(tmp_path: Path, interrupted: bool) -
             os.kill(os.getpid(), signal.SIGINT)
             assert cancelled.wait(10)
             returned.wait(0.3)  # it must wait for the task, so this times out
-            gate.opened.set()
+            gate.open()
 
         interrupting = threading.Thread(target=interrupt)
         interrupting.start()
         with pytest.raises(KeyboardInterrupt):
             studio.close(finish=True)
-        assert gate.opened.is_set()
+        assert gate.is_open
         returned.set()
         interrupting.join()
     else:
@@ -410,11 +387,12 @@ def test_closing_may_finish_what_runs_first(tmp_path: Path, interrupted: bool) -
         closing.start()
         with pytest.raises(TaskUnfinished):
             waiting.result(10)  # so it is closing
-        gate.opened.set()
+        gate.open()
         closing.join()
     outcome = Outcome.CANCELLED if interrupted else Outcome.SUCCEEDED
-    assert running.record.outcome is outcome
-    assert waiting.record.status is Status.PENDING
+    with Studio(tmp_path, engine=PatternEngine(), take_over=False) as looking:
+        assert looking.get_record("runs").outcome is outcome
+        assert looking.get_record("waits").status is Status.PENDING
     with Studio(tmp_path, engine=PatternEngine()) as following:
         assert following.task("waits").result(10).images
 
@@ -425,8 +403,8 @@ def test_close_cancels_what_runs_and_leaves_no_thread(make_studio: MakeStudio) -
     running, waiting = studio.generate("a cat"), studio.generate("a dog")
     ends: SimpleQueue[GenerationProgress] = SimpleQueue()
     running.watch(lambda p: ends.put(p) if p.outcome else None)
-    assert gate.reached.wait(10)
-    gate.opened.set()
+    gate.wait_reached()
+    gate.open()
     studio.close()
     assert ends.get(timeout=10).outcome is Outcome.CANCELLED
     with make_studio() as again:
@@ -466,11 +444,11 @@ def test_a_retry_is_a_task_of_its_own(make_studio: MakeStudio) -> None:
     gate = Gate(at_step=2)
     studio = make_studio(gate)
     task = studio.generate("a cat", seed=3)
-    assert gate.reached.wait(10)
+    gate.wait_reached()
     with pytest.raises(TaskError, match="has not ended"):
         studio.retry(task.id)
     task.cancel()
-    gate.opened.set()
+    gate.open()
     with pytest.raises(TaskCancelled):
         task.result(10)
     again = studio.retry(task.id)
@@ -535,7 +513,7 @@ def test_a_store_that_fails_leaves_no_watcher_waiting(
         patched.setattr("nbgen.store.tasks.TaskStore.add_tasks", fail)
         with pytest.raises(OSError, match="disk full"):
             studio.generate("a cat", task_id="a")
-    assert until_end(studio, "a")[-1].error == "disk full"
+    assert collect_progress(studio, "a")[-1].error == "disk full"
     studio.generate("a cat", task_id="a").result(10)  # the disk has room again
 
 
@@ -577,11 +555,11 @@ def test_only_a_completed_task_is_decided(make_studio: MakeStudio) -> None:
     gate = Gate(at_step=1)
     studio = make_studio(gate)
     task = studio.generate("a cat", task_id="a")
-    assert gate.reached.wait(10)
+    gate.wait_reached()
     with pytest.raises(DecisionConflict, match="'a' is generating; only a completed"):
         studio.approve("a", reviewer_id="ada")
     task.cancel()
-    gate.opened.set()
+    gate.open()
     with pytest.raises(TaskCancelled):
         task.result(10)
     with pytest.raises(DecisionConflict, match="is failed"):
@@ -617,7 +595,7 @@ def test_a_task_is_never_seen_between_the_store_and_the_queue(
     monkeypatch.setattr(JobQueue, "submit", slow_submit)
     studio.generate("a cat", task_id="a")
     looking.join()
-    assert found[0].result(10)
+    found[0].result(10)
 
 
 class HeldSaving:
@@ -629,10 +607,8 @@ class HeldSaving:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, at_picture: int = 0) -> None:
         self._numbers = count()
-        self._at_picture = at_picture
         self._save_file = FolderImages.save
-        self.reached = threading.Event()
-        self.opened = threading.Event()
+        self.gate = Gate(at_picture)
 
         def save(images: FolderImages, data: bytes, kind: str) -> str:
             return self._save(images, data, kind)
@@ -640,9 +616,7 @@ class HeldSaving:
         monkeypatch.setattr(FolderImages, "save", save)
 
     def _save(self, images: FolderImages, data: bytes, kind: str) -> str:
-        if next(self._numbers) == self._at_picture:
-            self.reached.set()
-            assert self.opened.wait(30)
+        self.gate(next(self._numbers))
         return self._save_file(images, data, kind)
 
 
@@ -664,14 +638,14 @@ def test_saving_goes_on_while_the_next_task_samples(
     sampled = threading.Event()
     studio = make_studio(lambda step: sampled.set() if step == 3 else None)
     first = studio.generate("a cat", num_inference_steps=1)
-    assert saving.reached.wait(10)
+    saving.gate.wait_reached()
     second = studio.generate("a dog", num_inference_steps=3)
     assert sampled.wait(10)
     assert first.progress.current_stage is Stage.SAVE
     assert first.status is Status.GENERATING
-    saving.opened.set()
-    assert first.result(10)
-    assert second.result(10)
+    saving.gate.open()
+    first.result(10)
+    second.result(10)
 
 
 def test_what_a_cancel_while_saving_leaves_is_garbage(
@@ -680,14 +654,14 @@ def test_what_a_cancel_while_saving_leaves_is_garbage(
     studio = make_studio()
     saving = HeldSaving(monkeypatch, at_picture=2)
     task = studio.generate("a cat", task_id="a", num_images=3, num_inference_steps=4)
-    assert saving.reached.wait(10)
+    saving.gate.wait_reached()
     assert len(kept_files(tmp_path)) == 2
     task.cancel()
-    saving.opened.set()
+    saving.gate.open()
     with pytest.raises(TaskCancelled, match=r"Cancelled at step 4 of 4\."):
         task.result(10)
     assert task.record.result is None
-    assert until_end(studio, "a")[-1].outcome is Outcome.CANCELLED
+    assert collect_progress(studio, "a")[-1].outcome is Outcome.CANCELLED
     assert len(collect_all(studio, tmp_path)) == 3
     assert kept_files(tmp_path) == []
 
@@ -700,11 +674,11 @@ def test_a_cancelled_task_keeps_the_pictures_of_another(
     saving = HeldSaving(monkeypatch, at_picture=1)
     # Without metadata, the same picture is the same file.
     batch = studio.generate("a cat", seed=7, metadata="none", num_images=2)
-    assert saving.reached.wait(10)
+    saving.gate.wait_reached()
     alone = other.generate("a cat", seed=7, metadata="none")
     alone.result(10)
     batch.cancel()
-    saving.opened.set()
+    saving.gate.open()
     with pytest.raises(TaskCancelled):
         batch.result(10)
     assert len(alone.image_paths) == 1
@@ -784,7 +758,7 @@ def test_the_pictures_before_a_failure_are_kept(
             task.result(10)
         assert str(raised.value) == task.record.error == said
         assert raised.value.__cause__ is error
-        end = until_end(studio, "a")[-1]
+        end = collect_progress(studio, "a")[-1]
         assert (end.outcome, end.result) == (Outcome.FAILED, task.record.result)
         assert task.record.result is not None
         assert [image.seed for image in task.record.result.images] == [7, 8]
@@ -884,11 +858,11 @@ def test_variations_start_from_the_first_picture(tmp_path: Path) -> None:
 def test_there_are_no_variations_of_what_is_not_there(make_studio: MakeStudio) -> None:
     gate = Gate(at_step=1)
     task = make_studio(gate).generate("a cat")
-    assert gate.reached.wait(10)
+    gate.wait_reached()
     with pytest.raises(TaskUnfinished, match="has not ended"):
         task.variations()
     task.cancel()
-    gate.opened.set()
+    gate.open()
     with pytest.raises(TaskCancelled):
         task.result(10)
     with pytest.raises(TaskCancelled):
@@ -942,7 +916,7 @@ def test_a_process_that_exits_cancels_its_task(
     program = f"""
 import threading
 from nbgen.studio import Studio
-from nbgen.testing.engine import PatternEngine
+from nbgen.testing import PatternEngine
 
 reached = threading.Event()
 

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, Unpack
 
+from nbgen import framing
 from nbgen.backend import (
     Backend,
     Deciding,
@@ -45,13 +46,11 @@ from nbgen.schema import (
     make_decision_request,
     make_query,
     make_request,
+    takes_decision_fields,
     takes_request_fields,
 )
 
 if TYPE_CHECKING:
-    import pandas as pd
-
-    from nbgen.frames import FrameBatch
     from nbgen.generation.engine import Engine
     from nbgen.generation.process import ProcessEngine
 
@@ -82,10 +81,8 @@ class Studio:
         publishers: Publish what is approved; by default those of
             ``nbgen.review.installed``.
         backend: Does the work, in place of one that the other arguments describe.
-        settings: Further fields of ``nbgen.local.config.StudioConfig``, described
-            there: ``loras``, ``memory_plan``, ``worker``, ``release_after``,
-            ``queue_limit``, ``take_over``, ``rerun_lost``, ``database``, ``images`` and
-            ``quorum``.
+        settings: Further fields of ``nbgen.local.config.StudioConfig``, which describes
+            them: ``database``, ``images``, ``quorum``, ``worker`` and others.
 
     Raises:
         CheckpointNotFound: There is no such checkpoint.
@@ -148,6 +145,12 @@ class Studio:
     get_content = forwarded(Deciding.get_content)
     publications = forwarded(Deciding.publications)
     close = forwarded(Backend.close)
+
+    # Tables; pandas is imported by the first of these that is called.
+    generate_frame = framing.generate_frame
+    tasks_frame = framing.tasks_frame
+    images_frame = framing.images_frame
+    decisions_frame = framing.decisions_frame
 
     @property
     def backend(self) -> Backend:
@@ -259,9 +262,8 @@ class Studio:
         reviewer last asked for. ``Running.submit_batch`` describes the errors.
 
         Args:
-            requests: The requests, by names of 1 to 60 letters, digits, dots,
-                underscores, colons or hyphens that stay the same at the next call.
-            batch_id: The name of the batch, likewise. Its tasks are ``batch_id:row``.
+            requests: The requests, by names that stay the same at the next call.
+            batch_id: The name of the batch. Its tasks are ``batch_id:row``.
             priority: See ``generate``.
         """
         self._backend.submit_batch(batch_id, requests, priority=priority)
@@ -279,8 +281,7 @@ class Studio:
     def retry(self, task_id: str) -> Task:
         """Queue the request of an ended task again, as a task of its own.
 
-        The new task has the old one as its parent, and its seed unless one was drawn;
-        ``Running.retry`` describes the errors.
+        The new task has the old one as its parent; see ``Running.retry``.
         """
         [task] = self.retry_tasks([task_id])
         return task
@@ -314,9 +315,6 @@ class Studio:
             limit: How many at most, 1 to 1,000.
             cursor: The ``next_cursor`` of the page before.
             filters: ``status``, ``text``, ``since``, ``batch_id``; see ``TaskQuery``.
-
-        Raises:
-            InvalidRequest: A value or the name of a filter is not allowed.
         """
         query = make_query(filters, limit=limit, cursor=cursor)
         return self._backend.list_tasks(query)
@@ -335,9 +333,6 @@ class Studio:
         Args:
             field: The field of a request that it is for: ``"image"`` or ``"mask"``.
             source: A PIL image, the path or bytes of a file, or the name of a picture.
-
-        Raises:
-            InvalidRequest: It is no picture.
         """
         return self._backend.keep_picture(field, read_source(field, source))
 
@@ -345,6 +340,7 @@ class Studio:
         """Copy pictures into a folder; see ``nbgen.exporting.export_pictures``."""
         return export_pictures(self._backend, Path(folder), approval)
 
+    @takes_decision_fields
     def approve(self, task_id: str, **fields: Unpack[DecisionFields]) -> Decision:
         """Approve a task; the same again returns the decision that stands.
 
@@ -353,20 +349,16 @@ class Studio:
             fields: The further fields of ``DecisionRequest``; ``reviewer_id`` is
                 needed. Without ``featured_image_url`` and ``image``, the picture is the
                 one that was approved already, the one in the task's metadata, or the
-                first that was generated.
-
-        Raises:
-            UnknownTask: There is no such task.
-            InvalidRequest: A value or a keyword is not allowed.
-            DecisionConflict: It awaits no decision, or somebody decided otherwise.
-            FeaturedImageMissing: Its pictures are gone.
+                first that was generated. ``Deciding.decide`` describes the errors.
         """
         return self.decide(task_id, Verdict.APPROVED, **fields)
 
+    @takes_decision_fields
     def reject(self, task_id: str, **fields: Unpack[DecisionFields]) -> Decision:
         """Reject a task; see ``approve``. The reason is the ``feedback``."""
         return self.decide(task_id, Verdict.REJECTED, **fields)
 
+    @takes_decision_fields
     def decide(
         self, task_id: str, verdict: Verdict, **fields: Unpack[DecisionFields]
     ) -> Decision:
@@ -396,49 +388,8 @@ class Studio:
             fields: See ``approve``. The ``feedback`` is needed: it is what to change.
 
         Returns:
-            The new task; the same one if the same was asked before. None for a task
-            that was made elsewhere and is to be changed there.
+            The new task, also if it was asked before; None for one made elsewhere.
         """
         request = make_decision_request(task_id, Verdict.CHANGES_REQUESTED, fields)
         child = self._backend.request_changes(request, prompt=prompt)
         return None if child is None else Task(self._backend, child)
-
-    def generate_frame(
-        self, df: pd.DataFrame, prompt: str = "prompt", **options: Any
-    ) -> FrameBatch:
-        """Queue a task for each row of a table, and return at once.
-
-        A second call queues what is missing. ``nbgen.frames.generate_frame`` describes
-        the options and the errors.
-
-        Args:
-            df: The rows.
-            prompt: The name of a column, or a template: ``"{headline}, watercolor"``.
-            options: ``key``, ``overrides``, ``name``, ``priority``, and the fields of
-                ``GenerationRequest``: the name of a column, or a value for all rows.
-        """
-        from nbgen import frames
-
-        return frames.generate_frame(self._backend, df, prompt, **options)
-
-    def tasks_frame(
-        self, *, limit: int | None = None, **filters: Unpack[TaskFilters]
-    ) -> pd.DataFrame:
-        """Return a table of tasks, newest first; the filters are those of ``tasks``."""
-        from nbgen import frames
-
-        return frames.tasks_frame(self._backend, limit=limit, **filters)
-
-    def images_frame(
-        self, *, limit: int | None = None, **filters: Unpack[TaskFilters]
-    ) -> pd.DataFrame:
-        """Return a table of pictures and decisions on them; see ``tasks_frame``."""
-        from nbgen import frames
-
-        return frames.images_frame(self._backend, limit=limit, **filters)
-
-    def decisions_frame(self, task_id: str | None = None) -> pd.DataFrame:
-        """Return the log of decisions as a table, oldest first: of one task, or all."""
-        from nbgen import frames
-
-        return frames.decisions_frame(self._backend, task_id)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import datetime as dt
 import os
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,8 @@ import pytest
 from filelock import FileLock
 
 from nbgen.backend import Backend
-from nbgen.testing import MemoryBackend, PatternEngine
+from nbgen.testing import Gate, MemoryBackend, PatternEngine
 from tests import postgresql
-from tests.contract.making import Gate
 
 MakeBackend = Callable[..., Backend]
 AnotherRuns = Callable[[], AbstractContextManager[object]]
@@ -39,12 +39,15 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def database_url(kind: str, request: pytest.FixtureRequest) -> str | None:
+def database_url(kind: str, request: pytest.FixtureRequest) -> Iterator[str | None]:
     """Return the URL of an empty database; None for any kind but PostgreSQL."""
     if kind != "postgresql":
-        return None
+        yield None
+        return
     server: postgresql.Server = request.getfixturevalue("postgresql_server")
-    return server.new_database()
+    url = server.new_database()
+    yield url
+    server.drop_database(url)
 
 
 @pytest.fixture
@@ -110,7 +113,20 @@ def backend(make_backend: MakeBackend) -> Backend:
 @pytest.fixture
 def another_runs(tmp_path: Path) -> AnotherRuns:
     """Return a function that holds the lock of whoever runs the tasks of the data."""
-    return lambda: FileLock(tmp_path / "data" / "runner.lock")
+
+    @contextmanager
+    def hold() -> Iterator[None]:
+        lock = FileLock(tmp_path / "data" / "runner.lock", thread_local=False)
+        # A thread that holds no lock: the backend releases its own in a moment, and
+        # waiting for what the same thread holds would be refused as a deadlock.
+        with ThreadPoolExecutor(1) as other:
+            other.submit(lock.acquire).result()
+            try:
+                yield
+            finally:
+                other.submit(lock.release).result()
+
+    return hold
 
 
 @pytest.fixture

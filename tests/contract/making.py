@@ -1,9 +1,8 @@
-"""What the tests of the contract make: requests, tasks, pictures and gates."""
+"""What the tests of the contract make: requests, tasks, pictures and decisions."""
 
 from __future__ import annotations
 
 import io
-import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -20,6 +19,7 @@ from nbgen.schema import (
     TaskRecord,
     Verdict,
 )
+from nbgen.testing import Gate
 
 WAIT_S = 30.0
 STEPS = 4
@@ -28,26 +28,6 @@ A_PICTURE = f"{'0' * 32}.png"
 
 # Backends of one data folder, or what is done to files on a disk.
 local_only = pytest.mark.parametrize("kind", ["sqlite", "postgresql"], indirect=True)
-
-
-class Gate:
-    """Holds an engine before a step until the gate is opened."""
-
-    def __init__(self, at_step: int = 2) -> None:
-        self._at_step = at_step
-        self._reached = threading.Event()
-        self._opened = threading.Event()
-
-    def __call__(self, step: int) -> None:
-        if step == self._at_step:
-            self._reached.set()
-            assert self._opened.wait(WAIT_S)
-
-    def wait_reached(self) -> None:
-        assert self._reached.wait(WAIT_S)
-
-    def open(self) -> None:
-        self._opened.set()
 
 
 def asks(prompt: str = "a cat", **fields: Any) -> GenerationRequest:
@@ -64,7 +44,7 @@ def submit(
 
 def hold(make_backend: Callable[..., Backend], **options: Any) -> tuple[Backend, Gate]:
     """Return a backend whose task ``runs`` is under way, and the gate that holds it."""
-    gate = Gate()
+    gate = Gate(at_step=2)
     backend = make_backend(gate, **options)
     submit(backend, "runs")
     gate.wait_reached()

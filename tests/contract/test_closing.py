@@ -15,10 +15,10 @@ import pytest
 from nbgen.backend import Backend, Deciding, Finding, Pictures, Running, Watching
 from nbgen.errors import StudioClosed
 from nbgen.schema import Decision, Outcome, Status, TaskQuery, Verdict
+from nbgen.testing import Gate
 from tests.contract.conftest import MakeBackend
 from tests.contract.making import (
     WAIT_S,
-    Gate,
     asks,
     hold,
     made,
@@ -74,6 +74,18 @@ CALLS: dict[str, Callable[[Backend, Decision], Any]] = {
     "publications": lambda b, _: b.publications("a", wait_s=0.0),
     "close": lambda _b, _: None,
 }
+
+
+def test_a_closed_backend_queues_nothing(make_backend: MakeBackend) -> None:
+    backend = make_backend()
+    made(backend, "a")
+    backend.close(finish=False)
+    with pytest.raises(StudioClosed):
+        backend.submit(asks(), task_id="b", priority=0)
+    with pytest.raises(StudioClosed):
+        backend.submit_batch("b", {"x": asks()}, priority=0)
+    with pytest.raises(StudioClosed):
+        backend.retry(["a"])
 
 
 def test_every_call_raises_once_the_backend_is_closed(backend: Backend) -> None:
@@ -136,7 +148,7 @@ def test_closing_leaves_no_thread(make_backend: MakeBackend) -> None:
 
 
 def test_an_end_of_the_watching_may_come_late(make_backend: MakeBackend) -> None:
-    backend = make_backend(Gate(99))
+    backend = make_backend(Gate(at_step=99))
     stop = backend.watch("a", ignore)
     stop_previews = backend.watch_previews("a", ignore)
     backend.close(finish=False)

@@ -31,10 +31,10 @@ from nbgen.schema import (
     TaskQuery,
     Verdict,
 )
+from nbgen.testing import Gate
 from tests.contract.conftest import AnotherRuns, MakeBackend
 from tests.contract.making import (
     WAIT_S,
-    Gate,
     asks,
     decide,
     hold,
@@ -97,7 +97,7 @@ def test_the_same_again_is_the_decision_that_stands(backend: Backend) -> None:
 def test_a_refusal_keeps_no_other_decision_from_being_taken(
     make_backend: MakeBackend,
 ) -> None:
-    gate = Gate()
+    gate = Gate(at_step=2)
     backend = make_backend(gate)
     submit(backend, "a")
     gate.open()
@@ -330,7 +330,7 @@ def test_a_child_keeps_the_row_of_its_parent(backend: Backend) -> None:
 def test_changes_are_requested_with_their_child_or_not_at_all(
     make_backend: MakeBackend,
 ) -> None:
-    gate = Gate()
+    gate = Gate(at_step=2)
     backend = make_backend(gate, queue_limit=1)
     submit(backend, "runs")
     gate.wait_reached()

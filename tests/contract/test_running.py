@@ -16,11 +16,11 @@ from nbgen.errors import (
     UnknownTask,
 )
 from nbgen.schema import Outcome, Status, TaskQuery
+from nbgen.testing import Gate
 from tests.contract.conftest import AnotherRuns, MakeBackend
 from tests.contract.making import (
     A_PICTURE,
     WAIT_S,
-    Gate,
     asks,
     hold,
     local_only,
@@ -176,7 +176,7 @@ def test_an_end_is_kept_before_it_is_told(make_backend: MakeBackend) -> None:
 
 def test_a_failure_is_an_end_with_its_cause(make_backend: MakeBackend) -> None:
     cause = RuntimeError("the model broke")
-    gate = Gate()
+    gate = Gate(at_step=2)
 
     def fail(step: int) -> None:
         gate(step)

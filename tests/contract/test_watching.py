@@ -10,10 +10,10 @@ import pytest
 from nbgen.backend import Backend
 from nbgen.errors import UnknownTask
 from nbgen.schema import GenerationProgress, Outcome, Preview, Stage, Status
+from nbgen.testing import Gate
 from tests.contract.conftest import MakeBackend
 from tests.contract.making import (
     WAIT_S,
-    Gate,
     asks,
     made,
     submit,
@@ -46,7 +46,7 @@ def check_whole(seen: list[GenerationProgress]) -> None:
 
 
 def test_progress_is_told_from_waiting_to_the_end(make_backend: MakeBackend) -> None:
-    gate = Gate()
+    gate = Gate(at_step=2)
     backend = make_backend(gate)
     submit(backend, "a")
     gate.wait_reached()
@@ -71,7 +71,7 @@ def test_an_unknown_task_has_no_progress(backend: Backend) -> None:
 def test_a_watcher_of_a_waiting_task_sees_all_states(
     make_backend: MakeBackend,
 ) -> None:
-    gate = Gate()
+    gate = Gate(at_step=2)
     backend = make_backend(gate)
     submit(backend, "first")
     gate.wait_reached()
@@ -92,7 +92,7 @@ def test_a_task_can_be_watched_before_it_exists(backend: Backend) -> None:
 def test_a_late_watcher_begins_with_the_present_state(
     make_backend: MakeBackend,
 ) -> None:
-    gate = Gate(3)
+    gate = Gate(at_step=3)
     backend = make_backend(gate)
     submit(backend, "a")
     gate.wait_reached()
@@ -116,7 +116,7 @@ def test_a_watcher_of_an_ended_task_sees_its_end_alone(backend: Backend) -> None
 
 
 def test_a_failure_and_a_cancel_are_the_last_states(make_backend: MakeBackend) -> None:
-    gate = Gate()
+    gate = Gate(at_step=2)
     backend = make_backend(gate)
     submit(backend, "runs")
     gate.wait_reached()
@@ -138,7 +138,7 @@ def test_a_failure_and_a_cancel_are_the_last_states(make_backend: MakeBackend) -
 def test_nothing_is_told_once_the_watching_has_ended(
     make_backend: MakeBackend, begins_before: bool
 ) -> None:
-    gate = Gate()
+    gate = Gate(at_step=2)
     backend = make_backend(gate)
     if begins_before:
         submit(backend, "a")

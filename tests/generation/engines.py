@@ -176,3 +176,51 @@ def leaving() -> PatternEngine:
 def missing() -> PatternEngine:
     """Have no engine to give."""
     raise CheckpointNotFound("Gone. Put it back.")
+
+
+class LateEngine(TellingEngine):
+    """Reports a preview to the reporter before, and then its own."""
+
+    def generate(self, *args: Any, **kwargs: Any) -> Iterator[Image.Image]:
+        late, self.reporter = self.reporter, kwargs["reporter"]
+        for reporter in (late, self.reporter):
+            if reporter is not None:
+                reporter.report(PreviewMade(Preview(b"own", 1, 1)))
+        return super().generate(*args, **kwargs)
+
+
+class HeldEngine(TellingEngine):
+    """Draws pictures that are not encoded before somebody writes into a pipe.
+
+    Only those of a prompt that begins with "held"; another fails if it is "held, then
+    fails", after its pictures.
+
+    Args:
+        pipe: The named pipe; each byte in it lets one picture go.
+    """
+
+    def __init__(self, pipe: Path) -> None:
+        super().__init__()
+        # For both, so that it never ends.
+        self._pipe = pipe.open("r+b", buffering=0)
+
+    def generate(self, *args: Any, **kwargs: Any) -> Iterator[Image.Image]:
+        prompt = args[0].prompt
+        for picture in super().generate(*args, **kwargs):
+            if prompt.startswith("held"):
+                self._hold(picture)
+            yield picture
+        if prompt.endswith("fails"):
+            raise InvalidRequest("width", 7, "more")
+
+    def close(self) -> None:
+        self._pipe.close()
+
+    def _hold(self, picture: Image.Image) -> None:
+        save = picture.save
+
+        def held(*args: Any, **kwargs: Any) -> None:
+            self._pipe.read(1)
+            save(*args, **kwargs)
+
+        picture.save = held  # type: ignore[method-assign]

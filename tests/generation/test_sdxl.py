@@ -364,10 +364,8 @@ def test_inpainting_keeps_what_the_mask_leaves(engine: SDXLEngine) -> None:
     assert distance(picture.crop((40, 40, 88, 88)), blue.crop((40, 40, 88, 88))) > 20
 
 
-def test_previews_show_the_picture_rather_than_noise(
-    engine: SDXLEngine, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("nbgen.generation.preview.INTERVAL_S", 0.0)
+def test_previews_show_the_picture_rather_than_noise() -> None:
+    engine = SDXLEngine("tiny", preview_every_s=0.0)
     recorder = Recorder(looks=True)
     [picture] = run(engine, recorder, num_inference_steps=20, guidance_scale=4.5)
     engine.close()  # ends the thread that makes them
@@ -470,16 +468,13 @@ def test_compiling_is_a_stage_of_its_own_for_each_new_size(
     assert len(compiled) == 2  # base and refiner
 
 
-def test_a_taesd_beside_the_weights_makes_the_previews(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_taesd_beside_the_weights_makes_the_previews(tmp_path: Path) -> None:
     """Its weights are random here; that it is what is shown is the point."""
     library: Any = diffusers
     blocks = {"encoder_block_out_channels": (8,) * 4, "num_encoder_blocks": (1,) * 4}
     decoder = {"decoder_block_out_channels": (8,) * 4, "num_decoder_blocks": (1,) * 4}
     library.AutoencoderTiny(**blocks, **decoder).save_pretrained(tmp_path)
-    monkeypatch.setattr("nbgen.generation.preview.INTERVAL_S", 0.0)
-    engine = SDXLEngine("tiny")
+    engine = SDXLEngine("tiny", preview_every_s=0.0)
     run(engine, Recorder(), **QUICK)
     assert engine._loaded is not None
     checkpoint, pipelines = engine._loaded

@@ -41,7 +41,7 @@ from nbgen.store import Store
 from nbgen.store.decisions import DecisionStore
 from nbgen.store.tasks import TaskStore
 from nbgen.studio import Studio
-from nbgen.testing.engine import PatternEngine
+from nbgen.testing import Gate, PatternEngine, collect_progress
 from tests.parts import another_runs, runner
 
 REQUEST = GenerationRequest(prompt="a cat", num_inference_steps=2)
@@ -83,26 +83,8 @@ def break_once(
 BreakOnce = Callable[[str, BaseException, bool], None]
 
 
-class Held(PatternEngine):
-    """Holds each task before its first step until there is a place for it to go on."""
-
-    def __init__(self) -> None:
-        super().__init__(self._hold)
-        self.reached = threading.Semaphore(0)
-        self.go_on = threading.Semaphore(0)
-
-    def _hold(self, step: int) -> None:
-        if step == 1:
-            self.reached.release()
-            assert self.go_on.acquire(timeout=30)
-
-
 def outcome_told(studio: Studio, task_id: str) -> Outcome | None:
-    told: SimpleQueue[GenerationProgress] = SimpleQueue()
-    studio.watch(task_id, told.put)
-    while not (state := told.get(timeout=10)).status.ended:
-        pass
-    return state.outcome
+    return collect_progress(studio, task_id)[-1].outcome
 
 
 # An end that cannot be saved.
@@ -370,16 +352,16 @@ def test_a_cancel_at_the_first_state_is_not_lost(make_studio: MakeStudio) -> Non
 
 def test_a_task_of_another_studio_is_cancelled_there(tmp_path: Path) -> None:
     service = ProgressService()
-    engine = Held()
+    gate = Gate()
     with (
-        Studio(tmp_path, engine=engine, progress=service) as first,
+        Studio(tmp_path, engine=PatternEngine(gate), progress=service) as first,
         Studio(tmp_path, engine=PatternEngine(), progress=service) as second,
     ):
         first.submit(REQUEST, task_id="a")
-        assert engine.reached.acquire(timeout=10)
+        gate.wait_reached()
         with pytest.raises(TaskError, match="another process or studio"):
             second.cancel("a")
-        engine.go_on.release()
+        gate.release()
         assert first.task("a").result(10).images
     service.close()
 
@@ -413,13 +395,13 @@ def test_what_is_queued_already_needs_no_room(tmp_path: Path) -> None:
     with Studio(tmp_path, engine=PatternEngine()) as studio:
         studio.pause()
         studio.submit_batch(ROWS, batch_id="b")
-    engine = Held()
-    with Studio(tmp_path, engine=engine, queue_limit=2) as studio:
-        assert engine.reached.acquire(timeout=10)
+    gate = Gate()
+    with Studio(tmp_path, engine=PatternEngine(gate), queue_limit=2) as studio:
+        gate.wait_reached()
         assert len(studio.waiting()) == 4
         studio.submit_batch(ROWS, batch_id="b")
         studio.submit(REQUEST, task_id="b:r0")
-        engine.go_on.release(5)
+        gate.release(5)
         assert studio.batch("b").result(10)
 
 
@@ -513,11 +495,11 @@ def test_a_studio_whose_process_cannot_start_leaves_nothing(
 
 
 def test_closing_waits_for_one_that_closes(tmp_path: Path) -> None:
-    engine = Held()
-    studio = Studio(tmp_path, engine=engine)
+    gate = Gate()
+    studio = Studio(tmp_path, engine=PatternEngine(gate))
     running = studio.submit(REQUEST)
     waiting = studio.submit(REQUEST)
-    assert engine.reached.acquire(timeout=10)
+    gate.wait_reached()
     finishing = threading.Thread(target=studio.close, kwargs={"finish": True})
     finishing.start()
     with pytest.raises(TaskUnfinished):
@@ -526,7 +508,7 @@ def test_closing_waits_for_one_that_closes(tmp_path: Path) -> None:
     again.start()
     again.join(0.3)  # it must wait for the task, so this times out
     assert again.is_alive()
-    engine.go_on.release()
+    gate.release()
     again.join(10)
     finishing.join(10)
     with pytest.raises(TaskCancelled):
@@ -537,10 +519,10 @@ def test_closing_waits_for_one_that_closes(tmp_path: Path) -> None:
 def test_a_second_interrupt_leaves_the_studio_to_be_closed_again(
     tmp_path: Path,
 ) -> None:
-    engine = Held()
-    studio = Studio(tmp_path, engine=engine)
+    gate = Gate()
+    studio = Studio(tmp_path, engine=PatternEngine(gate))
     running, waiting = studio.submit(REQUEST), studio.submit(REQUEST)
-    assert engine.reached.acquire(timeout=10)
+    gate.wait_reached()
     cancelled = threading.Event()
     job = runner(studio).queue.find(running.id)
     assert job is not None
@@ -559,9 +541,10 @@ def test_a_second_interrupt_leaves_the_studio_to_be_closed_again(
         studio.close(finish=True)
     interrupting.join()
     assert len(list((tmp_path / "owners").iterdir())) == 1
-    engine.go_on.release()
+    gate.release()
     studio.close()
-    assert running.record.outcome is Outcome.CANCELLED
+    with Studio(tmp_path, engine=PatternEngine(), take_over=False) as looking:
+        assert looking.get_record(running.id).outcome is Outcome.CANCELLED
     assert list((tmp_path / "owners").iterdir()) == []
 
 
@@ -601,7 +584,8 @@ def test_closing_waits_for_what_is_being_saved(
     assert opened.is_set()
     returned.set()
     interrupting.join()
-    assert task.record.outcome is Outcome.CANCELLED
+    with Studio(tmp_path, engine=PatternEngine(), take_over=False) as looking:
+        assert looking.get_record(task.id).outcome is Outcome.CANCELLED
 
 
 def test_the_next_runner_finds_what_a_closed_studio_leaves(
@@ -627,7 +611,7 @@ def test_the_next_runner_finds_what_a_closed_studio_leaves(
 FORK = """
 import os, sys
 from nbgen.studio import Studio
-from nbgen.testing.engine import PatternEngine
+from nbgen.testing import Gate, PatternEngine, collect_progress
 
 studio = Studio(sys.argv[1], engine=PatternEngine())
 studio.pause()
@@ -671,5 +655,4 @@ def test_one_that_ran_last_and_is_gone_ends_nobody_s_process(
         assert isinstance(engine, ProcessEngine)
         for _ in range(2):
             assert looked.acquire(timeout=10)
-        assert engine._child is not None
-        assert engine._child.alive
+        assert engine.process_id is not None

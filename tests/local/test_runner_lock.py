@@ -22,27 +22,20 @@ from tests import postgresql
 
 # Opens a studio whose first task hangs, then says so and waits to be ended.
 PROGRAM = """
-import sys, threading
+import sys
 from nbgen.studio import Studio
-from nbgen.testing.engine import PatternEngine
+from nbgen.testing import Gate, PatternEngine
 
-reached = threading.Event()
-go_on = threading.Event()
-
-def before_step(step):
-    if step == 2:
-        reached.set()
-        go_on.wait()
-
+gate = Gate(at_step=2, timeout_s=600)
 studio = Studio(
-    sys.argv[1], engine=PatternEngine(before_step), database=sys.argv[2] or None
+    sys.argv[1], engine=PatternEngine(gate), database=sys.argv[2] or None
 )
 for name in ("runs", "waits"):
     studio.generate(name, task_id=name, seed=7, num_inference_steps=5)
-reached.wait()
+gate.wait_reached(60)
 print("ready", flush=True)
 sys.stdin.readline()
-go_on.set()
+gate.open()
 studio.task("waits").result()
 print("idle", flush=True)
 sys.stdin.read()
@@ -223,7 +216,7 @@ def test_sqlite_files_in_one_folder_have_a_queue_each(tmp_path: Path) -> None:
         other_process(tmp_path / "one", f"sqlite:///{tmp_path}/one.db"),
         open_studio(tmp_path / "two", f"sqlite:///{tmp_path}/two.db") as studio,
     ):
-        assert studio.generate("a cat").result(10)
+        studio.generate("a cat").result(10)
 
 
 def test_data_folders_on_one_postgresql_have_a_queue_each(
@@ -234,7 +227,7 @@ def test_data_folders_on_one_postgresql_have_a_queue_each(
         other_process(tmp_path / "one", url),
         open_studio(tmp_path / "two", url) as studio,
     ):
-        assert studio.generate("a cat").result(10)
+        studio.generate("a cat").result(10)
         assert studio.get_record("runs").status is Status.GENERATING
 
 

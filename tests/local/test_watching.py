@@ -12,24 +12,11 @@ from websockets.sync.client import connect
 from nbgen.schema import GenerationProgress, GenerationRequest, Outcome, Status
 from nbgen.server import Server
 from nbgen.studio import Studio
-from nbgen.testing.engine import PatternEngine
+from nbgen.testing import Gate, PatternEngine
 from tests.parts import another_runs
 from tests.server.client import socket_url
 
 REQUEST = GenerationRequest(prompt="a cat", num_inference_steps=2)
-
-
-class Held(PatternEngine):
-    """Holds its tasks before their first step."""
-
-    def __init__(self) -> None:
-        super().__init__(self._hold)
-        self.reached, self.go_on = threading.Event(), threading.Event()
-
-    def _hold(self, step: int) -> None:
-        if step == 1:
-            self.reached.set()
-            assert self.go_on.wait(30)
 
 
 def following() -> list[str]:
@@ -38,22 +25,22 @@ def following() -> list[str]:
 
 def test_a_reader_sees_the_present_state_and_the_end(tmp_path: Path) -> None:
     """Another studio of this process, which is as far from here as another process."""
-    engine = Held()
+    gate = Gate()
     with (
-        Studio(tmp_path, engine=engine) as runs,
+        Studio(tmp_path, engine=PatternEngine(gate)) as runs,
         Studio(tmp_path, engine=PatternEngine(), take_over=False) as reader,
     ):
         told: SimpleQueue[GenerationProgress] = SimpleQueue()
         too_late: SimpleQueue[GenerationProgress] = SimpleQueue()
         runs.submit(REQUEST, task_id="a")
-        assert engine.reached.wait(10)
+        gate.wait_reached()
         reader.watch("a", told.put)
         stop = reader.watch("a", too_late.put)
         for seen in (told, too_late):
             assert seen.get(timeout=10).status is Status.GENERATING
         stop()
         stop()
-        engine.go_on.set()
+        gate.open()
         end = told.get(timeout=10)
         assert (end.outcome, end.seq) == (Outcome.SUCCEEDED, 2)
         assert end.result == runs.task("a").result(10)
@@ -62,9 +49,9 @@ def test_a_reader_sees_the_present_state_and_the_end(tmp_path: Path) -> None:
 
 
 def test_nobody_looks_where_nobody_watches(tmp_path: Path) -> None:
-    engine = Held()
+    gate = Gate()
     with (
-        Studio(tmp_path, engine=engine) as runs,
+        Studio(tmp_path, engine=PatternEngine(gate)) as runs,
         Studio(tmp_path, engine=PatternEngine(), take_over=False) as reader,
     ):
         runs.submit(REQUEST, task_id="a")
@@ -75,7 +62,7 @@ def test_nobody_looks_where_nobody_watches(tmp_path: Path) -> None:
         assert not thread.is_alive()
         reader.watch("a", lambda _: None)
         assert following()
-        engine.go_on.set()
+        gate.open()
         runs.task("a").result(10)
     assert not following()
 
@@ -100,16 +87,16 @@ def test_a_task_that_is_taken_over_is_followed_here(tmp_path: Path) -> None:
 def test_a_socket_of_a_reader_is_told_of_the_end(
     tmp_path: Path, make_server: Callable[..., Server]
 ) -> None:
-    engine = Held()
+    gate = Gate()
     with (
-        Studio(tmp_path, engine=engine) as runs,
+        Studio(tmp_path, engine=PatternEngine(gate)) as runs,
         Studio(tmp_path, engine=PatternEngine(), take_over=False) as reader,
     ):
         runs.submit(REQUEST, task_id="a")
-        assert engine.reached.wait(10)
+        gate.wait_reached()
         server = make_server(reader)
         with connect(socket_url(server, "a")) as client:
             assert '"generating"' in client.recv(timeout=10)
-            engine.go_on.set()
+            gate.open()
             assert '"completed"' in client.recv(timeout=10)
         server.close()

@@ -231,13 +231,12 @@ async def answer_drop_by_drop(handler: Handler) -> None:
 
 @pytest.mark.parametrize("before_answer", [stay_silent, answer_drop_by_drop])
 def test_a_service_that_does_not_finish_is_a_failure(
-    hook: Hook, monkeypatch: pytest.MonkeyPatch, before_answer: Any
+    hook: Hook, before_answer: Any
 ) -> None:
-    monkeypatch.setattr("nbgen.review.webhook._TIMEOUT_S", 0.3)
     hook.before_answer = before_answer
     started = time.monotonic()
     with pytest.raises(PublishFailed, match="Timeout"):
-        WebhookPublisher(hook.url).publish(PUBLICATION)
+        WebhookPublisher(hook.url, timeout_s=0.3).publish(PUBLICATION)
     assert time.monotonic() - started < 5
 
 
@@ -245,11 +244,11 @@ def test_a_name_that_is_not_looked_up_in_time_is_a_failure(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     released = threading.Event()
-    monkeypatch.setattr("nbgen.review.webhook._TIMEOUT_S", 0.1)
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_a, **_o: released.wait(10))
+    publisher = WebhookPublisher("https://hook.example/", timeout_s=0.1)
     try:
         with pytest.raises(PublishFailed, match="Timeout"):
-            WebhookPublisher("https://hook.example/").publish(PUBLICATION)
+            publisher.publish(PUBLICATION)
     finally:
         released.set()
 

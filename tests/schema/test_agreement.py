@@ -6,9 +6,9 @@ import datetime as dt
 import inspect
 import json
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from enum import StrEnum
-from typing import Any, get_type_hints
+from typing import Any, Required, get_origin, get_type_hints
 
 import msgspec
 import pytest
@@ -24,6 +24,7 @@ from nbgen.schema import (
     PICTURE_FIELDS,
     REQUEST_FIELDS,
     Decision,
+    DecisionFields,
     DecisionRequest,
     GenerationRequest,
     RequestFields,
@@ -162,11 +163,33 @@ def test_keywords_are_those_of_the_struct() -> None:
     assert list(keywords.items()) == list(hints.items())
 
 
+def test_keywords_of_a_decision_are_those_of_the_struct() -> None:
+    """``DecisionFields`` has the names and the types of ``DecisionRequest``."""
+    hints = get_type_hints(DecisionRequest)
+    # They stand before the keywords.
+    del hints["task_id"], hints["verdict"]
+    # Looser: any words will do.
+    assert hints["tags"] == tuple[str, ...]
+    hints["tags"] = Iterable[str]
+    assert get_type_hints(DecisionFields) == hints
+    needed = {name for name in hints if DECISION_FIELDS[name].required}
+    shown = get_type_hints(DecisionFields, include_extras=True)
+    assert needed == {
+        name for name, hint in shown.items() if get_origin(hint) is Required
+    }
+
+
 def test_help_and_completion_show_each_default() -> None:
     parameters = inspect.signature(Studio.generate).parameters
     for name, field in REQUEST_FIELDS.items():
         default = inspect.Parameter.empty if field.required else field.default
         assert parameters[name].default == default
+    for function in (Studio.approve, Studio.reject, Studio.decide):
+        parameters = inspect.signature(function).parameters
+        assert parameters["reviewer_id"].default is inspect.Parameter.empty
+        assert parameters["reviewer_id"].annotation == "str"
+        assert parameters["tags"].default == ()
+        assert "    reviewer_id: Who decides" in str(function.__doc__)
     assert "    num_inference_steps: Sampling steps" in str(Studio.generate.__doc__)
     assert "(1 to 150)." in str(GenerationRequest.__doc__)
 

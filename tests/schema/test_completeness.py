@@ -50,17 +50,8 @@ DECISION_NOT_IN = {
         "verdict": "it is approved: true or false; changes are requested in Python",
         "task_id": "it is in the address",
     },
-    "approve": {
-        "verdict": "it is the command",
-        "image": "the first picture is approved; others in Python or over HTTP",
-        "featured_image_url": "likewise",
-        "tags": "only rejections are sorted from the command line",
-    },
-    "reject": {
-        "verdict": "it is the command",
-        "image": "all pictures of the task are rejected",
-        "featured_image_url": "a rejection stands for no picture",
-    },
+    "approve": {"verdict": "it is the command"},
+    "reject": {"verdict": "it is the command"},
     "panel": {
         "task_id": "it is that of the task that is shown",
         "verdict": "it is the button",

@@ -19,7 +19,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
 from nbgen.progress import ProgressService
-from nbgen.server import Server, Timing
+from nbgen.server import Limits, Server, Timing
 from nbgen.server.progress_socket import ProgressSocket, Watchers
 from nbgen.studio import Studio
 from nbgen.testing import Gate, PatternEngine
@@ -302,11 +302,8 @@ def test_a_disconnect_does_not_stop_the_task(
     task.result(10)
 
 
-def test_too_many_watchers(
-    studio: Studio, make_server: MakeServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("nbgen.server.app._MAX_WATCHERS", 1)
-    server = make_server(studio)
+def test_too_many_watchers(studio: Studio, make_server: MakeServer) -> None:
+    server = make_server(studio, limits=Limits(watchers=1))
     with connect(socket_url(server, "a")) as first:
         read(first)
         with connect(socket_url(server, "b")) as second:
@@ -341,12 +338,12 @@ def flood(service: ProgressService, task_id: str) -> None:
 
 
 def test_a_stalled_client_delays_nobody_and_misses_no_end(
-    tmp_path: Any, make_server: MakeServer, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Any, make_server: MakeServer
 ) -> None:
-    monkeypatch.setattr("nbgen.server.progress_socket._SEND_BUFFER", 4096)
     service = ProgressService()
     with Studio(tmp_path, engine=PatternEngine(), progress=service) as studio:
-        server = make_server(studio, timing=QUICK)
+        small = Limits(send_buffer=4096)
+        server = make_server(studio, timing=QUICK, limits=small)
         stalled = stalled_client(server, "a")
         received = stalled.recv(4096)
         assert received.startswith(b"HTTP/1.1 101")
@@ -376,7 +373,6 @@ def test_a_stalled_client_delays_nobody_and_misses_no_end(
 def test_a_client_that_reads_nothing_is_dropped(
     tmp_path: Any, make_server: MakeServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("nbgen.server.progress_socket._SEND_BUFFER", 4096)
     closing, left = threading.Event(), threading.Event()
     close, leave = ProgressSocket.close, Watchers.leave
 
@@ -393,7 +389,11 @@ def test_a_client_that_reads_nothing_is_dropped(
     monkeypatch.setattr(Watchers, "leave", note_leave)
     service = ProgressService()
     with Studio(tmp_path, engine=PatternEngine(), progress=service) as studio:
-        server = make_server(studio, timing=Timing(stall_limit_s=0.1))
+        server = make_server(
+            studio,
+            timing=Timing(stall_limit_s=0.1),
+            limits=Limits(send_buffer=4096),
+        )
         with stalled_client(server, "a") as stalled:
             assert stalled.recv(4096).startswith(b"HTTP/1.1 101")
             flood(service, "a")

@@ -14,7 +14,7 @@ from websockets.sync.client import connect
 
 from nbgen.progress import ProgressService
 from nbgen.schema import GenerationProgress
-from nbgen.server import Server, Timing
+from nbgen.server import Limits, Server, Timing
 from nbgen.server.progress_socket import ProgressSocket
 from nbgen.studio import Studio
 from nbgen.testing.engine import PatternEngine
@@ -164,8 +164,7 @@ def test_a_pong_on_a_slow_line_does_not_hide_the_end(
 def test_a_fault_of_ours_closes_with_1011_and_leaves_nothing(
     studio: Studio, make_server: MakeServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("nbgen.server.app._MAX_WATCHERS", 1)
-    server = make_server(studio)
+    server = make_server(studio, limits=Limits(watchers=1))
     with monkeypatch.context() as patch:
         patch.delattr(Studio, "get_progress")
         for _ in range(2):  # the first has made room for the second

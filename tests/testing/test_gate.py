@@ -19,7 +19,9 @@ def test_a_gate_holds_the_step_and_no_other(make_nbgen_studio: MakeStudio) -> No
     assert task.progress.current_step == 1
     assert gate.steps == [1, 2]
     assert repr(gate) == "Gate(closed, at step 2)"
+    assert not gate.is_open
     gate.open()
+    assert gate.is_open
     task.result(10)
     assert gate.steps == [1, 2, 3]
     assert repr(gate) == "Gate(open, at step 2)"

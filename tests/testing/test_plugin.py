@@ -17,19 +17,19 @@ EXAMPLES = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
 
 
 def test_the_examples_of_the_page_pass(tmp_path: Path) -> None:
-    conftest, tests, script = EXAMPLES
+    conftest, tests, *scripts = EXAMPLES
     (tmp_path / "conftest.py").write_text(conftest)
     (tmp_path / "test_page.py").write_text(tests)
-    (tmp_path / "script.py").write_text(script)
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
     done = subprocess.run(
         [*command, "-W", "error"], cwd=tmp_path, capture_output=True, text=True
     )
     assert "3 passed" in done.stdout, done.stdout + done.stderr
-    done = subprocess.run(
-        [sys.executable, "script.py"], cwd=tmp_path, capture_output=True, text=True
-    )
-    assert (done.returncode, done.stderr) == (0, "")
+    for script in scripts:
+        done = subprocess.run(
+            [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True
+        )
+        assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_the_plugin_loads_no_torch() -> None:

@@ -55,6 +55,7 @@ from nbgen.wire.review import (
 )
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
+WORDS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20)
 TIMES = st.datetimes(timezones=st.just(dt.UTC))
 NAMES = st.from_regex(r"\A[0-9a-f]{32}\.(png|jpeg|webp)\Z")
 IDS = st.from_regex(r"\A[A-Za-z0-9_:-]{1,20}\Z")
@@ -90,11 +91,11 @@ DECISIONS = st.builds(
     task_id=IDS,
     version=st.integers(1, 99),
     verdict=st.sampled_from(Verdict),
-    reviewer_id=TEXTS,
+    reviewer_id=WORDS,
     feedback=maybe(TEXTS),
-    tags=st.lists(TEXTS, max_size=2).map(tuple),
+    tags=st.lists(WORDS, max_size=2).map(tuple),
     image=maybe(NAMES),
-    featured_image_url=maybe(TEXTS),
+    featured_image_url=maybe(WORDS),
     decided_at=TIMES,
     supersedes=maybe(st.integers(1, 99)),
     child_id=maybe(IDS),

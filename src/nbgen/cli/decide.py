@@ -15,33 +15,36 @@ from rich.markup import escape
 
 from nbgen.cli.data_folder import AsJson, opened_studio, print_json
 from nbgen.cli.terminal import DataDir, app, console
-from nbgen.schema import PublicationRecord, PublicationState, Verdict
+from nbgen.schema import DECISION_FIELDS, PublicationRecord, PublicationState, Verdict
 
 if TYPE_CHECKING:
     from nbgen.schema import Decision
     from nbgen.studio import Studio
 
-TaskId = Annotated[str, typer.Argument(help="The id of the task.")]
+TaskId = Annotated[str, typer.Argument(help=DECISION_FIELDS["task_id"].described)]
 Reviewer = Annotated[
-    str, typer.Option(envvar="NBGEN_REVIEWER", help="Your name, for the record.")
-]
-Image = Annotated[
-    str | None,
-    typer.Option(help="The name of the picture that is meant, of a task with several."),
-]
-FeaturedUrl = Annotated[
-    str | None,
+    str,
     typer.Option(
-        "--featured-image-url", help="The picture that is meant, wherever it is."
+        envvar="NBGEN_REVIEWER", help=DECISION_FIELDS["reviewer_id"].described
     ),
+]
+Feedback = Annotated[
+    str | None, typer.Option(help=DECISION_FIELDS["feedback"].described)
+]
+Reason = Annotated[
+    str | None,
+    typer.Option("--feedback", "--reason", help=DECISION_FIELDS["feedback"].described),
 ]
 Tags = Annotated[
     list[str] | None,
-    typer.Option("--tag", help="A word that sorts the decision; may be repeated."),
+    typer.Option("--tag", help=f"{DECISION_FIELDS['tags'].described} May be repeated."),
+]
+Image = Annotated[str | None, typer.Option(help=DECISION_FIELDS["image"].described)]
+FeaturedUrl = Annotated[
+    str | None, typer.Option(help=DECISION_FIELDS["featured_image_url"].described)
 ]
 Version = Annotated[
-    int | None,
-    typer.Option(help="How many decisions you know of; refused if there are more."),
+    int | None, typer.Option(help=DECISION_FIELDS["expect_version"].described)
 ]
 # Longer than a webhook may take.
 _PUBLISHING_PATIENCE_S = 15.0
@@ -51,7 +54,7 @@ _PUBLISHING_PATIENCE_S = 15.0
 def approve(
     task_id: TaskId,
     reviewer: Reviewer,
-    feedback: Annotated[str | None, typer.Option(help="What is good.")] = None,
+    feedback: Feedback = None,
     tag: Tags = None,
     image: Image = None,
     featured_image_url: FeaturedUrl = None,
@@ -80,9 +83,7 @@ def approve(
 def reject(
     task_id: TaskId,
     reviewer: Reviewer,
-    feedback: Annotated[
-        str | None, typer.Option("--feedback", "--reason", help="What is wrong.")
-    ] = None,
+    feedback: Reason = None,
     tag: Tags = None,
     image: Image = None,
     featured_image_url: FeaturedUrl = None,

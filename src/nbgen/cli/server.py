@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
-from nbgen.cli.generate import CheckpointName, Steps
+from nbgen.cli.generate import CheckpointName, Prompt, Steps
 from nbgen.cli.terminal import DataDir, app, bar, clear_errors, console
 from nbgen.errors import GenerationFailed, TaskCancelled, TaskError, TaskLost
 
@@ -76,9 +76,7 @@ def watch(
 
 @app.command()
 def demo(
-    prompt: Annotated[
-        str, typer.Argument(help="What to draw.")
-    ] = "a red circle on a blue background",
+    prompt: Prompt = "a red circle on a blue background",
     output: Annotated[Path, typer.Option(help="Where to save the picture.")] = Path(
         "outputs/demo.png"
     ),

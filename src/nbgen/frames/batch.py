@@ -13,6 +13,7 @@ from nbgen.frames.rows import read_rows
 from nbgen.frames.tables import MADE_COLUMNS, records_frame
 from nbgen.handles.batch import Batch
 from nbgen.images import read_source
+from nbgen.schema import takes_request_fields
 from nbgen.schema.checks import check_batch_name
 
 
@@ -36,8 +37,8 @@ class FrameBatch(Batch):
         already is replaced. A table that has all eight is taken for one that came from
         here, and they are replaced.
         """
-        records = self._backend.get_tasks(self.task_ids)
-        made = records_frame(self._backend, records)[list(MADE_COLUMNS)]
+        records = self.backend.get_tasks(self.task_ids)
+        made = records_frame(self.backend, records)[list(MADE_COLUMNS)]
         frame = self._df.copy()
         for name, added in _added_columns(frame).items():
             # By place: the index of the table is the caller's, and may repeat itself.
@@ -78,6 +79,7 @@ class _Pictures:
         return self._kept[known][1]
 
 
+@takes_request_fields
 def generate_frame(
     backend: Backend,
     df: pd.DataFrame,

@@ -67,6 +67,9 @@ class Delivery:
             elif self.stop.cancelled:
                 return
             self._pass_on(event)
+            if self._ended:
+                # The caller's token may live long, and keeps this alive.
+                self._on_event = _drop
 
     def _last(self, event: Ended) -> Ended:
         if self._cancel.cancelled:
@@ -79,6 +82,10 @@ class Delivery:
         except Exception as error:  # noqa: BLE001 - of whoever takes the events
             self._fault = error
             self.stop.cancel()
+
+
+def _drop(_event: EngineEvent) -> None:
+    pass
 
 
 class Drawing:

@@ -59,13 +59,14 @@ _CANCELLED = "cancelled"
 def _to_wire(error: Any) -> ErrorBody:
     if isinstance(error, Cancelled):
         return ErrorBody(_CANCELLED, "")
+    name = type(error).__name__
     try:
         if not isinstance(error, NbgenError):
-            error = EngineFailed(f"{type(error).__name__}: {error}")
+            error = EngineFailed(f"{name}: {error}")
         body = error_to_wire(error)
         _plain.encode(body)
     except Exception:  # noqa: BLE001 - whatever the text or the attributes may raise
-        return ErrorBody(EngineFailed.code, type(error).__name__)
+        return ErrorBody(EngineFailed.code, name)
     return body
 
 
@@ -83,9 +84,9 @@ _messages = msgspec.msgpack.Decoder(Message, dec_hook=_from_wire)
 def encode(value: Command | Message) -> bytes:
     """Return a command or a message as bytes.
 
-    An error of nbgen crosses as itself. One of a class that nbgen does not know (an
-    engine's own) arrives as ``EngineFailed`` with its message, any other exception as
-    ``EngineFailed`` with its type and message.
+    An error of nbgen crosses as itself. One of a class that the other side does not
+    know (an engine's own) arrives as an ``NbgenError`` with its message and code, any
+    other exception as ``EngineFailed`` with its type and message.
     """
     return _encoder.encode(value)
 

@@ -2,7 +2,7 @@
 
 A scheduler works out, at each step, the picture without noise that it is heading for;
 that is what is shown. The sampling thread hands over the latents of at most one picture
-each ``INTERVAL_S``; on a GPU they are turned into colours on a stream of their own. The
+each interval; on a GPU they are turned into colours on a stream of their own. The
 thread ``nbgen-preview`` waits for them and makes a JPEG file. A newer picture takes the
 place of one that still waits.
 """
@@ -27,7 +27,6 @@ from nbgen.schema import Preview
 
 logger = logging.getLogger(__name__)
 
-INTERVAL_S = 0.25
 _JPEG_QUALITY = 75
 _LONGEST_SIDE = 512
 """A TAESD's pictures are as big as the finished ones, which no preview need be."""
@@ -120,10 +119,12 @@ class PreviewMaker:
 
     Args:
         to_pixels: From latents (4, h, w) to colours (h, w, 3), uint8.
+        interval_s: The least number of seconds between two previews.
     """
 
-    def __init__(self, to_pixels: ToPixels) -> None:
+    def __init__(self, to_pixels: ToPixels, interval_s: float = 0.25) -> None:
         self._to_pixels = to_pixels
+        self._interval_s = interval_s
         self._changed = threading.Condition()
         self._waiting: Callable[[], None] | None = None
         self._closed = False
@@ -137,7 +138,7 @@ class PreviewMaker:
     def offer(self, latents: Tensor, reporter: Reporter) -> None:
         """Have the latents (4, h, w) shown, unless a preview was made just now."""
         at_s = time.monotonic()
-        if at_s - self._last_at_s < INTERVAL_S:
+        if at_s - self._last_at_s < self._interval_s:
             return
         self._last_at_s = at_s
         ready = self._start_copy(latents) if latents.is_cuda else None

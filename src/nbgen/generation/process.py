@@ -113,6 +113,12 @@ class ProcessEngine:
             self._child.close()
             self._child = None
 
+    @property
+    def process_id(self) -> int | None:
+        """The id of the process that runs; None if none does."""
+        child = self._child
+        return child.process_id if child is not None and child.alive else None
+
     def _running_child(self) -> WorkerProcess:
         if self._child is not None and not self._child.alive:
             self.close()

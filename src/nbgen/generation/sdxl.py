@@ -46,6 +46,7 @@ class SDXLEngine:
             added to the base model.
         load_models: Returns a checkpoint and its pipelines; None finds and loads
             ``checkpoint`` as the other arguments say.
+        preview_every_s: The least number of seconds between two previews.
     """
 
     def __init__(
@@ -55,7 +56,9 @@ class SDXLEngine:
         memory_plan: MemoryPlan | None = None,
         loras: Mapping[str | Path, float] | None = None,
         load_models: Callable[[], tuple[Checkpoint, Pipelines]] | None = None,
+        preview_every_s: float = 0.25,
     ) -> None:
+        self._preview_every_s = preview_every_s
         self._name = checkpoint
         self._plan = memory_plan
         self._loras = {Path(path): weight for path, weight in (loras or {}).items()}
@@ -161,7 +164,7 @@ class SDXLEngine:
                         checkpoint.previews, local_files_only=True
                     )
                 )
-            self._previews = PreviewMaker(to_pixels)
+            self._previews = PreviewMaker(to_pixels, self._preview_every_s)
         return self._previews
 
     def _describe(

@@ -134,6 +134,11 @@ class WorkerProcess:
             thread.start()
 
     @property
+    def process_id(self) -> int:
+        """The id of the process."""
+        return self._process.pid
+
+    @property
     def alive(self) -> bool:
         """Whether it takes work."""
         return self._died is None and self._process.poll() is None

@@ -58,6 +58,11 @@ class Batch:
         return len(self.rows)
 
     @property
+    def backend(self) -> Backend:
+        """The backend that has the batch."""
+        return self._backend
+
+    @property
     def task_ids(self) -> list[str]:
         """The ids of the tasks that count, one for each row."""
         return [row.task_id for row in self._standing()]

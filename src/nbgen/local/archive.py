@@ -14,6 +14,7 @@ from nbgen.images import Images, keep_picture
 from nbgen.review.quorum import Quorum
 from nbgen.review.rules import reviewed
 from nbgen.schema import (
+    PICTURE_FIELDS,
     BatchRow,
     GenerationRequest,
     TaskPage,
@@ -64,7 +65,7 @@ class Archive:
         Raises:
             InvalidRequest: One of them is not kept here.
         """
-        for field in ("image", "mask"):
+        for field in PICTURE_FIELDS:
             name = getattr(request, field)
             if name is not None:
                 self.keep_picture(field, name)

@@ -16,12 +16,15 @@ from pathlib import Path
 from typing import Any
 
 from nbgen.backend import PreviewCallback, ProgressCallback, StopWatching
-from nbgen.errors import NbgenError, RunsNoTasks
+from nbgen.errors import NbgenError, RunsNoTasks, StudioClosed
 from nbgen.generation.checkpoints import find_checkpoint
 from nbgen.generation.engine import Engine
 from nbgen.generation.process import ProcessEngine
+from nbgen.local.archive import Archive
 from nbgen.local.config import StudioConfig
 from nbgen.local.opening import Library, Runner, open_library, open_runner
+from nbgen.local.reviews import Reviews
+from nbgen.local.watching import Watching
 from nbgen.progress import ProgressService
 from nbgen.review.publishers import Publisher
 from nbgen.schema import (
@@ -66,9 +69,7 @@ class LocalBackend:
     ) -> None:
         self.library = library
         self.runner = runner
-        self._archive = library.archive
-        self._reviews = library.reviews
-        self._watching = library.watching
+        self._closed = False
         self._closing = closing
         self._tearing_down = threading.Lock()
         self._process_id = os.getpid()
@@ -168,7 +169,7 @@ class LocalBackend:
     def ended(self, task_id: str) -> Future[TaskEnd]:
         """See ``nbgen.backend.Running``."""
         if self.runner is not None:
-            return self.runner.scheduler.ended(task_id)
+            return self._running.scheduler.ended(task_id)
         end: Future[TaskEnd] = Future()
         end.set_result(self._archive.get_tasks([task_id])[0].end)
         return end
@@ -311,12 +312,35 @@ class LocalBackend:
         finally:
             # Never beneath a task that runs: its end has to be stored and told.
             if scheduler is None or scheduler.has_ended:
+                self._closed = True
                 with self._tearing_down:
                     self._closing.close()
                 atexit.unregister(self.close)
 
+    # Each call takes its part here, so that all calls refuse alike once all is closed.
+
+    @property
+    def _archive(self) -> Archive:
+        self._check_open()
+        return self.library.archive
+
+    @property
+    def _reviews(self) -> Reviews:
+        self._check_open()
+        return self.library.reviews
+
+    @property
+    def _watching(self) -> Watching:
+        self._check_open()
+        return self.library.watching
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise StudioClosed
+
     @property
     def _running(self) -> Runner:
+        self._check_open()
         if self.runner is None:
             raise RunsNoTasks
         return self.runner

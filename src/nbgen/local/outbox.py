@@ -24,13 +24,13 @@ from nbgen.errors import InvalidRequest, NbgenError, PublishFailed, StudioClosed
 from nbgen.images import Images
 from nbgen.review.publishers import Publication, Publisher, retry_delay_s
 from nbgen.schema import Decision, PublicationRecord, PublicationState
-from nbgen.schema.checks import IMAGE_URL, check_text
+from nbgen.schema.checks import IMAGE_URL, LONGEST_PUBLISHER_NAME, check_text
 from nbgen.store import Store
+from nbgen.threads import start_thread
 
 logger = logging.getLogger(__name__)
 
 _LONGEST_TEXT = 2_000
-_LONGEST_NAME = 200
 
 
 class Timing(msgspec.Struct, frozen=True, kw_only=True):
@@ -85,7 +85,9 @@ class Outbox:
         self._publishers = {publisher.name: publisher for publisher in publishers}
         self.names = tuple(publisher.name for publisher in publishers)
         for name in self.names:
-            check_text("name of a publisher", name, shortest=1, longest=_LONGEST_NAME)
+            check_text(
+                "name of a publisher", name, shortest=1, longest=LONGEST_PUBLISHER_NAME
+            )
         if len(self._publishers) < len(self.names):
             allowed = "publishers of different names; give them with name="
             raise InvalidRequest("publishers", list(self.names), allowed)
@@ -99,17 +101,11 @@ class Outbox:
         self._closed = False
         self._waiters = threading.BoundedSemaphore(most_waiters)
         self._threads = [
-            # A daemon: a notebook's kernel must be able to exit at any time.
-            threading.Thread(
-                target=self._work,
-                args=(publisher,),
-                name=f"nbgen-publisher-{publisher.name}",
-                daemon=True,
+            start_thread(
+                f"nbgen-publisher-{publisher.name}", partial(self._work, publisher)
             )
             for publisher in publishers
         ]
-        for thread in self._threads:
-            thread.start()
 
     def wake(self) -> None:
         """Have the publishers look at the queue now; returns at once."""

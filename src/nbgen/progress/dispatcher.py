@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 from nbgen.errors import StudioClosed
 from nbgen.schema import GenerationProgress
+from nbgen.threads import start_thread
 
 logger = logging.getLogger(__name__)
 
@@ -98,11 +99,7 @@ class Dispatcher:
             if self._closed:
                 raise StudioClosed
             if self._thread is None:
-                # A daemon: a notebook's kernel must be able to exit at any time.
-                self._thread = threading.Thread(
-                    target=self._dispatch, name="nbgen-progress", daemon=True
-                )
-                self._thread.start()
+                self._thread = start_thread("nbgen-progress", self._dispatch)
             # Under the lock, so that ``close`` finds it in the queue.
             self._events.put(_Joined(watcher, present))
         return unregister

@@ -22,7 +22,6 @@ from tornado.simple_httpclient import SimpleAsyncHTTPClient
 from nbgen.errors import InvalidRequest, PublishFailed
 from nbgen.review.publishers import Publication
 
-_TIMEOUT_S = 10.0
 _LONGEST_ANSWER = 2**20
 _NO_ANSWER = 599
 """Tornado's status for an answer that did not come, or not in whole."""
@@ -49,6 +48,7 @@ class WebhookPublisher:
         secret: What signs the body; None leaves it unsigned.
         allow_private: Whether the service may be in a private network.
         name: What the publisher is called; a studio with two needs two names.
+        timeout_s: Seconds that connecting, and the whole request, may take.
 
     Raises:
         InvalidRequest: The URL or the secret cannot be used.
@@ -61,8 +61,10 @@ class WebhookPublisher:
         allow_private: bool = False,
         *,
         name: str = "webhook",
+        timeout_s: float = 10.0,
     ) -> None:
         self.name = name
+        self._timeout_s = timeout_s
         try:
             parts = urlsplit(url)
             usable = parts.scheme in ("http", "https") and parts.port != 0
@@ -87,7 +89,7 @@ class WebhookPublisher:
 
         Raises:
             PublishFailed: The address is not allowed, or the service cannot be
-                reached, does not answer within ten seconds, or refuses.
+                reached, does not answer in time, or refuses.
         """
         body = msgspec.json.encode(publication.description())
         headers = {
@@ -110,8 +112,8 @@ class WebhookPublisher:
                 method="POST",
                 headers=headers,
                 body=body,
-                connect_timeout=_TIMEOUT_S,
-                request_timeout=_TIMEOUT_S,
+                connect_timeout=self._timeout_s,
+                request_timeout=self._timeout_s,
                 follow_redirects=False,
                 decompress_response=False,
             )

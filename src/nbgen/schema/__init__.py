@@ -14,7 +14,7 @@ from nbgen.schema.draft import (
     plan_batch,
     utc_now,
 )
-from nbgen.schema.keywords import takes_request_fields
+from nbgen.schema.keywords import takes_decision_fields, takes_request_fields
 from nbgen.schema.picture import GenerationResult, ImageRecord
 from nbgen.schema.progress import (
     GenerationProgress,
@@ -125,6 +125,7 @@ __all__ = [
     "rough_plan",
     "says_the_same",
     "shown_percentage",
+    "takes_decision_fields",
     "takes_request_fields",
     "utc_now",
 ]

@@ -331,18 +331,16 @@ def check_request_names(names: Iterable[object], *also: str) -> None:
     check_field_names(names, REQUEST_FIELDS, *also)
 
 
-def make_request(fields: Mapping[str, Any], *also: str) -> GenerationRequest:
+def make_request(fields: Mapping[str, Any]) -> GenerationRequest:
     """Return the request of these fields.
 
     Args:
         fields: Its fields, by their names; pictures by the names of their files.
-        also: Further names that the caller takes, to be proposed for one that is
-            misspelt.
 
     Raises:
         InvalidRequest: There is no field of a name, or a value is not allowed.
     """
-    check_request_names(fields, *also)
+    check_request_names(fields)
     return GenerationRequest(**fields)
 
 

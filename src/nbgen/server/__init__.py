@@ -1,6 +1,6 @@
 """Serves the progress protocol and the HTTP API with Tornado."""
 
 from nbgen.server.app import Server
-from nbgen.server.progress_socket import Timing
+from nbgen.server.progress_socket import Limits, Timing
 
-__all__ = ["Server", "Timing"]
+__all__ = ["Limits", "Server", "Timing"]

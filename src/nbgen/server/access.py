@@ -1,4 +1,7 @@
-"""Who may talk to a server: origins, hosts and the token. Pure values, any thread."""
+"""The access rules of a server: origins, hosts and the token.
+
+Pure values, for any thread.
+"""
 
 from __future__ import annotations
 
@@ -14,14 +17,18 @@ from nbgen.errors import AccessDenied, InvalidRequest
 class Access(msgspec.Struct, frozen=True):
     """The rules of one listener.
 
-    A listener on a loopback address trusts the machine: it takes pages of any loopback
-    origin, and requests without a token. Beyond that, origins are listed and a token
-    is needed.
+    A listener on a loopback address trusts the machine: it accepts pages of any
+    loopback origin, and requests without a token. Any other listener needs a token, and
+    accepts pages of the listed origins only.
+
+    Example:
+        >>> Access("127.0.0.1").allows_origin("http://localhost:3000")
+        True
 
     Attributes:
         host: The address that the server listens on.
         allow_origins: Further origins whose pages may connect, as browsers send them.
-        token: What a client must show; None only on loopback.
+        token: The token that a client must send; None only on loopback.
 
     Raises:
         InvalidRequest: An origin is not one, or a listener beyond loopback lacks its
@@ -54,10 +61,11 @@ class Access(msgspec.Struct, frozen=True):
         return is_loopback(self.host) and is_loopback(_host_of(origin))
 
     def allows_host(self, host_header: str) -> bool:
-        """Return whether the request was really meant for this server.
+        """Return whether the Host header names this server.
 
-        A page can have its own name resolve to 127.0.0.1 and then reads our answers as
-        its own; the Host header still has that name.
+        An attacker's page can make its own host name resolve to 127.0.0.1, so that the
+        browser lets it read our answers (DNS rebinding). The Host header still has that
+        name.
         """
         return not is_loopback(self.host) or is_loopback(_host_of("//" + host_header))
 

@@ -12,6 +12,7 @@ import socket
 import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
+from functools import partial
 from typing import Any, Self
 
 from tornado.httpserver import HTTPServer
@@ -30,14 +31,14 @@ from nbgen.server.handlers import (
     TaskHandler,
     TasksHandler,
 )
-from nbgen.server.progress_socket import ProgressSocket, Timing, Watchers
+from nbgen.server.progress_socket import Limits, ProgressSocket, Timing, Watchers
 from nbgen.server.review import ApproveHandler, BulkDecideHandler, ContentHandler
 from nbgen.studio import Studio
+from nbgen.threads import start_thread
 
 _MAX_CLIENT_FRAME = 64 * 1024
 _MAX_BODY = 1024 * 1024
 _LONGEST_LENGTH = 18
-_MAX_WATCHERS = 2_000
 _SHUTDOWN_PATIENCE_S = 1.0
 
 _ROUTES = [
@@ -56,11 +57,11 @@ _ROUTES = [
 
 
 class _Application(Application):
-    """Sends every request to its handler, and those too large to one of their own."""
+    """Routes requests to handlers, and too large bodies to ``TooLargeHandler``."""
 
     # Tornado's name for what it returns is private.
     def find_handler(self, request: HTTPServerRequest, **kwargs: Any) -> Any:
-        """Return what handles a request whose headers have come."""
+        """Return the delegate for a request whose headers have arrived."""
         length = request.headers.get("Content-Length", "")
         # Python refuses to read thousands of digits; Tornado answers those with 400.
         short = length.isdecimal() and len(length) <= _LONGEST_LENGTH
@@ -75,13 +76,17 @@ class Server:
     Every method may be called from any thread but the server's own. Use it as a
     context manager, or ``start()`` and ``close()`` it.
 
+    Example:
+        ``with Server(studio, port=8000) as server: print(server.url)``
+
     Args:
-        studio: What is served; closing the server leaves it open.
+        studio: The studio to serve; closing the server leaves it open.
         host: The address to listen on.
         port: The port; 0 takes a free one.
         allow_origins: Origins whose pages may connect, besides loopback ones.
-        token: What clients must show; needed beyond loopback.
+        token: The token that clients must send; needed beyond loopback.
         timing: The times of the protocol.
+        limits: How much the server takes on.
 
     Raises:
         InvalidRequest: The host is not loopback and there is no token, or an origin
@@ -97,11 +102,13 @@ class Server:
         allow_origins: Sequence[str] = (),
         token: str | None = None,
         timing: Timing | None = None,
+        limits: Limits | None = None,
     ) -> None:
         self._access = Access(host, tuple(allow_origins), token)
         self._studio = studio
         self._port = port
         self._timing = timing or Timing()
+        self._limits = limits or Limits()
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop: asyncio.Event | None = None
@@ -132,11 +139,8 @@ class Server:
             Exception: The loop could not begin, for whatever reason.
         """
         started: Future[None] = Future()
-        thread = threading.Thread(
-            target=self._run, args=(started,), name="nbgen-server", daemon=True
-        )
+        thread = start_thread("nbgen-server", partial(self._run, started))
         self._thread = thread
-        thread.start()
         try:
             started.result()
         except Exception:
@@ -165,13 +169,14 @@ class Server:
     async def _serve(self, started: Future[None]) -> None:
         self._loop = asyncio.get_running_loop()
         self._stop = asyncio.Event()
-        watchers = Watchers(self._studio, self._loop, _MAX_WATCHERS)
+        watchers = Watchers(self._studio, self._loop, self._limits.watchers)
         application = _Application(
             _ROUTES,
             default_handler_class=NotFoundHandler,
             studio=self._studio,
             access=self._access,
             timing=self._timing,
+            limits=self._limits,
             watchers=watchers,
             cross_origin_protection=True,
             # Logging who asked is the business of whoever puts this on a network.

@@ -1,7 +1,7 @@
-"""What all handlers share: access, CORS, JSON in and out, errors as JSON.
+"""The base of all handlers: access, CORS, JSON in and out, errors as JSON.
 
 Handlers belong to the server's loop. Calls of the studio that touch the disk go
-through ``asyncio.to_thread``, so that they never hold the loop up.
+through ``asyncio.to_thread``, so that they never block the loop.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _HTTP_ERRORS = {
 
 
 class BaseHandler(RequestHandler):
-    """A handler that answers in JSON, to those who may ask."""
+    """A handler that checks access and answers in JSON."""
 
     @property
     def studio(self) -> Studio:
@@ -51,7 +51,7 @@ class BaseHandler(RequestHandler):
 
     @property
     def access(self) -> Access:
-        """Who may talk to this server."""
+        """The access rules of this server."""
         access: Access = self.settings["access"]
         return access
 
@@ -65,11 +65,11 @@ class BaseHandler(RequestHandler):
             self.set_header("Access-Control-Allow-Origin", origin)
 
     def check_trusted_origin(self, origin: str) -> bool:
-        """Say which origins may change things; Tornado asks before ``prepare``."""
+        """Return whether an origin may change data; Tornado asks before ``prepare``."""
         return self.access.allows_origin(origin)
 
     def prepare(self) -> None:
-        """Refuse who may not ask."""
+        """Refuse a request with a wrong Host header or token."""
         if not self.access.allows_host(self.request.host):
             raise HTTPError(421)
         if self.request.method != "OPTIONS":  # a browser's preflight has no token
@@ -113,7 +113,7 @@ class BaseHandler(RequestHandler):
         self.write_json(ErrorAnswer(body), status_code)
 
     def log_exception(self, typ: Any, value: Any, tb: Any) -> None:
-        """Log what is our fault, and not what is the client's."""
+        """Log faults of the server; errors of the client are only answered."""
         if isinstance(value, NbgenError):
             is_ours = error_status(value) == 500
         else:
@@ -134,7 +134,7 @@ class BaseHandler(RequestHandler):
 
 
 class NotFoundHandler(BaseHandler):
-    """Answers for every address that nothing else does."""
+    """Answers 404 at every address without a handler."""
 
     def prepare(self) -> None:
         """Refuse, whatever the method."""
@@ -144,14 +144,14 @@ class NotFoundHandler(BaseHandler):
 
 @stream_request_body
 class TooLargeHandler(BaseHandler):
-    """Answers a body that is too large; Tornado by itself would hang up.
+    """Answers 413 to a body that is too large; Tornado alone closes the connection.
 
-    It drops the body as it comes and answers behind it: a client that is still sending
-    reads no answer.
+    It drops the body as it arrives and answers after it, since a client that is still
+    sending reads no answer.
     """
 
     def prepare(self) -> None:
-        """Let more come than other handlers may hold."""
+        """Accept a longer body than other handlers do."""
         super().prepare()
         connection: Any = self.request.connection
         connection.set_max_body_size(_MOST_DROPPED)

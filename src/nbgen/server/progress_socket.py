@@ -1,11 +1,11 @@
-"""The progress protocol over a WebSocket, and the fan-out to all who watch.
+"""The progress protocol over a WebSocket, and its fan-out to all watchers.
 
 Everything here belongs to the server's loop. States come from the studio's progress
-thread and cross at one place, ``Watchers._hand_over``.
+thread and enter the loop at one place, ``Watchers._hand_over``.
 
-No watcher waits for another: a state is written to those whose connection has room,
-and those without are given the newest one when they have. Per watcher, at most one
-state waits.
+No watcher waits for another: a state is written to each connection that has no unsent
+bytes. Any other connection gets the newest state once it has drained. At most one state
+waits for each watcher.
 """
 
 from __future__ import annotations
@@ -30,9 +30,6 @@ from nbgen.wire.session import WatchSession
 
 logger = logging.getLogger(__name__)
 
-_SEND_BUFFER = 128 * 1024
-"""Bytes; by default the kernel would hold megabytes for a client that reads nothing."""
-
 CLOSE_DONE = 1000
 CLOSE_SHUTDOWN = 1001
 CLOSE_FAULT = 1011
@@ -52,6 +49,19 @@ class Timing(msgspec.Struct, frozen=True):
     keep_alive_s: float = 30.0
     closing_grace_s: float = 2.0
     stall_limit_s: float = 30.0
+
+
+class Limits(msgspec.Struct, frozen=True):
+    """How much one server takes on.
+
+    Attributes:
+        watchers: How many sockets may watch at a time.
+        send_buffer: Bytes that the kernel buffers for a socket. By default it would
+            buffer megabytes for a client that reads nothing.
+    """
+
+    watchers: int = 2_000
+    send_buffer: int = 128 * 1024
 
 
 class _Channel:
@@ -172,17 +182,22 @@ class ProgressSocket(BaseHandler, WebSocketHandler):
         timing: Timing = self.settings["timing"]
         return timing
 
+    @property
+    def _limits(self) -> Limits:
+        limits: Limits = self.settings["limits"]
+        return limits
+
     def check_origin(self, origin: str) -> bool:
-        """Say which pages may connect."""
+        """Return whether pages of an origin may connect."""
         return self.access.allows_origin(origin)
 
     def prepare(self) -> None:
-        """Refuse on the handshake who may not ask, and ids that cannot be."""
+        """Refuse the handshake without access, or with an id that is not allowed."""
         super().prepare()
         self._task_id = check_task_id(self.path_args[0])
 
     async def get(self, *args: Any, **kwargs: Any) -> None:
-        """Shake hands; a plain request is told what this address is for."""
+        """Shake hands; answer a plain HTTP request with 426."""
         if self.request.headers.get("Upgrade", "").lower() != "websocket":
             raise HTTPError(426)
         await super().get(*args, **kwargs)
@@ -193,7 +208,7 @@ class ProgressSocket(BaseHandler, WebSocketHandler):
             self.close(CLOSE_TOO_MANY, "This server has no room for more watchers.")
             return
         raw = self._stream.socket
-        raw.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
+        raw.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, self._limits.send_buffer)
         try:
             await self._begin()
         except Exception:
@@ -232,7 +247,7 @@ class ProgressSocket(BaseHandler, WebSocketHandler):
         self._watchers.leave(self._task_id, self)
 
     def offer(self, progress: GenerationProgress, text: str) -> None:
-        """Send a state, or remember it as the newest while the client is slow."""
+        """Send a state, or keep it as the newest while the client is slow."""
         if self._session is None:
             self._early.append((progress, text))
         elif self._has_unsent_bytes():
@@ -269,7 +284,7 @@ class ProgressSocket(BaseHandler, WebSocketHandler):
         self.close(CLOSE_TOO_SLOW, "Nothing was read for too long.")
 
     def _answer(self, text: str) -> None:
-        """Send what is no new state; a slow client is owed no more than the last."""
+        """Send an answer; for a slow client, only the last one is kept."""
         if self._has_unsent_bytes():
             self._owed = text
             self._wait_for_room()
@@ -292,7 +307,7 @@ class ProgressSocket(BaseHandler, WebSocketHandler):
             self._wait_for_room()
 
     def _wait_for_room(self) -> None:
-        """Be told when all that is unsent is out, be it ours or Tornado's own pong."""
+        """Call ``_on_drained`` once all is sent, Tornado's own pongs included."""
         if self._waits_for_room:
             return
         self._waits_for_room = True
@@ -329,6 +344,6 @@ class ProgressSocket(BaseHandler, WebSocketHandler):
 
 
 def _ignore_a_close(written: asyncio.Future[None]) -> None:
-    """Take note of how a write ended: that the client has gone is no error."""
+    """Retrieve the exception of a write: a client that has gone is no error."""
     if not written.cancelled():
         written.exception()

@@ -7,11 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from nbgen.errors import InvalidRequest, NbgenError
-from nbgen.schema import (
-    ContentTask,
-    Decision,
-    DecisionRequest,
-)
+from nbgen.schema import ContentTask, Decision, DecisionRequest
 from nbgen.schema.checks import check_task_id
 from nbgen.server.base import BaseHandler
 from nbgen.studio import Studio

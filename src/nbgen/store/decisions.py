@@ -22,7 +22,7 @@ from nbgen.store import log
 from nbgen.store.database import Database
 from nbgen.store.publications import cancel_publications, queue_publications
 from nbgen.store.tables import content
-from nbgen.store.tasks import in_statements, insert_tasks, read_tasks
+from nbgen.store.task_rows import in_statements, insert_tasks, read_tasks
 
 _DECIDING = 0x6E6267
 """Any number will do, as long as all processes take the same."""

@@ -8,18 +8,15 @@ from __future__ import annotations
 
 import datetime as dt
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from operator import attrgetter
 from typing import Any
 
-import msgspec
 import sqlalchemy as sa
 
 from nbgen.errors import InvalidRequest, TaskConflict, UnknownTask
 from nbgen.schema import (
     BatchRow,
-    Decision,
-    GenerationRequest,
     GenerationResult,
     Outcome,
     Status,
@@ -30,10 +27,15 @@ from nbgen.schema import (
 from nbgen.store.database import Database
 from nbgen.store.log import logs_of
 from nbgen.store.tables import Row, prompts, tasks
+from nbgen.store.task_rows import (
+    in_statements,
+    insert_tasks,
+    read_task,
+    read_tasks,
+    to_json,
+)
 
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
-_MOST_AT_ONCE = 1_000
-_StepTimes = dict[str, tuple[float, ...]]
 _MICROSECOND = dt.timedelta(microseconds=1)
 # No longer than what a time and a number can be.
 _CURSOR = re.compile(r"([0-9a-f]{1,14})-([0-9a-f]{1,8})")
@@ -110,10 +112,10 @@ class TaskStore:
                     error=error,
                     ended_at=ended_at,
                     current_step=current_step,
-                    result=None if result is None else _json(result),
-                    stages=_json(rounded) if rounded else None,
-                    step_times=_json(steps) if steps else None,
-                    made_with=_json(facts) if facts else None,
+                    result=None if result is None else to_json(result),
+                    stages=to_json(rounded) if rounded else None,
+                    step_times=to_json(steps) if steps else None,
+                    made_with=to_json(facts) if facts else None,
                 )
             )
         return changed.rowcount == 1
@@ -220,7 +222,7 @@ class TaskStore:
                 .order_by(*newest_first)
             ).all()
             logs = logs_of(connection, [row.id for row in rows])
-        records = [_record(row, logs.get(row.id, ())) for row in rows]
+        records = [read_task(row, logs.get(row.id, ())) for row in rows]
         more = len(numbers) > query.limit
         return TaskPage(records, _cursor(rows[-1]) if more else None)
 
@@ -307,64 +309,7 @@ class TaskStore:
                 .returning(tasks)
             ).all()
         rows = sorted(rows, key=attrgetter("number"))
-        return [_record(row, ()) for row in rows]
-
-
-def in_statements(task_ids: Sequence[str]) -> Iterator[Sequence[str]]:
-    """Yield the ids in parts, since a statement takes so many values and no more."""
-    for start in range(0, len(task_ids), _MOST_AT_ONCE):
-        yield task_ids[start : start + _MOST_AT_ONCE]
-
-
-def insert_tasks(
-    connection: sa.Connection, records: Sequence[TaskRecord], owner: str
-) -> None:
-    """Add tasks within a transaction, in their order.
-
-    Raises:
-        sqlalchemy.exc.IntegrityError: There is one of such an id.
-    """
-    if not records:
-        return
-    rows = [
-        {
-            "id": record.id,
-            "parent_id": record.parent_id,
-            "batch_id": record.batch_id,
-            "batch_row": record.batch_row,
-            "owner": owner,
-            "request": _json(record.request),
-            "seed": record.seed,
-            "priority": record.priority,
-            "status": record.status,
-            "created_at": record.created_at,
-            "current_step": 0,
-        }
-        for record in records
-    ]
-    numbered = tasks.insert().returning(tasks.c.number, sort_by_parameter_order=True)
-    numbers = connection.scalars(numbered, rows).all()
-    found = [
-        {
-            "created_at": record.created_at,
-            "number": number,
-            "folded": record.request.prompt.casefold(),
-        }
-        for number, record in zip(numbers, records, strict=True)
-    ]
-    connection.execute(prompts.insert(), found)
-
-
-def read_tasks(
-    connection: sa.Connection,
-    task_ids: Sequence[str],
-    logs: Mapping[str, Sequence[Decision]],
-) -> dict[str, TaskRecord]:
-    """Return the tasks of those ids that there are, with their decisions."""
-    query = sa.select(tasks).where(tasks.c.id.in_(task_ids))
-    return {
-        row.id: _record(row, logs.get(row.id, ())) for row in connection.execute(query)
-    }
+        return [read_task(row, ()) for row in rows]
 
 
 def _contains(
@@ -382,36 +327,6 @@ def _of_task(table: sa.Table, column: sa.Column[str]) -> sa.ColumnElement[str]:
         return column
     # Not a join, which SQLite might begin at the tasks and then search each prompt.
     return sa.select(column).where(tasks.c.number == table.c.number).scalar_subquery()
-
-
-def _json(value: object) -> str:
-    return msgspec.json.encode(value).decode()
-
-
-def _record(row: Row, log: Iterable[Decision]) -> TaskRecord:
-    values = row._mapping
-    return TaskRecord(
-        id=values["id"],
-        parent_id=values["parent_id"],
-        batch_id=values["batch_id"],
-        batch_row=values["batch_row"],
-        request=msgspec.json.decode(values["request"], type=GenerationRequest),
-        seed=values["seed"],
-        priority=values["priority"],
-        status=Status(values["status"]),
-        outcome=values["outcome"] and Outcome(values["outcome"]),
-        error=values["error"],
-        created_at=values["created_at"],
-        started_at=values["started_at"],
-        ended_at=values["ended_at"],
-        current_step=values["current_step"],
-        stages=msgspec.json.decode(values["stages"] or "{}"),
-        step_times=msgspec.json.decode(values["step_times"] or "{}", type=_StepTimes),
-        made_with=msgspec.json.decode(values["made_with"] or "{}"),
-        result=values["result"]
-        and msgspec.json.decode(values["result"], type=GenerationResult),
-        decisions=tuple(log),
-    )
 
 
 def _cursor(row: Row) -> str:

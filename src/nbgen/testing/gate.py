@@ -49,6 +49,11 @@ class Gate:
         with self._changed:
             return list(self._steps)
 
+    @property
+    def is_open(self) -> bool:
+        """Whether ``open`` was called."""
+        return self._open
+
     def __call__(self, step: int) -> None:
         """Hold a generation if this is the step to hold; called before each step.
 

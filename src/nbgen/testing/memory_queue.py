@@ -20,6 +20,7 @@ from nbgen.progress import ProgressService
 from nbgen.schema import Outcome, Status, TaskEnd, TaskRecord
 from nbgen.testing.memory_pictures import MemoryPictures
 from nbgen.testing.memory_run import NEVER_RAN, run_task
+from nbgen.threads import start_thread
 
 
 class Unended:
@@ -64,10 +65,7 @@ class MemoryQueue:
         self._paused = False
         self._closed = False
         self._changed = threading.Condition()
-        self._thread = threading.Thread(
-            target=self._work, name="nbgen-memory", daemon=True
-        )
-        self._thread.start()
+        self._thread = start_thread("nbgen-memory", self._work)
 
     @contextmanager
     def opened(self) -> Iterator[None]:

@@ -8,6 +8,7 @@ closed.
 
 from __future__ import annotations
 
+import threading
 import time
 from html import escape
 
@@ -19,7 +20,6 @@ from nbgen.handles.batch import Batch
 from nbgen.schema import BatchProgress
 from nbgen.widgets.panel import ErrorLine, Panel
 from nbgen.widgets.progress_view import duration
-from nbgen.widgets.pump import Pump
 
 # Reading a huge batch takes long; a twentieth of a core for it is enough.
 _LOOK_SHARE = 20
@@ -64,6 +64,7 @@ class BatchPanel(Panel):
             raise InvalidRequest("batch", batch, allowed)
         self._batch = batch
         self._timing = timing or Timing()
+        self._guard = threading.Lock()
         self._cancelling = False
         self._shown: BatchProgress | None = None  # the pump's
         self._bar = ipywidgets.FloatProgress(min=0, max=100)
@@ -79,8 +80,7 @@ class BatchPanel(Panel):
         self._actions.add_class("nbgen-actions")
         self._error_line = ErrorLine()
         super().__init__([progress, self._actions, self._error_line])
-        self._pump = Pump(self._render)
-        self._wake()
+        self._start(self._render)
 
     @property
     def batch(self) -> Batch:
@@ -94,14 +94,14 @@ class BatchPanel(Panel):
             TaskElsewhere: Another process runs the batch.
             StudioClosed: The studio is closed.
         """
-        with self._lock:
+        with self._guard:
             self._cancelling = True  # until all has ended
-            self._error = None
+        self._show_error(None)
         self._wake()
         try:
             self._batch.cancel()
         except BaseException:
-            with self._lock:
+            with self._guard:
                 self._cancelling = False
             raise
         finally:
@@ -116,16 +116,17 @@ class BatchPanel(Panel):
             StudioClosed: The studio is closed.
         """
         self._batch.retry()
-        with self._lock:
+        with self._guard:
             self._cancelling = False
-            self._error = None
+        self._show_error(None)
         self._wake()
 
     def _render(self) -> float | None:
         """Bring all widgets to the present state; the pump's thread only."""
         # Before the read, so that the tasks it finds ended are those cancelled.
-        with self._lock:
-            error, cancelling = self._error, self._cancelling
+        with self._guard:
+            cancelling = self._cancelling
+        error = self._shown_error()
         began_s = time.monotonic()
         try:
             progress = self._batch.progress
@@ -147,7 +148,7 @@ class BatchPanel(Panel):
         self._shown = progress
         if cancelling and progress.ended:
             cancelling = False
-            with self._lock:
+            with self._guard:
                 self._cancelling = False
         missing = failed + progress.cancelled
         self._bar.value = _share(progress)

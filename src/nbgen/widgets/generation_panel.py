@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import getpass
 import inspect
+import threading
 import time
 from contextlib import ExitStack, suppress
 from functools import partial
@@ -34,7 +35,6 @@ from nbgen.schema import (
 from nbgen.studio import Studio
 from nbgen.widgets.panel import ErrorLine, Panel
 from nbgen.widgets.progress_view import ProgressView
-from nbgen.widgets.pump import Pump
 from nbgen.widgets.request_form import RequestForm, request_fields
 from nbgen.widgets.result_view import ResultView
 
@@ -84,6 +84,7 @@ class GenerationPanel(Panel):
         **fields: Unpack[RequestFields],
     ) -> None:
         check_request_names(fields, "task", "prompt", "task_id", "reviewer_id")
+        self._guard = threading.Lock()
         self._studio = studio
         self._task: Task | None = None
         self._progress: GenerationProgress | None = None
@@ -126,8 +127,7 @@ class GenerationPanel(Panel):
         if task is not None:
             self._attach(task)
         # Last, so that no thread is left if the studio is closed already.
-        self._pump = Pump(self._render)
-        self._wake()
+        self._start(self._render)
 
     # As ipywidgets' own would hide the arguments.
     __signature__ = inspect.signature(partial(__init__, None))  # type: ignore[arg-type]
@@ -135,7 +135,7 @@ class GenerationPanel(Panel):
     @property
     def task(self) -> Task | None:
         """The task that is shown."""
-        with self._lock:
+        with self._guard:
             return self._task
 
     def generate(self) -> Task:
@@ -156,7 +156,7 @@ class GenerationPanel(Panel):
         if task is None:
             return
         task.cancel()
-        with self._lock:
+        with self._guard:
             self._cancelling = True
         self._wake()
 
@@ -192,8 +192,7 @@ class GenerationPanel(Panel):
             reviewer_id=self._result_view.reviewer_id,
             feedback=self._result_view.feedback if feedback is None else feedback,
         )
-        with self._lock:
-            self._error = None
+        self._show_error(None)
         self._wake()
         return decision
 
@@ -201,11 +200,11 @@ class GenerationPanel(Panel):
         """Show a task, and watch it instead of the one before."""
         progress = task.progress  # may read the database, so not under the lock
         watches = ExitStack()
-        with self._lock:
+        with self._guard:
             earlier, self._watches = self._watches, watches
             self._task, self._progress, self._preview = task, progress, None
-            self._error = None
             self._cancelling = False
+        self._show_error(None)
         if earlier is not None:
             earlier.close()
         try:
@@ -214,14 +213,14 @@ class GenerationPanel(Panel):
         except BaseException:
             watches.close()
             raise
-        with self._lock:
+        with self._guard:
             is_shown = self._watches is watches and not self._is_closed
         if not is_shown:  # another thread showed another task, or closed the panel
             watches.close()
         self._wake()
 
     def _on_progress(self, progress: GenerationProgress) -> None:
-        with self._lock:
+        with self._guard:
             shown = self._progress
             if shown is None or shown.task_id != progress.task_id:
                 return
@@ -231,7 +230,7 @@ class GenerationPanel(Panel):
 
     def _on_preview(self, task: Task, preview: Preview) -> None:
         at_s = time.monotonic()
-        with self._lock:
+        with self._guard:
             is_early = at_s - self._previewed_at_s < _PREVIEW_INTERVAL_S
             if is_early or self._task is not task:
                 return
@@ -240,9 +239,10 @@ class GenerationPanel(Panel):
 
     def _render(self) -> None:
         """Bring all widgets to the present state; the pump's thread only."""
-        with self._lock:
+        with self._guard:
             task, progress, preview = self._task, self._progress, self._preview
-            error, cancelling = self._error, self._cancelling
+            cancelling = self._cancelling
+        error = self._shown_error()
         busy = progress is not None and not progress.status.ended
         if progress is not None and not busy:
             self._form.free_task_id(progress.task_id)

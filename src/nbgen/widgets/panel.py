@@ -37,9 +37,10 @@ class ErrorLine(ipywidgets.HTML):  # type: ignore[misc]
 
 
 class Panel(ipywidgets.VBox):  # type: ignore[misc]
-    """A framed box of widgets. ``_lock`` guards the state that is to be shown.
+    """A framed box of widgets, with the error of its last button and its pump.
 
-    A subclass makes its widgets, calls this constructor, and sets ``_pump`` last.
+    A subclass makes its widgets, calls this constructor, and calls ``_start`` last. Its
+    own state is guarded by a lock of its own.
 
     Args:
         children: The widgets to show.
@@ -64,6 +65,21 @@ class Panel(ipywidgets.VBox):  # type: ignore[misc]
             self._pump.close()
         super().close()
 
+    def _start(self, render: Callable[[], float | None]) -> None:
+        """Start the thread that renders the panel, and render it soon."""
+        self._pump = Pump(render)
+        self._wake()
+
+    def _show_error(self, message: str | None) -> None:
+        """Note what is wrong, or None for nothing; the next rendering shows it."""
+        with self._lock:
+            self._error = message
+
+    def _shown_error(self) -> str | None:
+        """Return what was noted last."""
+        with self._lock:
+            return self._error
+
     def _attempt(self, action: Callable[[], object]) -> None:
         """Run the action of a button; show the message of its error."""
         try:
@@ -75,8 +91,7 @@ class Panel(ipywidgets.VBox):  # type: ignore[misc]
             message = f"{type(error).__name__}: {error}"
         else:
             return
-        with self._lock:
-            self._error = message
+        self._show_error(message)
         self._wake()
 
     def _wake(self) -> None:

@@ -9,6 +9,8 @@ import logging
 import threading
 from collections.abc import Callable
 
+from nbgen.threads import start_thread
+
 logger = logging.getLogger(__name__)
 
 
@@ -44,11 +46,7 @@ class Pump:
         self._after_failure_s = after_failure_s
         self._changed = threading.Event()
         self._closed = threading.Event()
-        # A daemon: a notebook's kernel must be able to exit at any time.
-        self._thread = threading.Thread(
-            target=self._run, name="nbgen-panel", daemon=True
-        )
-        self._thread.start()
+        self._thread = start_thread("nbgen-panel", self._run)
 
     def wake(self) -> None:
         """Have the present state rendered soon; returns at once."""

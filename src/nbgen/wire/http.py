@@ -18,6 +18,7 @@ import msgspec
 
 from nbgen.errors import InvalidRequest, NbgenError
 from nbgen.schema import (
+    PICTURE_FIELDS,
     GenerationRequest,
     GenerationResult,
     PublicationRecord,
@@ -118,7 +119,7 @@ def sent_pictures(body: Mapping[str, Any]) -> dict[str, bytes]:
     """
     return {
         field: _data_of_url(field, body[field])
-        for field in ("image", "mask")
+        for field in PICTURE_FIELDS
         if isinstance(body.get(field), str) and body[field].startswith("data:")
     }
 

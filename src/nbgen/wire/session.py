@@ -19,10 +19,13 @@ from nbgen.wire.progress import (
 
 
 class WatchSession:
-    """Decides what one watcher of one task is sent.
+    """Decides which frames one watcher of one task is sent.
 
     It sends no state twice and none out of order, and nothing but ``pong`` after the
     terminal one.
+
+    Example:
+        ``WatchSession("hero-1").open(None)`` is the text of the ``status`` message.
 
     Args:
         task_id: The task that is watched.

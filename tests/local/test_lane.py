@@ -1,0 +1,245 @@
+"""A lane draws one job after the other; its finisher saves and ends them."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from nbgen.errors import InvalidRequest, WorkerDied
+from nbgen.generation.engine import CancelToken, EngineRunner, Work
+from nbgen.generation.events import Ended, EngineEvent, PictureMade, StageStarted
+from nbgen.generation.thread import ThreadEngine
+from nbgen.images import open_images
+from nbgen.images.folder import FolderImages
+from nbgen.local.endings import Endings
+from nbgen.local.finisher import Finisher
+from nbgen.local.job_queue import Job
+from nbgen.local.job_run import JobRun
+from nbgen.local.lane import Lane
+from nbgen.local.timings import Timings
+from nbgen.progress import ProgressService
+from nbgen.schema import (
+    GenerationRequest,
+    Outcome,
+    OutputFormat,
+    Stage,
+    new_record,
+)
+from nbgen.store import Store
+from nbgen.testing.engine import PatternEngine
+
+
+class House:
+    """All that a lane needs, in a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.store = Store(folder)
+        self.images = open_images(folder / "images", owner=self.store.identity)
+        self.progress = ProgressService()
+        self.timings = Timings(folder / "timings.json", "pattern")
+        self.endings = Endings(self.store.tasks, self.progress)
+        self.finisher = Finisher(self.images, self.endings)
+
+    def lane(self, make_runner: Callable[[], EngineRunner]) -> Lane:
+        return Lane(
+            make_runner,
+            self.store.tasks,
+            self.images,
+            self.progress,
+            timings=self.timings,
+            endings=self.endings,
+            finisher=self.finisher,
+        )
+
+    def job(self, task_id: str, **fields: object) -> Job:
+        """Return the job of a new task."""
+        request = GenerationRequest(**{"prompt": "a cat", **fields})  # type: ignore[arg-type]
+        self.store.tasks.add_tasks([new_record(task_id, request)])
+        self.progress.create_progress(task_id, request.num_inference_steps)
+        return Job(task_id, request, 7)
+
+    def run(self, job: Job) -> JobRun:
+        """Return a run of a job that has begun."""
+        run = JobRun(job, self.progress, self.timings, was_loaded=False)
+        run.start()
+        return run
+
+    def close(self) -> None:
+        self.finisher.close()
+        self.progress.close()
+        self.store.close()
+
+
+@pytest.fixture
+def house(tmp_path: Path) -> Iterator[House]:
+    house = House(tmp_path)
+    yield house
+    house.close()
+
+
+def picture(index: int) -> PictureMade:
+    return PictureMade(
+        index=index,
+        seed=7 + index,
+        width=64,
+        height=64,
+        output_format=OutputFormat.PNG,
+        data=b"picture %d" % index,
+        facts={"checkpoint": "none"},
+    )
+
+
+class Dying:
+    """A runner whose process dies of memory, the first few times.
+
+    Args:
+        times: How often.
+    """
+
+    def __init__(self, times: int) -> None:
+        self._times = times
+        self.runs = 0
+        self.closed = threading.Event()
+
+    def run(
+        self,
+        _work: Work,
+        *,
+        on_event: Callable[[EngineEvent], None],
+        wants_preview: Callable[[], bool],  # noqa: ARG002
+        cancel: CancelToken,  # noqa: ARG002
+    ) -> None:
+        self.runs += 1
+        if self.runs <= self._times:
+            on_event(Ended(WorkerDied("Killed.", of_memory=True)))
+            return
+        on_event(StageStarted(Stage.SAVE))
+        on_event(picture(0))
+        on_event(Ended())
+
+    def close(self) -> None:
+        self.closed.set()
+
+
+def test_a_lane_takes_a_job_to_its_committed_end(house: House) -> None:
+    lane = house.lane(lambda: ThreadEngine(PatternEngine))
+    job = house.job("a", num_images=2)
+    lane.run(job)
+    end = job.done.result(10)
+    assert end.outcome is Outcome.SUCCEEDED
+    assert end.result is not None
+    assert [image.seed for image in end.result.images] == [7, 8]
+    assert all(house.images.has(image.name) for image in end.result.images)
+    record = house.store.tasks.get_task("a")
+    assert record is not None
+    assert (record.outcome, record.result) == (end.outcome, end.result)
+    assert record.made_with == {"checkpoint": "pattern"}
+    lane.close()
+
+
+@pytest.mark.parametrize(
+    ("times", "outcome"), [(1, Outcome.SUCCEEDED), (2, Outcome.LOST)]
+)
+def test_a_death_of_memory_is_tried_once_more(
+    house: House, times: int, outcome: Outcome
+) -> None:
+    runner = Dying(times)
+    lane = house.lane(lambda: runner)
+    job = house.job("a")
+    lane.run(job)
+    end = job.done.result(10)
+    assert (end.outcome, runner.runs) == (outcome, 2)
+    if end.result is not None:
+        assert end.result.notes == ("Trying once more: memory had run out",)
+    lane.close()
+    assert runner.closed.is_set()
+
+
+def test_a_job_that_has_ended_elsewhere_is_not_drawn(house: House) -> None:
+    runner = Dying(0)
+    lane = house.lane(lambda: runner)
+    job = house.job("a")
+    now = new_record("b", job.request).created_at
+    house.store.tasks.end_tasks(["a"], Outcome.CANCELLED, ended_at=now, error="No.")
+    lane.run(job)
+    assert job.done.result(10).outcome is Outcome.CANCELLED
+    assert runner.runs == 0
+    lane.close()
+
+
+def test_a_picture_to_start_from_that_is_gone_fails_the_job(house: House) -> None:
+    lane = house.lane(lambda: Dying(0))
+    job = house.job("a", image="0" * 32 + ".png")
+    lane.run(job)
+    end = job.done.result(10)
+    assert end.outcome is Outcome.FAILED
+    assert isinstance(end.cause, InvalidRequest)
+    lane.close()
+
+
+def test_pictures_are_saved_as_they_come(house: House) -> None:
+    job = house.job("a", num_images=2)
+    run = house.run(job)
+    house.finisher.finish(run)
+    run.handle(picture(0))
+    run.handle(picture(1))
+    assert not job.done.done()
+    run.handle(Ended())
+    end = job.done.result(10)
+    assert end.result is not None
+    assert [house.images.read(image.name) for image in end.result.images] == [
+        b"picture 0",
+        b"picture 1",
+    ]
+
+
+def test_one_run_at_a_time_is_finished(house: House) -> None:
+    first, second = house.run(house.job("a")), house.run(house.job("b"))
+    house.finisher.finish(first)
+    handing_over = threading.Thread(target=house.finisher.finish, args=(second,))
+    handing_over.start()
+    try:
+        handing_over.join(0.3)  # it must wait for the first, so this times out
+        assert handing_over.is_alive()
+    finally:
+        for run in (first, second):
+            run.handle(Ended())
+    handing_over.join(10)
+    assert second.job.done.result(10).outcome is Outcome.SUCCEEDED
+
+
+def test_a_disk_that_is_full_fails_the_job(
+    house: House, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_args: object) -> str:
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(FolderImages, "save", fail)
+    run = house.run(house.job("a"))
+    with caplog.at_level(logging.CRITICAL, "nbgen"):
+        house.finisher.finish(run)
+        run.handle(picture(0))
+        end = run.job.done.result(10)
+    assert (end.outcome, end.error) == (
+        Outcome.FAILED,
+        "OSError: No space left on device",
+    )
+
+
+def test_a_run_reports_what_the_engine_says(house: House) -> None:
+    run = house.run(house.job("a"))
+    run.handle(StageStarted(Stage.BASE_MODEL))
+    run.warn("Mind the gap.")
+    run.warn("Mind the gap.")
+    told = house.progress.get_progress("a")
+    assert told is not None
+    assert (told.current_stage, told.message) == (Stage.BASE_MODEL, "Mind the gap.")
+    assert run.notes == ["Mind the gap."]
+    assert run.describe_cancel() == "Cancelled at step 0 of 50."
+    assert not run.drawn
+    run.handle(StageStarted(Stage.SAVE))
+    assert run.drawn
