@@ -514,7 +514,9 @@ def test_an_origin_that_is_none(studio: Studio, origin: str) -> None:
 def test_a_port_that_is_taken(studio: Studio, server: Server) -> None:
     """The server's loop cannot begin, and ``start`` does not wait for it."""
     second = Server(studio, port=server.port)
-    with pytest.raises(PortTaken, match=r"Cannot listen.*Choose another with --port"):
+    with pytest.raises(
+        PortTaken, match=r"Cannot listen.*Choose another port with --port"
+    ):
         second.start()
     names = [thread.name for thread in threading.enumerate()]
     assert names.count("nbgen-server") == 1

@@ -129,7 +129,8 @@ def config_of(
     for name in settings:
         if name not in known:
             close = difflib.get_close_matches(name, known, 1)
-            near = f"such as {close[0]!r}" if close else f"one of {', '.join(known)}"
-            allowed = f"that of a setting, {near}"
+            allowed = f"one of {', '.join(known)}"
+            if close:
+                allowed = f"a known one, such as {close[0]!r}"
             raise InvalidRequest("the name of a setting", name, allowed)
     return StudioConfig(data_dir=data_dir, checkpoint=checkpoint, **settings)

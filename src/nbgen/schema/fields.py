@@ -147,10 +147,10 @@ def check_field_names(
         if name in known or name in also:
             continue
         close = difflib.get_close_matches(_plain(name), called, 1)
-        near = (
-            f"such as {called[close[0]]!r}" if close else f"one of {', '.join(known)}"
-        )
-        raise InvalidRequest("the name of a field", name, f"that of a request, {near}")
+        allowed = f"one of {', '.join(known)}"
+        if close:
+            allowed = f"a known one, such as {called[close[0]]!r}"
+        raise InvalidRequest("the name of a field", name, allowed)
 
 
 def describe_fields(fields: Iterable[Field]) -> str:
