@@ -12,7 +12,7 @@ callbacks are taken for watching only. Every method raises ``StudioClosed`` afte
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, Protocol
@@ -255,7 +255,7 @@ class Deciding(Protocol):
     """Takes decisions, keeps their log, and publishes what is approved."""
 
     def decide(
-        self, requests: Sequence[DecisionRequest]
+        self, requests: Iterable[DecisionRequest]
     ) -> list[Decision | NbgenError]:
         """Take decisions in one transaction.
 

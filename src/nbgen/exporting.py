@@ -63,7 +63,7 @@ def export_pictures(backend: Exportable, folder: Path, approval: str) -> Exporte
     if approval != "all":
         check_choice("approval", approval, ApprovalStatus)
     described: list[TaskRecord] = []
-    files: list[str] = []
+    files: dict[str, None] = {}  # tasks may share a file
     missing: list[str] = []
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -78,7 +78,7 @@ def export_pictures(backend: Exportable, folder: Path, approval: str) -> Exporte
                     missing.append(name)
                     continue
                 write_atomic(folder / name, data)
-                files.append(name)
+                files[name] = None
         text = json.dumps(msgspec.to_builtins(described), indent=2)
         write_atomic(folder / DESCRIPTION_FILE, f"{text}\n".encode())
     except OSError as error:

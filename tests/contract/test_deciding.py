@@ -130,6 +130,7 @@ def test_a_refusal_keeps_no_other_decision_from_being_taken(
     ]
     assert backend.decisions("a") == [answers[2], answers[4]]
     assert backend.decide([]) == []
+    assert backend.decide(iter(())) == []  # whatever can be iterated
 
 
 def test_who_knows_of_a_decision_may_overrule_it(backend: Backend) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import atexit
 import os
 import threading
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack
 from pathlib import Path
@@ -239,10 +239,10 @@ class LocalBackend:
     # Deciding.
 
     def decide(
-        self, requests: Sequence[DecisionRequest]
+        self, requests: Iterable[DecisionRequest]
     ) -> list[Decision | NbgenError]:
         """See ``nbgen.backend.Deciding``."""
-        return self._reviews.decide(requests)
+        return self._reviews.decide(list(requests))
 
     def request_changes(
         self, request: DecisionRequest, *, prompt: str | None

@@ -10,7 +10,7 @@ state belongs to the lock of its queue, whose thread ``nbgen-memory`` runs the t
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from pathlib import Path
@@ -275,11 +275,11 @@ class MemoryBackend:
             return self._pictures.collect_garbage(referring, dry_run=dry_run)
 
     def decide(
-        self, requests: Sequence[DecisionRequest]
+        self, requests: Iterable[DecisionRequest]
     ) -> list[Decision | NbgenError]:
         """Take decisions and publish approvals; see ``Deciding.decide``."""
         with self._open():
-            answers = self._reviews.decide(requests)
+            answers = self._reviews.decide(list(requests))
         self._publish()
         return answers
 
