@@ -36,7 +36,7 @@ from nbgen.generation.events import (
     StepFinished,
 )
 from nbgen.generation.loading import Pipelines, load
-from nbgen.generation.pipe import Message, Start
+from nbgen.generation.pipe import Message, PipeEnd, Start
 from nbgen.generation.sdxl import SDXLEngine
 from nbgen.local.job_queue import Job
 from nbgen.local.job_run import JobRun
@@ -161,7 +161,7 @@ def compare(pairs: int, worker: str) -> list[float]:
     engine = SDXLEngine(load_models=lambda: (checkpoint, pipelines))
     service = ProgressService()
     outbox: SimpleQueue[Message] = SimpleQueue()
-    pipe = Connection(os.open(os.devnull, os.O_WRONLY), readable=False)
+    pipe = PipeEnd(os.open(os.devnull, os.O_WRONLY))
     threading.Thread(target=_send, args=(outbox, pipe), daemon=True).start()
     runs = 0
     times_us: list[float] = []
