@@ -10,7 +10,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from nbgen.local.backend import LocalBackend
-from nbgen.local.opening import Library, Runner
+from nbgen.local.opening import Library, Workshop
 from nbgen.studio import Studio
 
 
@@ -18,8 +18,8 @@ def library(studio: Studio) -> Library:
     return _local(studio).library
 
 
-def runner(studio: Studio) -> Runner:
-    parts = _local(studio).runner
+def workshop(studio: Studio) -> Workshop:
+    parts = _local(studio).workshop
     assert parts is not None
     return parts
 

@@ -54,7 +54,7 @@ from nbgen.schema.checks import MAX_SEED
 from nbgen.store import Store
 from nbgen.studio import Studio
 from nbgen.testing import Gate, PatternEngine, collect_progress
-from tests.parts import runner
+from tests.parts import workshop
 
 MakeStudio = Callable[..., Studio]
 
@@ -366,7 +366,7 @@ def test_closing_may_finish_what_runs_first(tmp_path: Path, interrupted: bool) -
         def interrupt() -> None:
             with pytest.raises(TaskUnfinished):
                 waiting.result(10)  # so it is closing
-            job = runner(studio).queue.find("runs")
+            job = workshop(studio).queue.find("runs")
             assert job is not None
             cancelled = threading.Event()
             job.cancel.on_cancel(cancelled.set)

@@ -90,7 +90,7 @@ def test_a_request_refers_to_kept_pictures_only(backend: Backend, field: str) ->
 def test_no_more_tasks_wait_than_may(make_backend: MakeBackend) -> None:
     backend, _ = hold(make_backend, queue_limit=1)
     submit(backend, "a")
-    with pytest.raises(QueueFull, match="1 task waits, and 1 may"):
+    with pytest.raises(QueueFull, match="queue 1 more task: 1 of at most 1 is waiting"):
         backend.submit(asks(), task_id="b", priority=0)
     submit(backend, "a")
     assert backend.waiting() == ["a"]

@@ -52,7 +52,7 @@ from tests.generation.engines import (
 from tests.generation.recorder import Recorder
 from tests.generation.recorder import run as run_here
 from tests.generation.recorder import run_in as run
-from tests.parts import runner
+from tests.parts import workshop
 
 ROOT = Path(__file__).parent.parent.parent
 MakeProcess = Callable[..., ProcessEngine]
@@ -614,7 +614,7 @@ def test_a_task_that_died_of_memory_is_tried_once_more(
 
 def test_a_studio_that_nobody_used_ends_its_process(tmp_path: Path) -> None:
     with Studio(tmp_path, "tiny") as studio:
-        engine = runner(studio).lane.prepare()
+        engine = workshop(studio).lane.prepare()
         assert isinstance(engine, ProcessEngine)
         pid = pid_of(engine)
         os.kill(pid, 0)
@@ -625,7 +625,7 @@ def test_a_studio_that_nobody_used_ends_its_process(tmp_path: Path) -> None:
 def test_a_studio_may_do_without_a_process(tmp_path: Path) -> None:
     with Studio(tmp_path, "tiny", worker="thread") as studio:
         studio.generate("a red circle", num_inference_steps=1).result(60)
-        assert isinstance(runner(studio).lane.prepare(), ThreadEngine)
+        assert isinstance(workshop(studio).lane.prepare(), ThreadEngine)
     with pytest.raises(InvalidRequest, match="worker must be 'process' or 'thread'"):
         Studio(tmp_path, "tiny", worker="fork")  # type: ignore[arg-type]
 

@@ -19,7 +19,13 @@ import nbgen
 from nbgen.errors import NoRecipe
 from nbgen.generation.checkpoints import TINY_FOLDER
 from nbgen.generation.recipe import encode_picture, recipe
-from nbgen.schema import GenerationRequest, Metadata, OutputFormat, SchedulerName
+from nbgen.schema import (
+    REQUEST_FIELDS,
+    GenerationRequest,
+    Metadata,
+    OutputFormat,
+    SchedulerName,
+)
 from nbgen.schema.checks import MAX_PROMPT_LENGTH, MAX_SEED
 from nbgen.studio import Studio
 
@@ -34,28 +40,35 @@ _LETTERS = st.characters(exclude_characters="\0")
 @st.composite
 def requests(draw: st.DrawFn) -> GenerationRequest:
     """Draw a request with every field set to something."""
+    fields = draw(fields_of_requests())
+    assert fields.keys() == REQUEST_FIELDS.keys()
+    return GenerationRequest(**fields)
+
+
+@st.composite
+def fields_of_requests(draw: st.DrawFn) -> dict[str, Any]:
     number = st.floats(0, 1, allow_subnormal=False)
     num_images = draw(st.integers(1, 16))
     image = draw(st.none() | NAMES)
-    return GenerationRequest(
-        prompt=draw(st.text(_LETTERS, min_size=1, max_size=200).filter(str.strip)),
-        negative_prompt=draw(st.text(_LETTERS, max_size=50)),
-        width=draw(st.none() | SIDES),
-        height=draw(st.none() | SIDES),
-        num_inference_steps=draw(st.integers(100, 150)),
-        guidance_scale=draw(st.floats(0, 20)),
-        seed=draw(st.none() | st.integers(0, MAX_SEED - 16)),
-        use_refinement=draw(st.booleans()),
-        num_images=num_images,
-        scheduler=draw(st.sampled_from(SchedulerName)),
-        denoising_end=draw(st.floats(0.01, 0.99)),
-        guidance_cutoff=draw(number),
-        image=image,
-        mask=None if image is None else draw(st.none() | NAMES),
-        strength=draw(st.floats(0.01, 1)),
-        output_format=draw(st.sampled_from(OutputFormat)),
-        metadata=Metadata.FULL,
-    )
+    return {
+        "prompt": draw(st.text(_LETTERS, min_size=1, max_size=200).filter(str.strip)),
+        "negative_prompt": draw(st.text(_LETTERS, max_size=50)),
+        "width": draw(st.none() | SIDES),
+        "height": draw(st.none() | SIDES),
+        "num_inference_steps": draw(st.integers(100, 150)),
+        "guidance_scale": draw(st.floats(0, 20)),
+        "seed": draw(st.none() | st.integers(0, MAX_SEED - 16)),
+        "use_refinement": draw(st.booleans()),
+        "num_images": num_images,
+        "scheduler": draw(st.sampled_from(SchedulerName)),
+        "denoising_end": draw(st.floats(0.01, 0.99)),
+        "guidance_cutoff": draw(number),
+        "image": image,
+        "mask": None if image is None else draw(st.none() | NAMES),
+        "strength": draw(st.floats(0.01, 1)),
+        "output_format": draw(st.sampled_from(OutputFormat)),
+        "metadata": Metadata.FULL,
+    }
 
 
 def encoded(request: GenerationRequest, *, seed: int = 7, index: int = 0) -> bytes:

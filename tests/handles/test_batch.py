@@ -31,7 +31,7 @@ from nbgen.schema import (
 from nbgen.studio import Studio
 from nbgen.testing import Gate, PatternEngine
 from tests.local.test_runner_lock import other_process
-from tests.parts import runner
+from tests.parts import workshop
 
 MakeStudio = Callable[..., Studio]
 
@@ -314,7 +314,7 @@ def test_two_retries_at_once_queue_each_row_once(
     batch = studio.submit_batch(requests("a", "b"), batch_id="pets")
     batch.cancel()
     both_asked = threading.Barrier(2)
-    scheduler = runner(studio).scheduler
+    scheduler = workshop(studio).scheduler
     add = scheduler.add
 
     def add_together(

@@ -42,7 +42,7 @@ from nbgen.store.decisions import DecisionStore
 from nbgen.store.tasks import TaskStore
 from nbgen.studio import Studio
 from nbgen.testing import Gate, PatternEngine, collect_progress
-from tests.parts import another_runs, runner
+from tests.parts import another_runs, workshop
 
 REQUEST = GenerationRequest(prompt="a cat", num_inference_steps=2)
 ROWS = {f"r{number}": REQUEST for number in range(5)}
@@ -217,7 +217,7 @@ def test_an_interrupt_between_the_store_and_the_queue_queues_all(
         return [new_record(name, REQUEST) for name in ROWS]
 
     with pytest.raises(KeyboardInterrupt):
-        runner(studio).scheduler.add(plan)
+        workshop(studio).scheduler.add(plan)
     assert sorted(studio.waiting()) == sorted(ROWS)
 
 
@@ -524,7 +524,7 @@ def test_a_second_interrupt_leaves_the_studio_to_be_closed_again(
     running, waiting = studio.submit(REQUEST), studio.submit(REQUEST)
     gate.wait_reached()
     cancelled = threading.Event()
-    job = runner(studio).queue.find(running.id)
+    job = workshop(studio).queue.find(running.id)
     assert job is not None
     job.cancel.on_cancel(cancelled.set)
 
@@ -564,7 +564,7 @@ def test_closing_waits_for_what_is_being_saved(
     assert saving.wait(10)
     studio.pause()
     waiting = studio.submit(REQUEST)
-    job = runner(studio).queue.find(task.id)
+    job = workshop(studio).queue.find(task.id)
     assert job is not None
     cancelled, returned = threading.Event(), threading.Event()
     job.cancel.on_cancel(cancelled.set)
@@ -651,7 +651,7 @@ def test_one_that_ran_last_and_is_gone_ends_nobody_s_process(
 
     monkeypatch.setattr(RunnerLock, "held_elsewhere", property(look))
     with Studio(tmp_path, "tiny", take_over=False) as studio:
-        engine = runner(studio).lane.prepare()
+        engine = workshop(studio).lane.prepare()
         assert isinstance(engine, ProcessEngine)
         for _ in range(2):
             assert looked.acquire(timeout=10)

@@ -141,7 +141,7 @@ def test_a_full_queue_says_what_to_do(make_queue: Callable[..., JobQueue]) -> No
     queue.submit([job("a")])
     queue.check_room(1)
     make_queue(limit=0).check_room(0)
-    with pytest.raises(QueueFull, match=r"1 task waits, and 2 may\. .*queue_limit"):
+    with pytest.raises(QueueFull, match=r"1 of at most 2 is waiting\. .*queue_limit"):
         queue.check_room(2)
 
 

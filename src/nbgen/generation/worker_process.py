@@ -72,14 +72,14 @@ class ProcessTiming(msgspec.Struct, frozen=True, kw_only=True):
     close_s: float = 5.0
 
 
-class _Generation:
+class _Ongoing:
     """The work of one ``Start``, as this side knows it.
 
     Attributes:
         deliver: Takes its events.
         wants_preview: Returns whether a preview is wanted now.
         preview_wanted: What the process knows of that.
-        sampled: Set when the engine is free for the next work.
+        drawn: Set when the engine is free for the next work.
         cancelled_at_s: When the process was told to cancel it, on the clock of
             ``time.monotonic``; None before that.
     """
@@ -88,7 +88,7 @@ class _Generation:
         self.deliver = deliver
         self.wants_preview = wants_preview
         self.preview_wanted = wants_preview()
-        self.sampled = threading.Event()
+        self.drawn = threading.Event()
         self.cancelled_at_s: float | None = None
 
 
@@ -107,7 +107,7 @@ class WorkerProcess:
     def __init__(self, make_engine: bytes, timing: ProcessTiming) -> None:
         self._timing = timing
         self._changed = threading.Condition()
-        self._active: dict[int, _Generation] = {}
+        self._active: dict[int, _Ongoing] = {}
         self._last_number = 0
         self._died: WorkerDied | None = None
         self._killed_for: str | None = None
@@ -142,7 +142,7 @@ class WorkerProcess:
         self, work: Work, deliver: Delivery, wants_preview: Callable[[], bool]
     ) -> None:
         """Have pictures made, and return when the engine there is free again."""
-        generation = _Generation(deliver, wants_preview)
+        generation = _Ongoing(deliver, wants_preview)
         with self._changed:
             died = self._died
             number = self._last_number + 1
@@ -158,7 +158,7 @@ class WorkerProcess:
         # After the start, which a cancel must not overtake.
         deliver.stop.on_cancel(partial(self._cancel, number))
         try:
-            generation.sampled.wait()
+            generation.drawn.wait()
         except BaseException:  # a KeyboardInterrupt: the caller wants no more
             deliver.stop.cancel()
             raise
@@ -220,7 +220,7 @@ class WorkerProcess:
             return
         generation.deliver(event)
         if isinstance(event, StageStarted) and event.stage is Stage.SAVE:
-            generation.sampled.set()
+            generation.drawn.set()
         wanted = generation.wants_preview()
         if wanted != generation.preview_wanted:
             generation.preview_wanted = wanted
@@ -231,7 +231,7 @@ class WorkerProcess:
         with self._changed:
             generation = self._active.pop(number)
             self._changed.notify_all()
-        generation.sampled.set()
+        generation.drawn.set()
 
     def _bury(self, status: int) -> None:
         """End what was under way when the process died."""
@@ -286,7 +286,7 @@ class WorkerProcess:
                 generation.cancelled_at_s + self._timing.cancel_s
                 for generation in self._active.values()
                 if generation.cancelled_at_s is not None
-                and not generation.sampled.is_set()
+                and not generation.drawn.is_set()
             ),
             default=math.inf,
         )

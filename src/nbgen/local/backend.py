@@ -22,7 +22,7 @@ from nbgen.generation.engine import Engine
 from nbgen.generation.process import ProcessEngine
 from nbgen.local.archive import Archive
 from nbgen.local.config import StudioConfig
-from nbgen.local.opening import Library, Runner, open_library, open_runner
+from nbgen.local.opening import Library, Workshop, open_library, open_workshop
 from nbgen.local.reviews import Reviews
 from nbgen.local.watching import Watching
 from nbgen.progress import ProgressService
@@ -56,19 +56,19 @@ class LocalBackend:
 
     Attributes:
         library: The parts that find, watch and decide.
-        runner: The parts that run tasks; None for a backend that runs none.
+        workshop: The parts that run tasks; None for a backend that runs none.
 
     Args:
         library: The parts that find, watch and decide.
-        runner: The parts that run tasks; None for a backend that runs none.
+        workshop: The parts that run tasks; None for a backend that runs none.
         closing: Closes the parts, the last one first.
     """
 
     def __init__(
-        self, library: Library, runner: Runner | None, closing: ExitStack
+        self, library: Library, workshop: Workshop | None, closing: ExitStack
     ) -> None:
         self.library = library
-        self.runner = runner
+        self.workshop = workshop
         self._closed = False
         self._closing = closing
         self._tearing_down = threading.Lock()
@@ -108,10 +108,10 @@ class LocalBackend:
             find_checkpoint(config.checkpoint)
         with ExitStack() as opening:
             library = open_library(config, progress, publishers, opening)
-            runner = open_runner(config, engine, library, draft, opening)
-            backend = cls(library, runner, opening.pop_all())
+            workshop = open_workshop(config, engine, library, draft, opening)
+            backend = cls(library, workshop, opening.pop_all())
         try:
-            runner.scheduler.start()
+            workshop.scheduler.start()
         except BaseException:
             backend.close(finish=False)
             raise
@@ -168,7 +168,7 @@ class LocalBackend:
 
     def ended(self, task_id: str) -> Future[TaskEnd]:
         """See ``nbgen.backend.Running``."""
-        if self.runner is not None:
+        if self.workshop is not None:
             return self._running.scheduler.ended(task_id)
         end: Future[TaskEnd] = Future()
         end.set_result(self._archive.get_tasks([task_id])[0].end)
@@ -305,7 +305,7 @@ class LocalBackend:
         """
         if os.getpid() != self._process_id:
             return
-        scheduler = None if self.runner is None else self.runner.scheduler
+        scheduler = None if self.workshop is None else self.workshop.scheduler
         try:
             if scheduler is not None:
                 scheduler.close(finish=finish)
@@ -339,8 +339,8 @@ class LocalBackend:
             raise StudioClosed
 
     @property
-    def _running(self) -> Runner:
+    def _running(self) -> Workshop:
         self._check_open()
-        if self.runner is None:
+        if self.workshop is None:
             raise RunsNoTasks
-        return self.runner
+        return self.workshop

@@ -1,4 +1,4 @@
-"""Decides what runs when: one job at a time, by priority, then first come first served.
+"""Holds the jobs that wait, and runs one at a time, by priority and then by age.
 
 Thread-safety: every method of ``JobQueue`` may be called from any thread. The waiting
 and the unfinished jobs belong to its lock; the thread ``nbgen-worker`` alone runs jobs.
@@ -34,7 +34,8 @@ class Job:
         seed: The seed of the first picture.
         priority: Jobs of a higher one run first.
         cancel: Set to stop the work.
-        done: Resolves with the end of the task once it is committed.
+        done: Resolves when the end of the task is committed, or told as a failure. Its
+            outcome is None if the task did not end here.
     """
 
     def __init__(

@@ -1,4 +1,7 @@
-"""Opens the parts of a local backend and wires them, in the order of their closing."""
+"""Opens the parts of a local backend, and registers how to close them.
+
+The last one that is opened is closed first.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +47,7 @@ class Library(NamedTuple):
     watching: Watching
 
 
-class Runner(NamedTuple):
+class Workshop(NamedTuple):
     """The open parts of a backend that run tasks."""
 
     submitter: Submitter
@@ -92,13 +95,13 @@ def open_library(
     return Library(store, turn, images, progress, archive, reviews, watching)
 
 
-def open_runner(
+def open_workshop(
     config: StudioConfig,
     engine: Engine | ProcessEngine | None,
     library: Library,
     draft: Draft,
     opening: ExitStack,
-) -> Runner:
+) -> Workshop:
     """Open the queue, the engine and what submits to them.
 
     Args:
@@ -142,7 +145,7 @@ def open_runner(
     submitter = Submitter(
         store.tasks, library.archive, library.reviews, scheduler, draft
     )
-    return Runner(submitter, scheduler, queue, lane)
+    return Workshop(submitter, scheduler, queue, lane)
 
 
 def _runner_maker(

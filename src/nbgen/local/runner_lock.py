@@ -27,7 +27,7 @@ class RunnerLock:
     Several studios of one process share it: each runs what was submitted to it.
 
     Args:
-        folder: The data folder; made if it does not exist.
+        folder: The folder of the store's locks; made if it does not exist.
     """
 
     def __init__(self, folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""Decides what runs when: submits, orders, cancels and takes over tasks.
+"""Commits submissions and cancels, and keeps the store and the queue in line.
 
 The protocol of a submission lies here whole. A task is announced to its watchers,
 committed to the store, put into the job queue, and only then acknowledged. What is

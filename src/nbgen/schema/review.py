@@ -51,9 +51,10 @@ class ApprovalStatus(StrEnum):
 
 
 class Statement(msgspec.Struct, frozen=True, kw_only=True):
-    """What a reviewer says of a task: what a decision has of its request.
+    """The fields that a decision and its request share.
 
-    A new field of it needs no change elsewhere to be recorded.
+    ``decision_of`` copies each of them. Each needs a column in the store and a place in
+    ``DecideBody`` of ``nbgen.wire.review``.
     """
 
     task_id: Annotated[

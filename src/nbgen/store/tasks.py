@@ -68,7 +68,7 @@ class TaskStore:
     def start_task(self, task_id: str) -> bool:
         """Commit that the work on a task has begun; return False if it may not begin.
 
-        That is when it has ended, or another has taken it over, who runs it.
+        It may not if it has ended, or if another process has taken it over.
         """
         self._database.renew_ownership()
         own = tasks.c.owner == self._database.owner

@@ -16,6 +16,7 @@ import msgspec
 
 from nbgen.errors import InvalidRequest, NbgenError
 from nbgen.schema import (
+    DECISION_FIELDS,
     ApprovalStatus,
     ContentTask,
     Decided,
@@ -128,16 +129,12 @@ class DecideBody(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
             raise InvalidRequest(
                 "verdict", request.verdict.value, "'approved' or 'rejected' over HTTP"
             )
-        return cls(
-            approved=request.verdict is Verdict.APPROVED,
-            reviewer_id=request.reviewer_id,
-            human_feedback=request.feedback,
-            tags=request.tags,
-            image=request.image,
-            featured_image_url=request.featured_image_url,
-            expect_version=request.expect_version,
-            task_id=request.task_id,
-        )
+        fields: dict[str, Any] = {
+            _on_wire(name): getattr(request, name)
+            for name in DECISION_FIELDS
+            if name != "verdict"
+        }
+        return cls(approved=request.verdict is Verdict.APPROVED, **fields)
 
     def request(self, task_id: str | None) -> DecisionRequest:
         """Return the decision that is asked for on a task.
@@ -147,16 +144,16 @@ class DecideBody(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         """
         # Also of a body that asks to undo: it must never count as a rejection.
         approved = check_flag("approved", self.approved)
+        fields: dict[str, Any] = {
+            name: getattr(self, _on_wire(name))
+            for name in DECISION_FIELDS
+            if name not in ("task_id", "verdict")
+        }
         try:
             return DecisionRequest(
                 task_id="" if task_id is None else task_id,
                 verdict=Verdict.APPROVED if approved else Verdict.REJECTED,
-                reviewer_id=self.reviewer_id,
-                feedback=self.human_feedback,
-                tags=self.tags,
-                image=self.image,
-                featured_image_url=self.featured_image_url,
-                expect_version=self.expect_version,
+                **fields,
             )
         except InvalidRequest as error:
             raise as_on_wire(error) from None
@@ -295,7 +292,11 @@ def as_on_wire(error: InvalidRequest) -> InvalidRequest:
 
     For decisions and tasks made elsewhere only.
     """
-    return error.renamed(_WIRE_NAMES.get(error.field, error.field))
+    return error.renamed(_on_wire(error.field))
+
+
+def _on_wire(name: str) -> str:
+    return _WIRE_NAMES.get(name, name)
 
 
 def _read_item(item: object) -> DecisionRequest | BulkRefused:
