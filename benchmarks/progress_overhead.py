@@ -14,18 +14,18 @@ from __future__ import annotations
 import argparse
 import os
 import statistics
+import subprocess
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from queue import SimpleQueue
 from typing import Any, NamedTuple
 
 import torch
 from PIL import Image
 
 from nbgen.generation.checkpoints import find_checkpoint
-from nbgen.generation.child import _Generation, _send
+from nbgen.generation.child import _Generation
 from nbgen.generation.drawing import Delivery
 from nbgen.generation.engine import CancelToken, Work
 from nbgen.generation.events import (
@@ -35,7 +35,7 @@ from nbgen.generation.events import (
     StepFinished,
 )
 from nbgen.generation.loading import Pipelines, load
-from nbgen.generation.pipe import Message, PipeEnd, Start
+from nbgen.generation.pipe import Outbox, PipeEnd, Start
 from nbgen.generation.sdxl import SDXLEngine
 from nbgen.local.job_queue import Job
 from nbgen.local.job_run import JobRun
@@ -111,7 +111,7 @@ def in_this_process(
     return Timed(JobRun(job, progress, timings, was_loaded=True).handle, times_us)
 
 
-def in_a_process(outbox: SimpleQueue[Message], times_us: list[float]) -> Timed:
+def in_a_process(outbox: Outbox, times_us: list[float]) -> Timed:
     """Return the reporter of an engine in a process of its own."""
     return Timed(
         _Generation(Start(1, Work(REQUEST, SEED), False), outbox).tell, times_us
@@ -148,7 +148,7 @@ def compare(pairs: int, worker: str) -> list[float]:
 
     Args:
         pairs: How many pairs of runs.
-        worker: As which worker of a studio it reports: ``"process"``, where a thread
+        worker: As which worker of a studio it reports: ``"process"``, which
             writes the reports into a pipe, or ``"thread"``.
 
     Returns:
@@ -159,9 +159,13 @@ def compare(pairs: int, worker: str) -> list[float]:
     torch.set_num_threads(1)
     engine = SDXLEngine(load_models=lambda: (checkpoint, pipelines))
     service = ProgressService()
-    outbox: SimpleQueue[Message] = SimpleQueue()
-    pipe = PipeEnd(os.open(os.devnull, os.O_WRONLY))
-    threading.Thread(target=_send, args=(outbox, pipe), daemon=True).start()
+    # As to a studio's process: whoever reads has to be woken.
+    reader = subprocess.Popen(
+        ["/bin/cat"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL
+    )
+    assert reader.stdin is not None
+    outbox = Outbox(PipeEnd(reader.stdin.fileno()))
+    threading.Thread(target=outbox.send_waiting, daemon=True).start()
     runs = 0
     times_us: list[float] = []
 

@@ -12,7 +12,7 @@ callbacks are taken for watching only. Every method raises ``StudioClosed`` afte
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, Protocol
@@ -99,7 +99,7 @@ class Running(Protocol):
             QueueFull: There is not room for all.
         """
 
-    def retry_rows(self, batch_id: str, rows: Collection[str]) -> None:
+    def retry_rows(self, batch_id: str, rows: Iterable[str]) -> None:
         """Queue those rows again that failed, were cancelled or lost; all or none.
 
         Raises:
@@ -124,6 +124,9 @@ class Running(Protocol):
         For a task that this backend does not run, the future is resolved already;
         ``TaskEnd.outcome`` is None if such a task has not ended. It is None too when
         the backend is closed before the task began.
+
+        A callback of the future must return quickly and call nothing of the backend: it
+        may run while the backend's locks are held.
 
         Raises:
             UnknownTask: There is no such task.

@@ -24,11 +24,15 @@ class Facade(Protocol):
 
 
 def forwarded(
-    method: Callable[Concatenate[Any, _Params], _Answer],
+    method: Callable[Concatenate[Any, _Params], _Answer], name: str | None = None
 ) -> Callable[Concatenate[Facade, _Params], _Answer]:
     """Return a method that calls a method of the backend and returns its answer.
 
     It has the signature and the docstring of that method.
+
+    Args:
+        method: The method of a protocol of the backend.
+        name: The name of the facade's method, if it has another one.
 
     Example::
 
@@ -43,4 +47,6 @@ def forwarded(
         answer: _Answer = getattr(self.backend, method.__name__)(*args, **kwargs)
         return answer
 
+    if name is not None:
+        forward.__name__ = name
     return forward

@@ -222,7 +222,7 @@ def test_missing_rows_are_queued_again(make_backend: MakeBackend) -> None:
     backend.cancel(["b:dog"])
     backend.retry_rows("b", ["cat"])
     assert backend.waiting() == []
-    backend.retry_rows("b", ["cat", "dog", "cow"])
+    backend.retry_rows("b", (row for row in ["cat", "dog", "cow"]))
     cat, dog = backend.batch_rows("b")
     assert (cat.task_id, cat.status) == ("b:cat", Status.GENERATING)
     assert backend.waiting() == [dog.task_id]

@@ -16,7 +16,7 @@ from PIL import Image
 
 from nbgen.errors import CheckpointNotFound, InvalidRequest, NbgenError
 from nbgen.generation.engine import Reporter
-from nbgen.generation.events import PreviewMade
+from nbgen.generation.events import PreviewMade, StageStarted
 from nbgen.schema import Preview
 from nbgen.testing.engine import PatternEngine
 
@@ -48,6 +48,14 @@ class SlowEngine(TellingEngine):
     def _work(self, step: int) -> None:
         time.sleep(STEP_S)
         self._file.write_text(str(step))
+
+
+class GarblingEngine(TellingEngine):
+    """Says a stage that there is none of."""
+
+    def generate(self, *args: Any, **kwargs: Any) -> Iterator[Image.Image]:
+        kwargs["reporter"].report(StageStarted("dreaming"))  # type: ignore[arg-type]
+        yield from super().generate(*args, **kwargs)
 
 
 class HungEngine(TellingEngine):
@@ -193,7 +201,7 @@ class HeldEngine(TellingEngine):
     """Draws pictures that are not encoded before somebody writes into a pipe.
 
     Only those of a prompt that begins with "held"; another fails if it is "held, then
-    fails", after its pictures.
+    fails", after its pictures. Each step of "slow" takes a while.
 
     Args:
         pipe: The named pipe; each byte in it lets one picture go.
@@ -206,6 +214,7 @@ class HeldEngine(TellingEngine):
 
     def generate(self, *args: Any, **kwargs: Any) -> Iterator[Image.Image]:
         prompt = args[0].prompt
+        self._before_step = lambda _step: time.sleep(STEP_S if prompt == "slow" else 0)
         for picture in super().generate(*args, **kwargs):
             if prompt.startswith("held"):
                 self._hold(picture)

@@ -141,7 +141,12 @@ def start_in(
     """Draw the same pictures in a runner; the last may not be encoded yet."""
     request = make_request(image, mask, **fields)
     runner.run(
-        Work(request, seed, to_png(image), to_png(mask)),
+        Work(
+            request,
+            seed,
+            None if image is None else to_png(image),
+            None if mask is None else to_png(mask),
+        ),
         on_event=recorder.report,
         wants_preview=recorder.wants_preview,
         cancel=recorder.cancel,
@@ -162,10 +167,8 @@ def make_request(
     )
 
 
-def to_png(picture: Image.Image | None) -> bytes | None:
+def to_png(picture: Image.Image) -> bytes:
     """Return the file of a picture."""
-    if picture is None:
-        return None
     buffer = io.BytesIO()
     picture.save(buffer, "PNG")
     return buffer.getvalue()

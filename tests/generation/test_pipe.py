@@ -31,6 +31,7 @@ from nbgen.generation.pipe import (
     Command,
     Load,
     Message,
+    Outbox,
     PipeEnd,
     Start,
     WantPreview,
@@ -157,6 +158,26 @@ def test_any_other_error_arrives_by_name(error: BaseException, said: str) -> Non
     arrived = sent(error)
     assert type(arrived) is EngineFailed
     assert str(arrived) == said
+
+
+def test_an_outbox_keeps_the_order_and_never_waits_for_the_reader() -> None:
+    reading, writing = os.pipe()
+    far = PipeEnd(reading)
+    outbox = Outbox(PipeEnd(writing))
+    os.close(reading)
+    os.close(writing)
+    sending = threading.Thread(target=outbox.send_waiting, daemon=True)
+    sending.start()
+    # Far more than the pipe holds, with long ones among the short.
+    sent = [
+        Message(number, Warned("x" * 10_000 if number % 100 == 0 else "short"))
+        for number in range(20_000)
+    ]
+    for message in sent:
+        outbox.put(message)
+    assert [decode_message(far.recv_bytes()) for _ in sent] == sent
+    outbox.put(sent[0])
+    assert decode_message(far.recv_bytes()) == sent[0]
 
 
 def test_bytes_of_any_length_go_through_a_pipe() -> None:

@@ -41,6 +41,8 @@ from tests.generation.engines import (
     DyingEngine,
     EchoEngine,
     FailingEngine,
+    GarblingEngine,
+    HeldEngine,
     HungEngine,
     LookingEngine,
     SlowEngine,
@@ -49,7 +51,7 @@ from tests.generation.engines import (
     leaving,
     missing,
 )
-from tests.generation.recorder import Recorder
+from tests.generation.recorder import Recorder, start_in
 from tests.generation.recorder import run as run_here
 from tests.generation.recorder import run_in as run
 from tests.parts import workshop
@@ -254,6 +256,32 @@ def test_a_process_that_hangs_is_killed_once_cancelled(
         run(engine, Recorder(cancel_after=2), num_inference_steps=10)
     wait_until_gone(pid)
     assert len(run(engine, Recorder(), num_inference_steps=2)) == 1
+
+
+def test_a_process_that_hangs_while_it_encodes_is_killed_once_all_is_cancelled(
+    make_process: MakeProcess, tmp_path: Path
+) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    engine = make_process(partial(HeldEngine, pipe), cancel_s=0.2)
+    recorder = Recorder()
+    start_in(engine, recorder, prompt="held")
+    assert not recorder.has_ended.is_set()
+    recorder.cancel.cancel()
+    assert recorder.has_ended.wait(30)
+    assert isinstance(recorder.ended[0].error, Cancelled)
+
+
+def test_a_process_that_cannot_be_understood_is_killed(
+    make_process: MakeProcess, caplog: pytest.LogCaptureFixture
+) -> None:
+    engine = make_process(GarblingEngine)
+    with (
+        caplog.at_level(logging.CRITICAL, "nbgen"),
+        pytest.raises(WorkerDied, match="cannot be understood") as raised,
+    ):
+        run(engine, Recorder())
+    assert not raised.value.of_memory
 
 
 def test_a_process_that_says_nothing_any_more_is_killed(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import signal
@@ -15,6 +16,7 @@ import pytest
 from PIL import Image
 
 from nbgen.errors import EngineFailed, InvalidRequest, WorkerDied
+from nbgen.generation.drawing import Drawing
 from nbgen.generation.engine import Cancelled, Engine, EngineRunner
 from nbgen.generation.events import Ended, EngineEvent, PictureMade, StageStarted
 from nbgen.generation.process import ProcessEngine
@@ -264,6 +266,40 @@ def test_a_cancel_ends_the_encoding(make_runner: MakeRunner, pipe: Pipe) -> None
     assert len(first.pictures) <= 1
     assert second.has_ended.wait(30)
     assert second.ended == [Ended()]
+
+
+def test_a_cancel_waits_for_the_encoding_of_no_other_work(
+    make_runner: MakeRunner, pipe: Pipe
+) -> None:
+    runner = make_runner(partial(HeldEngine, pipe.path))
+    first, second = Recorder(), Recorder(cancel_after=2)
+    start_in(runner, first, prompt="held")
+    start_in(runner, second, prompt="slow", num_inference_steps=50)
+    assert second.has_ended.wait(30)
+    assert isinstance(second.ended[0].error, Cancelled)
+    assert not first.has_ended.is_set()
+    pipe.let_go()
+    assert first.has_ended.wait(30)
+    assert first.ended == [Ended()]
+
+
+def drawings() -> set[int]:
+    return {id(part) for part in gc.get_objects() if isinstance(part, Drawing)}
+
+
+def test_a_cancel_leaves_nothing_of_the_work_in_memory() -> None:
+    runner, seen = ThreadEngine(PatternEngine), Recorder(cancel_after=2)
+    gc.collect()
+    before = drawings()
+    gc.disable()  # or it would find what holds itself
+    try:
+        start_in(runner, seen, num_inference_steps=50)
+        assert seen.has_ended.wait(30)
+        runner.close()
+        seen.ended.clear()
+        assert drawings() == before
+    finally:
+        gc.enable()
 
 
 def test_pictures_before_an_error_are_good(make_runner: MakeRunner, pipe: Pipe) -> None:

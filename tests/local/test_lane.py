@@ -207,9 +207,68 @@ def test_one_run_at_a_time_is_finished(house: House) -> None:
         assert handing_over.is_alive()
     finally:
         for run in (first, second):
+            run.handle(picture(0))
             run.handle(Ended())
     handing_over.join(10)
     assert second.job.done.result(10).outcome is Outcome.SUCCEEDED
+
+
+def test_a_picture_that_is_missing_fails_the_job(house: House) -> None:
+    run = house.run(house.job("a", num_images=2))
+    house.finisher.finish(run)
+    run.handle(picture(0))
+    run.handle(Ended())
+    end = run.job.done.result(10)
+    assert (end.outcome, end.error) == (
+        Outcome.FAILED,
+        "The engine made 1 of 2 pictures. The first 1 of 2 pictures were kept.",
+    )
+
+
+class Sharing:
+    """A runner whose process dies in its second run, before the first is encoded."""
+
+    def __init__(self) -> None:
+        self.prompts: list[str] = []
+        self._waiting: Callable[[EngineEvent], None] = print
+
+    def run(
+        self,
+        work: Work,
+        *,
+        on_event: Callable[[EngineEvent], None],
+        wants_preview: Callable[[], bool],  # noqa: ARG002
+        cancel: CancelToken,  # noqa: ARG002
+    ) -> None:
+        self.prompts.append(work.request.prompt)
+        if len(self.prompts) == 1:
+            on_event(StageStarted(Stage.SAVE))
+            self._waiting = on_event
+        elif len(self.prompts) == 2:
+            for callback in (self._waiting, on_event):
+                callback(Ended(WorkerDied("Killed.")))
+        else:
+            on_event(StageStarted(Stage.SAVE))
+            on_event(picture(0))
+            on_event(Ended())
+
+    def close(self) -> None:
+        pass
+
+
+def test_what_was_drawn_survives_the_death_of_the_next_job(house: House) -> None:
+    runner = Sharing()
+    lane = house.lane(lambda: runner)
+    drawn, deadly = house.job("a", prompt="drawn"), house.job("b", prompt="deadly")
+    lane.run(drawn)
+    assert not drawn.done.done()
+    lane.run(deadly)
+    assert deadly.done.result(10).outcome is Outcome.LOST
+    end = drawn.done.result(10)
+    assert end.result is not None
+    assert end.result.notes == ("Trying once more: another task ended the process",)
+    assert runner.prompts == ["drawn", "deadly", "drawn"]
+    lane.close()
 
 
 def test_a_disk_that_is_full_fails_the_job(

@@ -33,6 +33,7 @@ from nbgen.schema import (
     check_request_names,
     decision_of,
     describe_request,
+    make_decision_request,
     says_the_same,
     takes_request_fields,
 )
@@ -192,6 +193,19 @@ def test_help_and_completion_show_each_default() -> None:
         assert "    reviewer_id: Who decides" in str(function.__doc__)
     assert "    num_inference_steps: Sampling steps" in str(Studio.generate.__doc__)
     assert "(1 to 150)." in str(GenerationRequest.__doc__)
+
+
+@pytest.mark.parametrize("tags", [["a", "b"], ("a", "b"), iter("ab"), {"a": 1, "b": 2}])
+def test_tags_are_any_iterable_of_words(tags: Any) -> None:
+    fields = {"reviewer_id": "ada", "tags": tags}
+    request = make_decision_request("a", Verdict.REJECTED, fields)
+    assert request.tags == ("a", "b")
+
+
+@pytest.mark.parametrize("tags", ["ab", 7, None])
+def test_tags_are_no_single_word(tags: Any) -> None:
+    with pytest.raises(InvalidRequest, match="tags must be"):
+        make_decision_request("a", Verdict.REJECTED, {"reviewer_id": "a", "tags": tags})
 
 
 def test_own_parameters_of_a_function_stay() -> None:

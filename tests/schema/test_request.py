@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from nbgen.errors import InvalidRequest
 from nbgen.schema import GenerationRequest, GenerationResult, ImageRecord
-from nbgen.schema.checks import check_feedback, check_reviewer_id, check_task_id
+from nbgen.schema.checks import check_reviewer_id, check_task_id
 
 
 @pytest.mark.parametrize(
@@ -102,14 +102,10 @@ def test_bad_task_id(task_id: Any) -> None:
         check_task_id(task_id)
 
 
-def test_reviewer_and_feedback() -> None:
+def test_reviewer() -> None:
     assert check_reviewer_id(" ada ") == "ada"
-    assert check_feedback(None) is None
-    assert check_feedback("  ") is None
     with pytest.raises(InvalidRequest, match="reviewer_id must be"):
         check_reviewer_id(" ")
-    with pytest.raises(InvalidRequest, match="feedback must be"):
-        check_feedback(3)
 
 
 def test_result_shows_only_what_a_rerun_repeats() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import http.client
-import io
 import json
 import shutil
 import threading
@@ -28,12 +27,14 @@ from nbgen.schema import Decision, GenerationRequest
 from nbgen.server import Server
 from nbgen.studio import Studio
 from nbgen.testing import Gate, PatternEngine
+from tests.generation.recorder import to_png
 from tests.server.client import ask
 
 MakeStudio = Callable[..., Studio]
 MakeServer = Callable[..., Server]
 
 GENERATE = "/api/media/generate"
+A_PNG = to_png(Image.new("RGB", (8, 8), "red"))
 
 
 def error_of(answer: Any) -> tuple[int, str, str | None]:
@@ -85,9 +86,7 @@ def test_files_of_other_kinds(server: Server) -> None:
 def test_a_picture_to_start_from_is_sent_or_named(
     studio: Studio, server: Server
 ) -> None:
-    buffer = io.BytesIO()
-    Image.new("RGB", (8, 8), "red").save(buffer, "PNG")
-    url = "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+    url = "data:image/png;base64," + base64.b64encode(A_PNG).decode()
     body = {"prompt": "a cat", "image": url, "mask": url, "task_id": "a"}
     made = ask(server, GENERATE, body)
     assert made.status == 200
@@ -118,8 +117,16 @@ def test_what_is_no_picture_is_refused(
     assert studio.tasks() == []
 
 
+def test_a_wrong_flag_keeps_no_picture(server: Server, tmp_path: Path) -> None:
+    url = "data:image/png;base64," + base64.b64encode(A_PNG).decode()
+    body = {"prompt": "a cat", "image": url, "wait": "no"}
+    assert error_of(ask(server, GENERATE, body)) == (422, "invalid_request", "wait")
+    assert not list(tmp_path.rglob("*.png"))
+
+
 def test_generation_that_is_not_asked_for(studio: Studio, server: Server) -> None:
-    answer = ask(server, GENERATE, {"prompt": "a cat", "use_generation": False})
+    body = {"prompt": "a cat", "use_generation": False, "task_id": "of another/kind"}
+    answer = ask(server, GENERATE, body)
     assert (answer.status, answer.body["success"]) == (200, False)
     assert (answer.body["image_url"], answer.body["image"]) == ("", None)
     assert studio.tasks() == []

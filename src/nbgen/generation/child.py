@@ -2,8 +2,9 @@
 
 Commands come in on what was its standard input, messages go out on what was its
 standard output (see ``pipe``). The main thread runs the engine, ``nbgen-encoder``
-encodes the pictures, ``nbgen-commands`` reads and ``nbgen-events`` writes, so that
-neither a cancel waits for a step nor a step for an encoder or a parent that is busy.
+encodes the pictures, ``nbgen-commands`` reads, and ``nbgen-events`` writes what does
+not fit into the pipe at once. So neither does a cancel wait for a step, nor a step for
+an encoder or a parent that is busy.
 """
 
 from __future__ import annotations
@@ -26,10 +27,10 @@ from nbgen.generation.pipe import (
     Cancel,
     Load,
     Message,
+    Outbox,
     PipeEnd,
     Start,
     decode_command,
-    encode,
 )
 from nbgen.threads import start_thread
 
@@ -49,11 +50,11 @@ def main(lifeline: int) -> None:
     _silence(2)
     make_engine = _first_command(commands)
     started: SimpleQueue[_Generation] = SimpleQueue()
-    outbox: SimpleQueue[Message] = SimpleQueue()
+    outbox = Outbox(messages)
     start_thread(
         "nbgen-commands", lambda: _or_exit(lambda: _receive(commands, started, outbox))
     )
-    start_thread("nbgen-events", lambda: _or_exit(lambda: _send(outbox, messages)))
+    start_thread("nbgen-events", lambda: _or_exit(outbox.send_waiting))
     encoder = ThreadPoolExecutor(1, "nbgen-encoder")
     engine: Engine | None = None
 
@@ -79,7 +80,7 @@ def main(lifeline: int) -> None:
 class _Generation:
     """The work of one ``Start``: what is known of it, and where it reports."""
 
-    def __init__(self, start: Start, outbox: SimpleQueue[Message]) -> None:
+    def __init__(self, start: Start, outbox: Outbox) -> None:
         self.start = start
         self.cancel = CancelToken()
         self.preview_wanted = start.wants_preview
@@ -145,7 +146,7 @@ def _first_command(commands: PipeEnd) -> Callable[[], Engine]:
 def _receive(
     commands: PipeEnd,
     started: SimpleQueue[_Generation],
-    outbox: SimpleQueue[Message],
+    outbox: Outbox,
 ) -> None:
     known: dict[int, _Generation] = {}
     while True:
@@ -160,11 +161,6 @@ def _receive(
                 known[command.number].cancel.cancel()
         elif not isinstance(command, Load) and command.number in known:
             known[command.number].preview_wanted = command.wanted
-
-
-def _send(outbox: SimpleQueue[Message], messages: PipeEnd) -> None:
-    while True:
-        messages.send_bytes(encode(outbox.get()))
 
 
 def _or_exit(work: Callable[[], None]) -> None:

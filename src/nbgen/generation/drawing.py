@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import threading
 from collections.abc import Callable
-from concurrent.futures import Executor
+from concurrent.futures import Executor, Future, wait
 from functools import partial
 
 from PIL import Image
@@ -112,6 +112,7 @@ class Drawing:
         self._stop = deliver.stop
         self._encoder = encoder
         self._error: BaseException | None = None
+        self._handed_over: Future[None] | None = None
 
     def run(self, get_engine: Callable[[], Engine]) -> None:
         """Draw the pictures and have them encoded; never raises.
@@ -140,13 +141,21 @@ class Drawing:
             error = raised
         if count:
             self.report(StageStarted(Stage.SAVE))
-        self._hand_over(partial(self._end, error))
+        if not count or isinstance(error, Cancelled):
+            # At once: the encoder may still be busy with what was drawn before.
+            self._end(error)
+        else:
+            self._hand_over(partial(self._end, error))
+        # The error refers to this frame, and the frame to the pictures.
+        del error
 
     def _hand_over(self, do: Callable[[], None]) -> None:
         """Have something done by the encoder's thread, after what it has to do."""
         try:
-            self._encoder.submit(do)
+            self._handed_over = self._encoder.submit(do)
         except RuntimeError:  # the interpreter exits, and starts no more threads
+            if self._handed_over is not None:
+                wait([self._handed_over])
             do()
 
     def _encode(self, picture: Image.Image, index: int, facts: dict[str, str]) -> None:

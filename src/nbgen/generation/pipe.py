@@ -1,11 +1,15 @@
 """What crosses the pipes between ``ProcessEngine`` and its process, as msgpack.
 
-Commands go in and messages come out. Pure functions and values, for any thread.
+Commands go in and messages come out. The functions and values are for any thread, as is
+``Outbox``; one thread sends on a ``PipeEnd`` and one receives.
 """
 
 from __future__ import annotations
 
 import os
+import select
+import threading
+from queue import SimpleQueue
 from typing import Any
 
 import msgspec
@@ -59,8 +63,8 @@ _LENGTH_BYTES = 4
 class PipeEnd:
     """One end of a pipe that carries byte strings, each behind its length.
 
-    One thread sends, one receives. It works on every system, which the connections of
-    ``multiprocessing`` do not over plain pipes.
+    It works on every system, which the connections of ``multiprocessing`` do not over
+    plain pipes.
 
     Args:
         descriptor: A descriptor of the pipe; the end has a duplicate of its own.
@@ -68,10 +72,20 @@ class PipeEnd:
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = os.dup(descriptor)
+        # Windows has no poll for pipes.
+        self._poll = select.poll() if hasattr(select, "poll") else None
+        if self._poll is not None:
+            self._poll.register(self._descriptor, select.POLLOUT)
 
     def fileno(self) -> int:
         """Return the descriptor."""
         return self._descriptor
+
+    def takes_at_once(self, data: bytes) -> bool:
+        """Return whether sending the bytes now would not wait; for a short while."""
+        if self._poll is None or _LENGTH_BYTES + len(data) > select.PIPE_BUF:
+            return False
+        return self._poll.poll(0) == [(self._descriptor, select.POLLOUT)]
 
     def send_bytes(self, data: bytes) -> None:
         """Write the bytes; raise ``OSError`` if nobody has the other end."""
@@ -145,3 +159,45 @@ def decode_command(data: bytes) -> Command:
 def decode_message(data: bytes) -> Message:
     """Return the message that the bytes hold."""
     return _messages.decode(data)
+
+
+class Outbox:
+    """Sends messages in order, while whoever puts them in never waits for the reader.
+
+    A short message goes into the pipe at once, which takes less than waking a thread.
+    What the pipe has no room for, and what comes after it, is sent by ``send_waiting``.
+
+    Args:
+        pipe: Where the messages go.
+    """
+
+    def __init__(self, pipe: PipeEnd) -> None:
+        self._pipe = pipe
+        self._lock = threading.Lock()
+        self._queue: SimpleQueue[bytes] = SimpleQueue()
+        self._unsent = 0  # how many of the queue are not in the pipe yet
+
+    def put(self, message: Message) -> None:
+        """Send a message, now or later.
+
+        Raises:
+            OSError: Nobody has the other end.
+        """
+        data = encode(message)
+        with self._lock:
+            if not self._unsent and self._pipe.takes_at_once(data):
+                self._pipe.send_bytes(data)
+            else:
+                self._unsent += 1
+                self._queue.put(data)
+
+    def send_waiting(self) -> None:
+        """Send what the pipe had no room for, for ever; for one thread.
+
+        Raises:
+            OSError: Nobody has the other end.
+        """
+        while True:
+            self._pipe.send_bytes(self._queue.get())
+            with self._lock:
+                self._unsent -= 1

@@ -111,22 +111,25 @@ class WorkerProcess:
         self._last_number = 0
         self._died: WorkerDied | None = None
         self._killed_for: str | None = None
-        self._errors, self._lifeline, self._process = _start_process()
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._output = PipeEnd(self._process.stdin.fileno())
-        self._input = PipeEnd(self._process.stdout.fileno())
-        _lifelines.add(self._output.fileno())
-        self._process.stdin.close()
-        self._process.stdout.close()
         self._commands: SimpleQueue[Command | None] = SimpleQueue()
         self._commands.put(Load(make_engine))
         self.heard_s = time.monotonic()
-        self._threads = (
-            start_thread("nbgen-commands", self._write),
-            start_thread("nbgen-events", self._read),
-            start_thread("nbgen-watchdog", self._watch),
-        )
+        self._errors, self._lifeline, self._process = _start_process()
+        try:
+            self._output, self._input = _take_pipes(self._process)
+            self._threads = (
+                start_thread("nbgen-commands", self._write),
+                start_thread("nbgen-events", self._read),
+                start_thread("nbgen-watchdog", self._watch),
+            )
+        except BaseException:
+            # Nobody would ever close this; threads that have started end by themselves.
+            self._process.kill()
+            self._process.wait()
+            self._commands.put(None)
+            _let_lifeline_go(self._lifeline)
+            self._errors.close()
+            raise
 
     @property
     def process_id(self) -> int:
@@ -203,6 +206,7 @@ class WorkerProcess:
             pass
         except Exception:
             logger.exception("What the process says cannot be understood.")
+            self._killed_for = _GARBLED
             self._process.kill()
         self._bury(self._wait_ended())
 
@@ -279,17 +283,20 @@ class WorkerProcess:
     def _cancel_late_at_s(self) -> float:
         """Return when it is to be killed unless it answers a cancel.
 
-        Once the engine is free, a cancel has no more to stop than encoding.
+        What was drawn before the cancel only waits for its encoder, so the process is
+        not killed for that while it works for somebody else.
         """
-        return min(
-            (
-                generation.cancelled_at_s + self._timing.cancel_s
-                for generation in self._active.values()
-                if generation.cancelled_at_s is not None
-                and not generation.drawn.is_set()
-            ),
-            default=math.inf,
-        )
+        late_at_s = math.inf
+        active = self._active.values()
+        is_wanted = any(generation.cancelled_at_s is None for generation in active)
+        for generation in active:
+            since_s = generation.cancelled_at_s
+            if since_s is None:
+                continue
+            if generation.drawn.is_set():
+                since_s = math.inf if is_wanted else max(since_s, self.heard_s)
+            late_at_s = min(late_at_s, since_s + self._timing.cancel_s)
+        return late_at_s
 
     def _wait_ended(self) -> int:
         """Wait until the process has ended, by force if need be; return its status."""
@@ -324,10 +331,24 @@ def _start_process() -> tuple[IO[bytes], int, subprocess.Popen[bytes]]:
     return errors, lifeline, process
 
 
+def _take_pipes(process: subprocess.Popen[bytes]) -> tuple[PipeEnd, PipeEnd]:
+    """Return the pipes to and from the process."""
+    assert process.stdin is not None
+    assert process.stdout is not None
+    with process.stdin, process.stdout:
+        output = PipeEnd(process.stdin.fileno())
+        _lifelines.add(output.fileno())
+        return output, PipeEnd(process.stdout.fileno())
+
+
 _HUNG = (
     "The process that makes the pictures said nothing for {:.0f} minutes and was "
     "ended. Submit the task again; if that happens again, look at the GPU and its "
     "driver."
+)
+_GARBLED = (
+    "The process that makes the pictures said what cannot be understood and was ended. "
+    "Submit the task again."
 )
 _DEAF = (
     "The process that makes the pictures did not answer the cancel of another task and "

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Generator
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -52,10 +54,10 @@ class Task:
 
     def __init__(self, backend: Backend, record: TaskRecord) -> None:
         self._backend = backend
-        self._end = backend.ended(record.id)
         self.id = record.id
         self.request = record.request
         self.seed = record.seed
+        self._end = self._look()
 
     def __repr__(self) -> str:
         # A notebook compares this text, so it holds nothing that differs between runs.
@@ -141,8 +143,14 @@ class Task:
             TaskLost: The process that ran it ended.
             GenerationFailed: It failed; the cause is chained.
         """
+        began_s = time.monotonic()
         try:
             end = self._end.result(timeout)
+            if end.outcome is None:
+                self._end = self._look()
+                waited_s = time.monotonic() - began_s
+                left_s = None if timeout is None else max(0.0, timeout - waited_s)
+                end = self._end.result(left_s)
         except TimeoutError:
             raise TaskUnfinished(
                 self.id,
@@ -152,7 +160,7 @@ class Task:
         except KeyboardInterrupt:
             self.cancel()
             raise
-        return result_of(self._newest(end))
+        return result_of(end)
 
     def __await__(self) -> Generator[Any, None, GenerationResult]:
         """Wait for the end without blocking the loop; raises as ``result`` does."""
@@ -161,17 +169,18 @@ class Task:
     async def _wait(self) -> GenerationResult:
         end = await asyncio.wrap_future(self._end)
         if end.outcome is None:
-            end = await asyncio.to_thread(self._newest, end)
+            self._end = await asyncio.to_thread(self._look)
+            end = await asyncio.wrap_future(self._end)
         return result_of(end)
 
-    def _newest(self, end: TaskEnd) -> TaskEnd:
-        """Return the end; of a task that another process runs, what it is by now."""
-        if end.outcome is not None:
-            return end
+    def _look(self) -> Future[TaskEnd]:
+        """Return the future of the end, as the backend knows it now."""
         try:
-            return self._backend.ended(self.id).result()
+            return self._backend.ended(self.id)
         except StudioClosed:
-            return end
+            closed: Future[TaskEnd] = Future()
+            closed.set_result(TaskEnd(self.id, None))
+            return closed
 
 
 def result_of(end: TaskEnd) -> GenerationResult:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import atexit
 import os
 import threading
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack
 from pathlib import Path
@@ -158,7 +158,7 @@ class LocalBackend:
         """See ``nbgen.backend.Running``."""
         return self._running.submitter.retry(task_ids)
 
-    def retry_rows(self, batch_id: str, rows: Collection[str]) -> None:
+    def retry_rows(self, batch_id: str, rows: Iterable[str]) -> None:
         """See ``nbgen.backend.Running``."""
         self._running.submitter.retry_rows(batch_id, rows)
 

@@ -15,8 +15,7 @@ from collections.abc import Callable, Sequence
 from nbgen.local.job_queue import Job
 from nbgen.local.job_run import NEVER_RAN
 from nbgen.progress import ProgressService
-from nbgen.progress.service import utc_now
-from nbgen.schema import GenerationResult, Outcome, TaskEnd, TaskRecord
+from nbgen.schema import GenerationResult, Outcome, TaskEnd, TaskRecord, utc_now
 from nbgen.store.tasks import TaskStore
 
 logger = logging.getLogger(__name__)
@@ -144,10 +143,10 @@ class Endings:
     ) -> TaskEnd:
         """Store an end; return the one to tell, which may be another's."""
         task_id = end.task_id
-        progress = self._progress.get_progress(task_id)
-        times = self._progress.stage_times(task_id) if progress else {}
-        steps = self._progress.step_times(task_id) if progress else {}
         try:
+            progress = self._progress.get_progress(task_id)
+            times = self._progress.stage_times(task_id) if progress else {}
+            steps = self._progress.step_times(task_id) if progress else {}
             ended = self._tasks.end_task(
                 task_id,
                 outcome,

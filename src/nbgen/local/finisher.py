@@ -10,12 +10,14 @@ from __future__ import annotations
 import logging
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 
-from nbgen.errors import NbgenError, WorkerDied
+from nbgen.errors import EngineFailed, NbgenError, WorkerDied
 from nbgen.generation.engine import Cancelled
 from nbgen.images import Images
 from nbgen.local.endings import Endings
+from nbgen.local.job_queue import Job
 from nbgen.local.job_run import JobRun, NotOursToRun
 from nbgen.schema import GenerationResult, ImageRecord, Outcome
+from nbgen.schema.checks import IMAGE_URL
 
 logger = logging.getLogger(__name__)
 
@@ -40,19 +42,26 @@ class Finisher:
         self._endings = endings
         self._saver = ThreadPoolExecutor(1, "nbgen-saver")
         self._saving: Future[None] | None = None
+        self._lost: Job | None = None
 
-    def finish(self, run: JobRun) -> None:
+    def finish(self, run: JobRun) -> Job | None:
         """Have a run's pictures saved as they come, and its job ended.
 
         Waits until the run before it has ended, or pictures that wait to be saved would
         fill the memory.
+
+        Returns:
+            The job of the run before it, if it was drawn and the next job's work then
+            killed the process: it has not ended, and is the caller's to run again.
         """
         if self._saving is not None:
             wait([self._saving])
+        lost, self._lost = self._lost, None
         try:
             self._saving = self._saver.submit(self._finish, run)
         except RuntimeError:  # the interpreter exits, and starts no more threads
             self._finish(run)
+        return lost
 
     def close(self) -> None:
         """End the thread, once the last job has ended."""
@@ -73,6 +82,8 @@ class Finisher:
         try:
             result = self._save(run)
             error = run.error
+            if error is None:
+                _check_complete(result, run.job.request.num_images)
         except BaseException as raised:  # noqa: BLE001 - whatever a disk may raise
             error = raised
         if error is None:
@@ -84,6 +95,8 @@ class Finisher:
             self._endings.end(run.job, Outcome.CANCELLED, error=run.describe_cancel())
         elif isinstance(error, NotOursToRun):
             self._endings.resolve_from_record(run.job, error.record)
+        elif isinstance(error, WorkerDied) and run.drawn and run.was_overtaken:
+            self._lost = run.job
         else:
             self._fail(run, error, result)
 
@@ -100,7 +113,7 @@ class Finisher:
             name = self._images.save(picture.data, picture.output_format)
             image = ImageRecord(
                 name=name,
-                url=f"/images/{name}",
+                url=f"{IMAGE_URL}{name}",
                 width=picture.width,
                 height=picture.height,
                 seed=picture.seed,
@@ -136,3 +149,9 @@ class Finisher:
             made_with=run.facts,
             cause=error,
         )
+
+
+def _check_complete(result: GenerationResult | None, asked: int) -> None:
+    made = len(result.images) if result is not None else 0
+    if made != asked:
+        raise EngineFailed(f"The engine made {made} of {asked} pictures.")

@@ -63,6 +63,7 @@ class JobRun:
         notes: What the user should know, in sentences.
         error: What ended it; None while it runs, and if all pictures were made.
         drawn: Whether pictures were drawn, so the model is in memory.
+        was_overtaken: Whether the next job had begun before this one ended.
     """
 
     def __init__(
@@ -79,6 +80,7 @@ class JobRun:
         self.notes: list[str] = []
         self.error: BaseException | None = None
         self.drawn = False
+        self.was_overtaken = False
         self._task_id = job.task_id
         self._progress = progress
         self._timings = timings

@@ -73,6 +73,7 @@ class Lane:
         self._finisher = finisher
         self._clock = clock
         self._loaded = False
+        self._before: JobRun | None = None
 
     def run(self, job: Job) -> None:
         """Draw the pictures of a job and have it finished; never raises.
@@ -80,13 +81,20 @@ class Lane:
         Returns when the next job may begin; this one may end after that.
         """
         self._endings.save_ends()
+        if self._before is not None:
+            self._before.was_overtaken = True
         run = self._try(job)
         if isinstance(run.error, WorkerDied) and run.error.of_memory:
             # The new process begins with all memory free, and what else filled it may
             # be gone. A second death is for a person to look at.
             self._loaded = False
             run = self._try(job, "Trying once more: memory had run out")
-        self._finisher.finish(run)
+        lost = self._finisher.finish(run)
+        self._before = run
+        if lost is not None:
+            message = "Trying once more: another task ended the process"
+            self._finisher.finish(self._try(lost, message))
+            self._before = None
 
     def prepare(self) -> EngineRunner:
         """Return the runner, made now if it is not there yet."""

@@ -6,7 +6,7 @@ committed and queued by the scheduler, whose lock is held while a plan is made.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from nbgen.errors import (
     DataFolderInUse,
@@ -121,12 +121,13 @@ class Submitter:
         children = [new_child(old, draft=self._draft) for old in olds]
         return list(self._scheduler.add(lambda: children))
 
-    def retry_rows(self, batch_id: str, rows: Collection[str]) -> None:
+    def retry_rows(self, batch_id: str, rows: Iterable[str]) -> None:
         """Queue missing rows of a batch again; see ``Running.retry_rows``."""
+        wanted = frozenset(rows)
 
         def plan() -> list[TaskRecord]:
             standing = self._tasks.list_rows(batch_id)
-            missing = [r.task_id for r in standing if r.name in rows and r.is_missing]
+            missing = [r.task_id for r in standing if r.name in wanted and r.is_missing]
             lasts = self._tasks.get_known(missing)
             return [new_child(last, draft=self._draft) for last in lasts]
 

@@ -116,11 +116,8 @@ class Timings:
             # Torch says its version in a class of its own, which JSON knows nothing of.
             facts = {str(name): str(value) for name, value in made_with.items()}
             self._content.made_with[self._checkpoint] = facts
-            self._write()
-
-    def _write(self) -> None:
-        try:
             data = msgspec.json.encode(self._content)
+        try:
             write_atomic(self._path, data)
         except Exception as error:  # noqa: BLE001 - a time left is not worth a failure
             logger.warning("The times of the last run could not be kept: %s", error)

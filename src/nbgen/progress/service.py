@@ -28,13 +28,9 @@ from nbgen.schema import (
     Status,
     done_message,
     shown_percentage,
+    utc_now,
 )
 from nbgen.schema.checks import check_task_id
-
-
-def utc_now() -> dt.datetime:
-    """Return the present time in UTC."""
-    return dt.datetime.now(dt.UTC)
 
 
 class _Task:

@@ -82,13 +82,6 @@ def check_reviewer_id(reviewer_id: object) -> str:
     )
 
 
-def check_feedback(feedback: object) -> str | None:
-    """Return the trimmed feedback, None for none; raise ``InvalidRequest`` if bad."""
-    if feedback is None:
-        return None
-    return check_text("feedback", feedback, longest=LONGEST_FEEDBACK) or None
-
-
 def check_tags(tags: object) -> tuple[str, ...]:
     """Return the trimmed tags, each once; raise ``InvalidRequest`` if they are bad."""
     if not isinstance(tags, (list, tuple)) or len(tags) > MOST_TAGS:

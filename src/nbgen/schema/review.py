@@ -202,9 +202,14 @@ def make_decision_request(
     Raises:
         InvalidRequest: There is no field of a name, or a value is not allowed.
     """
-    check_field_names(fields, fields_of(DecisionRequest))
+    known = DECISION_FIELDS.items()
+    check_field_names(
+        fields, {name: f for name, f in known if name not in ("task_id", "verdict")}
+    )
     # Whoever leaves it out is told so, rather than that an argument is missing.
     wanted = {"reviewer_id": None, **fields}
+    if isinstance(wanted.get("tags"), Iterable) and not isinstance(wanted["tags"], str):
+        wanted["tags"] = tuple(wanted["tags"])
     return DecisionRequest(task_id=task_id, verdict=verdict, **wanted)
 
 

@@ -18,6 +18,7 @@ from nbgen.wire.http import (
     Links,
     TaskBody,
     TaskPageBody,
+    check_flags,
     read_task_query,
     sent_pictures,
 )
@@ -29,6 +30,7 @@ class GenerateHandler(BaseHandler):
     async def post(self) -> None:
         """Queue a request; answer when it has ended, or at once."""
         sent = self.json_body()
+        check_flags(sent)
         for field, data in sent_pictures(sent).items():
             sent[field] = await asyncio.to_thread(self.studio.keep_picture, field, data)
         body = GenerateBody.read(sent)

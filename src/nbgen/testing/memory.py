@@ -10,7 +10,7 @@ state belongs to the lock of its queue, whose thread ``nbgen-memory`` runs the t
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from pathlib import Path
@@ -54,6 +54,7 @@ from nbgen.schema import (
     new_record,
     plan_batch,
     progress_of_record,
+    utc_now,
 )
 from nbgen.schema.checks import (
     check_batch_name,
@@ -68,10 +69,6 @@ from nbgen.testing.memory_finding import page_of, rows_of
 from nbgen.testing.memory_pictures import MemoryPictures
 from nbgen.testing.memory_queue import MemoryQueue
 from nbgen.testing.memory_reviews import MemoryReviews
-
-
-def _utc_now() -> dt.datetime:
-    return dt.datetime.now(dt.UTC)
 
 
 class MemoryBackend:
@@ -106,7 +103,7 @@ class MemoryBackend:
         queue_limit: int = 10_000,
         quorum: str = "any",
         publishers: Sequence[Publisher] = (),
-        now: Callable[[], dt.datetime] = _utc_now,
+        now: Callable[[], dt.datetime] = utc_now,
     ) -> None:
         self._quorum = read_quorum(quorum)
         self._pictures = MemoryPictures(now)
@@ -160,11 +157,12 @@ class MemoryBackend:
             self._queue.add(children)
             return children
 
-    def retry_rows(self, batch_id: str, rows: Collection[str]) -> None:
+    def retry_rows(self, batch_id: str, rows: Iterable[str]) -> None:
         """Queue missing rows again; see ``Running.retry_rows``."""
         with self._open():
+            wanted = frozenset(rows)
             present = rows_of(self._tasks.values(), batch_id)
-            missing = [row for row in present if row.name in rows and row.is_missing]
+            missing = [row for row in present if row.name in wanted and row.is_missing]
             self._queue.add([new_child(self._tasks[row.task_id]) for row in missing])
 
     def cancel(self, task_ids: Sequence[str]) -> None:

@@ -29,6 +29,7 @@ from nbgen.schema import (
     TaskEnd,
     TaskRecord,
 )
+from nbgen.schema.checks import IMAGE_URL
 
 NEVER_RAN = "Cancelled before it started."
 
@@ -140,7 +141,7 @@ def _save(
     name = save(data, record.request.output_format)
     return ImageRecord(
         name=name,
-        url=f"/images/{name}",
+        url=f"{IMAGE_URL}{name}",
         width=picture.width,
         height=picture.height,
         seed=seed,

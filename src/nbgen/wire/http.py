@@ -35,6 +35,9 @@ _LONGEST_NUMBER = 18
 """Python refuses to read thousands of digits."""
 
 
+_FLAGS = ("wait", "use_generation", "high_quality")
+
+
 class ErrorAnswer(msgspec.Struct, frozen=True):
     """The body of every answer that is an error."""
 
@@ -80,9 +83,8 @@ class GenerateBody(GenerationRequest, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for flag in ("wait", "use_generation", "high_quality"):
-            check_flag(flag, getattr(self, flag))
-        if self.task_id is not None:
+        check_flags({flag: getattr(self, flag) for flag in _FLAGS})
+        if self.use_generation and self.task_id is not None:
             check_task_id(self.task_id)
 
     @classmethod
@@ -109,6 +111,17 @@ class GenerateBody(GenerationRequest, frozen=True, kw_only=True):
     def request(self) -> GenerationRequest:
         """What to make."""
         return GenerationRequest(**_fields_of(self, GenerationRequest))
+
+
+def check_flags(body: Mapping[str, Any]) -> None:
+    """Check what a generate body says of how to answer it, before anything is kept.
+
+    Raises:
+        InvalidRequest: One is neither true nor false.
+    """
+    for flag in _FLAGS:
+        if flag in body:
+            check_flag(flag, body[flag])
 
 
 def sent_pictures(body: Mapping[str, Any]) -> dict[str, bytes]:

@@ -203,17 +203,6 @@ class DecisionAnswer(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
-class BulkBody(msgspec.Struct, frozen=True):
-    """The body of ``POST /api/content/tasks/bulk-decide``."""
-
-    decisions: tuple[DecideBody, ...]
-
-    @classmethod
-    def of(cls, requests: tuple[DecisionRequest, ...]) -> Self:
-        """Return the body that asks for decisions."""
-        return cls(tuple(DecideBody.of(request) for request in requests))
-
-
 def read_bulk(body: Mapping[str, Any]) -> list[DecisionRequest | BulkRefused]:
     """Return what a client sent: each decision, or why it cannot be taken.
 
