@@ -63,7 +63,8 @@ class JobRun:
         notes: What the user should know, in sentences.
         error: What ended it; None while it runs, and if all pictures were made.
         drawn: Whether pictures were drawn, so the model is in memory.
-        was_overtaken: Whether the next job had begun before this one ended.
+        was_overtaken: Whether the next job had begun before this one ended; set by the
+            worker thread, read by the one that saves.
     """
 
     def __init__(
