@@ -1,4 +1,4 @@
-"""The parts of a studio that tests look at: those of its local backend."""
+"""What tests of several folders share: the parts of a studio, and how it is watched."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from queue import SimpleQueue
 
 from filelock import FileLock
 
 from nbgen.local.backend import LocalBackend
 from nbgen.local.opening import Library, Workshop
+from nbgen.schema import GenerationProgress
 from nbgen.studio import Studio
 
 
@@ -41,3 +43,13 @@ def another_runs(folder: Path) -> Iterator[None]:
             yield
         finally:
             other.submit(lock.release).result()
+
+
+def until_end(
+    states: SimpleQueue[GenerationProgress], timeout_s: float = 30.0
+) -> list[GenerationProgress]:
+    """Return the states up to the end, as a watcher puts them into a queue."""
+    seen: list[GenerationProgress] = []
+    while not (seen and seen[-1].status.ended):
+        seen.append(states.get(timeout=timeout_s))
+    return seen

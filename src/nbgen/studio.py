@@ -370,6 +370,7 @@ class Studio:
             raise answer
         return answer
 
+    @takes_decision_fields
     def request_changes(
         self,
         task_id: str,

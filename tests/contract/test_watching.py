@@ -18,15 +18,9 @@ from tests.contract.making import (
     made,
     submit,
 )
+from tests.parts import until_end
 
 States = SimpleQueue[GenerationProgress]
-
-
-def until_end(states: States) -> list[GenerationProgress]:
-    seen: list[GenerationProgress] = []
-    while not (seen and seen[-1].status.ended):
-        seen.append(states.get(timeout=WAIT_S))
-    return seen
 
 
 def check_whole(seen: list[GenerationProgress]) -> None:

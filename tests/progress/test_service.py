@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from nbgen.errors import InvalidRequest, StudioClosed, TaskConflict, UnknownTask
 from nbgen.progress import ProgressService
 from nbgen.schema import GenerationProgress, Outcome, Stage, StagePlan, Status
+from tests.parts import until_end
 
 PLAN = [
     StagePlan(Stage.BASE_MODEL, 8, 8),
@@ -40,13 +41,6 @@ def states_of(
     states: SimpleQueue[GenerationProgress] = SimpleQueue()
     service.register_callback(task_id, states.put)
     return states
-
-
-def until_end(states: SimpleQueue[GenerationProgress]) -> list[GenerationProgress]:
-    seen: list[GenerationProgress] = []
-    while not (seen and seen[-1].status.ended):
-        seen.append(states.get(timeout=10))
-    return seen
 
 
 def test_a_new_task_is_pending(service: ProgressService) -> None:

@@ -8,6 +8,7 @@ import json
 import operator
 from collections.abc import Callable, Iterable, Mapping
 from enum import StrEnum
+from pathlib import Path
 from typing import Any, Required, get_origin, get_type_hints
 
 import msgspec
@@ -17,8 +18,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
+from nbgen.backend import Running
 from nbgen.cli.terminal import app
 from nbgen.errors import InvalidRequest
+from nbgen.frames.batch import generate_frame
+from nbgen.handles.task import Task
 from nbgen.schema import (
     DECISION_FIELDS,
     PICTURE_FIELDS,
@@ -28,6 +32,7 @@ from nbgen.schema import (
     DecisionRequest,
     GenerationRequest,
     RequestFields,
+    TaskQuery,
     Verdict,
     check_field,
     check_request_names,
@@ -37,6 +42,7 @@ from nbgen.schema import (
     says_the_same,
     takes_request_fields,
 )
+from nbgen.schema.checks import HIGHEST_PRIORITY, MOST_LISTED, check_priority
 from nbgen.schema.fields import Field
 from nbgen.studio import Studio
 from nbgen.widgets.request_form import RequestForm
@@ -180,12 +186,35 @@ def test_keywords_of_a_decision_are_those_of_the_struct() -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("described", "allowed"),
+    [
+        (Running.submit, f"-{HIGHEST_PRIORITY:,} to {HIGHEST_PRIORITY:,}"),
+        (Running.prioritise, f"-{HIGHEST_PRIORITY:,} to {HIGHEST_PRIORITY:,}"),
+        (Studio.generate, f"-{HIGHEST_PRIORITY:,} to {HIGHEST_PRIORITY:,}"),
+        (Studio.generate_frame, f"-{HIGHEST_PRIORITY:,} to {HIGHEST_PRIORITY:,}"),
+        (generate_frame, f"-{HIGHEST_PRIORITY:,} to {HIGHEST_PRIORITY:,}"),
+        (check_priority, f"-{HIGHEST_PRIORITY:,} to {HIGHEST_PRIORITY:,}"),
+        (Studio.tasks, f"1 to {MOST_LISTED:,}"),
+        (TaskQuery, f"1 to {MOST_LISTED:,}"),
+        (Task.variations, REQUEST_FIELDS["num_images"].allowed),
+    ],
+)
+def test_a_limit_in_a_docstring_is_the_limit(described: Any, allowed: str) -> None:
+    assert allowed in str(described.__doc__)
+
+
 def test_help_and_completion_show_each_default() -> None:
     parameters = inspect.signature(Studio.generate).parameters
     for name, field in REQUEST_FIELDS.items():
         default = inspect.Parameter.empty if field.required else field.default
         assert parameters[name].default == default
-    for function in (Studio.approve, Studio.reject, Studio.decide):
+    for function in (
+        Studio.approve,
+        Studio.reject,
+        Studio.decide,
+        Studio.request_changes,
+    ):
         parameters = inspect.signature(function).parameters
         assert parameters["reviewer_id"].default is inspect.Parameter.empty
         assert parameters["reviewer_id"].annotation == "str"
@@ -316,6 +345,21 @@ def test_an_unknown_keyword_queues_nothing(studio: Studio) -> None:
     with pytest.raises(InvalidRequest, match="such as 'priority'; got 'prioriti'"):
         studio.generate("a cat", prioriti=3)  # type: ignore[call-arg]
     assert studio.tasks() == []
+
+
+def test_an_unknown_keyword_decides_nothing(studio: Studio) -> None:
+    task = studio.generate("a cat", num_inference_steps=2)
+    task.result(10)
+    for decide in (studio.approve, studio.reject, studio.request_changes):
+        with pytest.raises(InvalidRequest, match="such as 'reviewer_id'; got 'reviewe"):
+            decide(task.id, reviewer="ada")  # type: ignore[call-arg]
+    assert studio.decisions() == []
+
+
+def test_an_unknown_setting_opens_no_studio(tmp_path: Path) -> None:
+    with pytest.raises(InvalidRequest, match="such as 'queue_limit'; got 'queue_limi"):
+        Studio(tmp_path / "data", queue_limits=3)  # type: ignore[call-arg]
+    assert not (tmp_path / "data").exists()
 
 
 def test_a_field_alone_is_checked_as_in_a_request() -> None:

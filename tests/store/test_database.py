@@ -123,12 +123,10 @@ def test_sqlite_keeps_what_it_was_told(tmp_path: Path) -> None:
     opened.close()
 
 
-def test_a_database_that_fails_says_so_and_changes_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "_BUSY_TIMEOUT_S", 0)
+def test_a_database_that_fails_says_so_and_changes_nothing(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'nbgen.sqlite'}?timeout=0"
     with (
-        Studio(tmp_path, engine=PatternEngine()) as studio,
+        Studio(tmp_path, engine=PatternEngine(), database=url) as studio,
         Server(studio) as server,
         closing(sqlite3.connect(tmp_path / "nbgen.sqlite")) as other,
     ):

@@ -16,6 +16,7 @@ from rich.table import Table
 from nbgen.cli.data_folder import AsJson, opened_studio, print_json
 from nbgen.cli.terminal import DataDir, app, console, counted, fail
 from nbgen.schema import ApprovalStatus
+from nbgen.schema.checks import MOST_LISTED
 
 _COLOURS = {
     "completed": "green",
@@ -33,7 +34,7 @@ def tasks(
     ] = None,
     text: Annotated[str | None, typer.Option(help="A part of the prompt.")] = None,
     batch: Annotated[str | None, typer.Option(help="The id of a batch.")] = None,
-    limit: Annotated[int, typer.Option(help="How many, 1 to 1,000.")] = 20,
+    limit: Annotated[int, typer.Option(help=f"How many, 1 to {MOST_LISTED:,}.")] = 20,
     as_json: AsJson = False,
     data_dir: DataDir = None,
 ) -> None:

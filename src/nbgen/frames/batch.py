@@ -102,14 +102,12 @@ def generate_frame(
         df: The rows.
         prompt: The name of a column, or a template with columns in braces, such as
             ``"{headline}, watercolor"``; formats such as ``{price:.2f}`` work. A
-            text of several words that is like no column's name is the prompt of
-            all rows.
+            prompt with spaces is used for every row, unless a column has that name.
         key: The column whose values, each once, tell the rows apart, so that a row
             that was changed is known from a new one by a person who looks at the
             task ids; None tells them apart by what they ask for.
         overrides: A column of objects (dictionaries or JSON texts) with request
-            fields of that row, which take the place of what is said here; a field
-            that is None there does not.
+            fields of that row. A row's override wins; None in it means no override.
         name: Tells this batch from others, 1 to 60 letters, digits, dots,
             underscores, colons or hyphens. By default one that the other arguments
             determine. Give another to make the same pictures anew.

@@ -114,7 +114,7 @@ class _Reading:
         try:
             key = "" if value is None else str(value)
         except Exception as error:  # noqa: BLE001 - whatever is in a cell
-            self._note(name, value, f"{name} cannot be a key: {_told(error)}.")
+            self._note(name, value, f"{name} cannot be a key: {_as_text(error)}.")
             return
         if not key.strip():
             self._note(name, None, f"{name} is empty, and it is the key of the row.")
@@ -190,9 +190,9 @@ class _Reading:
         self._mistakes.append(
             RowMistake(
                 self._number,
-                None if self.key is None else _told(self.key),
-                _told(field),
-                "" if value is None else _told(value),
+                None if self.key is None else _as_text(self.key),
+                _as_text(field),
+                "" if value is None else _as_text(value),
                 error.encode("utf-8", "replace").decode(),
             )
         )
@@ -228,7 +228,7 @@ def _is_missing(value: Any) -> bool:
     return _plain(value) is None
 
 
-def _told(value: object) -> str:
+def _as_text(value: object) -> str:
     """Return a value as a message and a table can hold it, whatever it is."""
     try:
         text = str(value)
@@ -310,7 +310,7 @@ def _filled(name: str, value: Any, how: str) -> str:
     try:
         return format(value, how)
     except Exception as error:  # noqa: BLE001 - whatever is in a cell
-        said = _told(error)
+        said = _as_text(error)
         raise ValueError(f"{name!r} cannot be written as {how!r}: {said}.") from None
 
 
@@ -326,7 +326,7 @@ def _checked(field: str, value: Any, check_picture: CheckPicture) -> Any:
 
 
 def _a_column(name: object, cells: Mapping[str, Any]) -> str:
-    close = difflib.get_close_matches(_told(name), cells, 1)
+    close = difflib.get_close_matches(_as_text(name), cells, 1)
     if close:
         return f"the name of a column, such as {close[0]!r}"
     told = [repr(column) for column in cells][:_MOST_COLUMNS_TOLD]

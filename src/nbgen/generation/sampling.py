@@ -186,10 +186,10 @@ class Run:
         guided = self._guided_steps(stage) > 0
         options: dict[str, Any] = {}
         if stage is Stage.BASE_MODEL:
-            self._told_base = self._encode(self._pipelines.base, len(seeds), guided)
-            options |= self._told_base
+            self._embeddings = self._encode(self._pipelines.base, len(seeds), guided)
+            options |= self._embeddings
         elif self._reads_alike():
-            options |= self._told_refiner(guided)
+            options |= self._refiner_embeddings(guided)
         else:
             options |= self._encode(pipeline, len(seeds), guided)
         options["num_inference_steps"] = request.num_inference_steps
@@ -211,7 +211,7 @@ class Run:
         return pipeline, options
 
     def _encode(self, pipeline: Any, count: int, guided: bool) -> dict[str, Any]:
-        """Return what a pipeline is told of the prompts."""
+        """Return the prompt embeddings for a pipeline."""
         negative = self._request.negative_prompt
         encoded = pipeline.encode_prompt(
             prompt=[self._request.prompt],
@@ -235,17 +235,17 @@ class Run:
             getattr(base.config, name) == getattr(refiner.config, name)
         )
 
-    def _told_refiner(self, guided: bool) -> dict[str, Any]:
-        """Return the part of what the base was told that the second encoder read."""
+    def _refiner_embeddings(self, guided: bool) -> dict[str, Any]:
+        """Return the slice of the base's embeddings that text_encoder_2 produced."""
         width = self._pipelines.refiner.text_encoder_2.config.hidden_size
-        told = {
+        embeddings = {
             name: read if read is None or "pooled" in name else read[..., -width:]
-            for name, read in self._told_base.items()
+            for name, read in self._embeddings.items()
         }
         if not guided:
-            told["negative_prompt_embeds"] = None
-            told["negative_pooled_prompt_embeds"] = None
-        return told
+            embeddings["negative_prompt_embeds"] = None
+            embeddings["negative_pooled_prompt_embeds"] = None
+        return embeddings
 
     def _start(self) -> dict[str, Any]:
         """Return what the base starts from."""

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from uuid import uuid4
 
 from nbgen.atomic import UNFINISHED
 from nbgen.errors import InvalidRequest
 from nbgen.images.store import FoundFile, image_name, is_ours, owners_marked
+from nbgen.schema import utc_now
 from nbgen.schema.checks import IMAGE_NAME
 
 # An object need not be written again to be young when it was written so lately.
@@ -32,12 +33,18 @@ class BucketImages:
     Args:
         url: Where the files lie.
         owner: The identity of the database that refers to what is saved, or None.
+        now: Returns the present time in UTC.
 
     Raises:
         InvalidRequest: The package for such URLs is not installed, or there is none.
     """
 
-    def __init__(self, url: str, owner: str | None = None) -> None:
+    def __init__(
+        self,
+        url: str,
+        owner: str | None = None,
+        now: Callable[[], dt.datetime] = utc_now,
+    ) -> None:
         import fsspec  # only here: most studios keep their pictures in a folder
 
         try:
@@ -49,6 +56,7 @@ class BucketImages:
         names = {protocol} if isinstance(protocol, str) else set(protocol)
         self._moves = not names & _WHOLE_OR_NOT
         self._unmarked = owner
+        self._now = now
 
     def save(self, data: bytes, kind: str) -> str:
         """Write a picture file, whole or not at all; see ``Images.save``."""
@@ -59,12 +67,12 @@ class BucketImages:
         return name
 
     def keep(self, name: str) -> bool:
-        """Say whether there is such a picture, and make it young."""
+        """Return whether the picture exists, and reset its age."""
         written_at = self._written_at(name) if IMAGE_NAME.fullmatch(name) else None
         if written_at is None:
             return False
         self._mark()
-        if written_at < dt.datetime.now(dt.UTC) - _FRESH:
+        if written_at < self._now() - _FRESH:
             # Few systems can touch a file; all can write the same bytes again.
             data = self.read(name)
             if data is None:  # removed since
@@ -158,7 +166,7 @@ class BucketImages:
             # Where times are not told all is young, and nothing is ever garbage.
             if not self._system.isfile(place):
                 raise FileNotFoundError(place) from None
-            return dt.datetime.now(dt.UTC)
+            return self._now()
         return written_at
 
     def _list(self) -> list[str]:

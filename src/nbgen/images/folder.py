@@ -45,7 +45,7 @@ class FolderImages:
         return name
 
     def keep(self, name: str) -> bool:
-        """Say whether there is such a picture, and make it young."""
+        """Return whether the picture exists, and reset its age."""
         path = self.path(name)
         if path is None:
             return False

@@ -36,7 +36,7 @@ class Images(Protocol):
     def save(self, data: bytes, kind: str) -> str:
         """Write a picture file, whole or not at all, and return its name.
 
-        One that is there already is made young.
+        The age of one that exists is reset.
 
         Args:
             data: The bytes of the file.
@@ -44,10 +44,10 @@ class Images(Protocol):
         """
 
     def keep(self, name: str) -> bool:
-        """Say whether there is a picture of that name, and make it young.
+        """Return whether the picture exists, and reset its age.
 
-        For whoever is about to refer to it: one that nothing referred to so far is
-        garbage until the row that does is committed.
+        Call it before committing a row that refers to it: garbage collection removes
+        unreferenced files older than an hour.
         """
 
     def discard(self, name: str, written_before: dt.datetime) -> bool:

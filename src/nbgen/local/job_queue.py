@@ -98,7 +98,7 @@ class JobQueue:
         self._waiting: list[Job] = []  # in the order in which they will run
         self._paused = False
         self._started: dict[str, Job] = {}
-        self._unended: dict[str, Job] = {}  # those that wait and those that started
+        self._jobs: dict[str, Job] = {}  # those that wait and those that started
         self._ended: OrderedDict[str, Future[TaskEnd]] = OrderedDict()  # the last ones
         self._closed = False
         # Not Thread.join: one that Ctrl-C interrupts takes the thread for ended.
@@ -132,12 +132,12 @@ class JobQueue:
         """Put jobs behind those of their priority; no-op for tasks that are here."""
         with self._changed:
             for job in jobs:
-                if job.task_id in self._unended:
+                if job.task_id in self._jobs:
                     continue
                 self._submitted += 1
                 job.number = self._submitted
                 insort(self._waiting, job, key=_order)
-                self._unended[job.task_id] = job
+                self._jobs[job.task_id] = job
             self._changed.notify()
 
     def prioritise(self, task_id: str, priority: int) -> None:
@@ -153,7 +153,7 @@ class JobQueue:
     def is_empty(self) -> bool:
         """Whether nothing waits and all that was started has ended."""
         with self._changed:
-            return not self._unended
+            return not self._jobs
 
     def pause(self) -> None:
         """Start no further job; one that runs goes on to its end."""
@@ -174,7 +174,7 @@ class JobQueue:
     def find(self, task_id: str) -> Job | None:
         """Return the job of that task if it waits or has not ended."""
         with self._changed:
-            return self._unended.get(task_id)
+            return self._jobs.get(task_id)
 
     def end_of(self, task_id: str) -> Future[TaskEnd] | None:
         """Return the future of a job's end; None if the queue does not know the job.
@@ -182,7 +182,7 @@ class JobQueue:
         Of the jobs that have ended, the queue knows the last 256.
         """
         with self._changed:
-            job = self._unended.get(task_id)
+            job = self._jobs.get(task_id)
             return self._ended.get(task_id) if job is None else job.done
 
     def waits(self, task_id: str) -> bool:
@@ -200,7 +200,7 @@ class JobQueue:
             Those that wait.
         """
         with self._changed:
-            asked = [self._unended[i] for i in task_ids if i in self._unended]
+            asked = [self._jobs[i] for i in task_ids if i in self._jobs]
             for job in asked:
                 job.cancel.cancel()
             return [job for job in asked if job.task_id not in self._started]
@@ -212,7 +212,7 @@ class JobQueue:
             taken = [job for job in self._waiting if job.task_id in asked]
             self._waiting = [job for job in self._waiting if job.task_id not in asked]
             for job in taken:
-                del self._unended[job.task_id]
+                del self._jobs[job.task_id]
         return taken
 
     @property
@@ -262,7 +262,7 @@ class JobQueue:
                 job = self._waiting[-1]
                 if not job.done.done():
                     job.done.set_result(TaskEnd(job.task_id, None))
-                self._unended.pop(job.task_id, None)
+                self._jobs.pop(job.task_id, None)
                 self._waiting.pop()
 
     def _cancel_started(self) -> None:
@@ -304,7 +304,7 @@ class JobQueue:
                 look_s = None
 
     def _find_waiting(self, task_id: str) -> Job | None:
-        return None if task_id in self._started else self._unended.get(task_id)
+        return None if task_id in self._started else self._jobs.get(task_id)
 
     def _forget(self, job: Job, done: Future[TaskEnd]) -> None:
         end = done.result()
@@ -313,12 +313,12 @@ class JobQueue:
             traceback.clear_frames(end.cause.__traceback__)
         with self._changed:
             self._started.pop(job.task_id, None)
-            self._unended.pop(job.task_id, None)
+            self._jobs.pop(job.task_id, None)
             if end.outcome is not None:
                 self._ended[job.task_id] = done
                 if len(self._ended) > _KNOWN_ENDS:
                     self._ended.popitem(last=False)
-            empty = not self._unended
+            empty = not self._jobs
         if empty:
             self._on_empty()
 

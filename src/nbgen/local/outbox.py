@@ -23,7 +23,7 @@ import msgspec
 from nbgen.errors import InvalidRequest, NbgenError, PublishFailed, StudioClosed
 from nbgen.images import Images
 from nbgen.review.publishers import Publication, Publisher, retry_delay_s
-from nbgen.schema import Decision, PublicationRecord, PublicationState
+from nbgen.schema import Decision, PublicationRecord, PublicationState, utc_now
 from nbgen.schema.checks import IMAGE_URL, LONGEST_PUBLISHER_NAME, check_text
 from nbgen.store import Store
 from nbgen.threads import start_thread
@@ -77,7 +77,7 @@ class Outbox:
         store: Store,
         images: Images,
         publishers: Sequence[Publisher],
-        clock: Callable[[], dt.datetime] = lambda: dt.datetime.now(dt.UTC),
+        clock: Callable[[], dt.datetime] = utc_now,
         *,
         timing: Timing | None = None,
         most_waiters: int = 2,

@@ -59,7 +59,7 @@ class RunnerLock:
                 self._holder.write_text(_name())
                 self.held = True
             except Timeout:
-                raise DataFolderInUse(str(self._folder), self._told()) from None
+                raise DataFolderInUse(str(self._folder), self._holder_name()) from None
             except OSError as error:
                 raise DataFolderUnusable(
                     f"The data folder {str(self._folder)!r} cannot be used: {error}. "
@@ -84,7 +84,7 @@ class RunnerLock:
                 self.held = False
                 self._lock.release()
 
-    def _told(self) -> str:
+    def _holder_name(self) -> str:
         with contextlib.suppress(OSError, ValueError):
             return self._holder.read_text() or "another process"
         return "another process"

@@ -150,7 +150,7 @@ def rule(
     if contradicted is not None and expected is None:
         raise DecisionConflict(
             subject.task_id,
-            f"Task {subject.task_id!r} {_told(contradicted)}. Undo that first, or "
+            f"Task {subject.task_id!r} {_describe(contradicted)}. Undo that first, or "
             f"overrule it: decide with expect_version={version}.",
         )
     if contradicted is not None:
@@ -191,7 +191,7 @@ def rule_undo(
     _check_expected(subject, expected)
     votes = fold(subject.log, quorum).votes
     if not votes:
-        told = f": it {_told(last)}." if last is not None else "."
+        told = f": it {_describe(last)}." if last is not None else "."
         raise DecisionConflict(
             subject.task_id,
             f"Task {subject.task_id!r} has no decision that could be undone{told}",
@@ -203,8 +203,8 @@ def rule_undo(
             raise DecisionConflict(
                 subject.task_id,
                 f"No decision by {reviewer_id} is in force on task "
-                f"{subject.task_id!r}: it {_told(undone)}. To undo that decision, pass "
-                f"expect_version={version}.",
+                f"{subject.task_id!r}: it {_describe(undone)}. To undo that decision, "
+                f"pass expect_version={version}.",
             )
     decision = Decision(
         task_id=subject.task_id,
@@ -328,7 +328,7 @@ def _check_expected(subject: Subject, expected: int | None) -> None:
     if expected in (None, version):
         return
     noun = "decision" if version == 1 else "decisions"
-    last = f": it {_told(subject.log[-1])}" if subject.log else ""
+    last = f": it {_describe(subject.log[-1])}" if subject.log else ""
     raise DecisionConflict(
         subject.task_id,
         f"Task {subject.task_id!r} has {version} {noun}, not {expected}{last}. Look at "
@@ -349,7 +349,7 @@ def _check_awaits(subject: Subject) -> None:
     )
 
 
-def _told(decision: Decision) -> str:
+def _describe(decision: Decision) -> str:
     verbs = {
         Verdict.CHANGES_REQUESTED: "was sent back for changes",
         Verdict.UNDONE: "had its decision undone",

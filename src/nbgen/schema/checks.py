@@ -34,7 +34,8 @@ IMAGE_NAME = re.compile(r"[0-9a-f]{32}\.(png|jpeg|webp)")
 IMAGE_URL = "/images/"
 """The path under which a server serves them."""
 
-_HIGHEST_PRIORITY = 1_000
+HIGHEST_PRIORITY = 1_000
+MOST_LISTED = 1_000
 
 _TASK_ID = re.compile(rf"[A-Za-z0-9._:-]{{1,{LONGEST_TASK_ID}}}")
 
@@ -106,7 +107,7 @@ def check_version(version: object) -> int | None:
 
 def check_priority(priority: object) -> int:
     """Return the priority, -1,000 to 1,000; raise ``InvalidRequest`` if it is none."""
-    return check_int("priority", priority, -_HIGHEST_PRIORITY, _HIGHEST_PRIORITY)
+    return check_int("priority", priority, -HIGHEST_PRIORITY, HIGHEST_PRIORITY)
 
 
 def check_text(

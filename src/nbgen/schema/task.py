@@ -11,7 +11,7 @@ import msgspec
 from msgspec.structs import force_setattr
 
 from nbgen.errors import InvalidRequest
-from nbgen.schema.checks import check_choice, check_int, check_text
+from nbgen.schema.checks import MOST_LISTED, check_choice, check_int, check_text
 from nbgen.schema.picture import GenerationResult
 from nbgen.schema.request import GenerationRequest, describe_request
 from nbgen.schema.review import ApprovalStatus, Decision
@@ -177,7 +177,7 @@ class TaskQuery(msgspec.Struct, frozen=True, kw_only=True):
         if batch_id is not None and not isinstance(batch_id, str):
             allowed = "the id of a batch, such as that of batch.id"
             raise InvalidRequest("batch_id", batch_id, allowed)
-        force_setattr(self, "limit", check_int("limit", self.limit, 1, 1_000))
+        force_setattr(self, "limit", check_int("limit", self.limit, 1, MOST_LISTED))
 
 
 def make_query(

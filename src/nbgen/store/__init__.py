@@ -45,18 +45,18 @@ class Store:
 
     @property
     def identity(self) -> str:
-        """What tells this database from all others."""
+        """The id of this database, which stays when it is moved."""
         return self._database.identity
 
     @property
     def lock_folder(self) -> Path:
-        """Where a lock lies that those who run tasks of one queue have in common."""
+        """Folder of the lock files shared by all processes that can run this queue."""
         return self._database.lock_folder
 
     def renew_ownership(self) -> None:
-        """See to it that the others see that this one is here; cheap.
+        """Re-acquire this owner's lock if its connection was dropped; cheap.
 
-        With PostgreSQL that ends when a connection is dropped.
+        PostgreSQL frees the lock with the connection.
 
         Raises:
             DataFolderUnusable: The database cannot be reached.

@@ -56,10 +56,10 @@ class Database:
             threads.
 
     Attributes:
-        identity: What tells this database from all others, wherever it is moved.
-        lock_folder: Where a lock lies that those who run tasks of one queue have in
-            common: beside a SQLite file, whatever the data folder it is opened from;
-            in the data folder with PostgreSQL, where each has a queue of its own.
+        identity: The id of this database, which stays when it is moved.
+        lock_folder: Folder of the lock files shared by all processes that can run this
+            queue: beside a SQLite file, whatever the data folder it is opened from; in
+            the data folder with PostgreSQL, where each folder has a queue of its own.
 
     Raises:
         InvalidRequest: The URL is of neither kind, or of a database in memory.
@@ -154,7 +154,7 @@ class Database:
             return self._owners.is_gone(owner)
 
     def renew_ownership(self) -> None:
-        """See to it that the others see that this one is here.
+        """Re-acquire the owner's lock if its connection was dropped.
 
         Raises:
             DataFolderUnusable: The database fails.
@@ -253,7 +253,9 @@ class _Opened(NamedTuple):
 def _open(url: sa.URL, folder: Path) -> _Opened:
     if url.get_backend_name() == "sqlite":
         folder.mkdir(parents=True, exist_ok=True)
-        engine = sa.create_engine(url, connect_args={"timeout": _BUSY_TIMEOUT_S})
+        # One that the URL names wins.
+        timeout = {} if "timeout" in url.query else {"timeout": _BUSY_TIMEOUT_S}
+        engine = sa.create_engine(url, connect_args=timeout)
         sa.event.listen(engine, "connect", _on_connect)
         sa.event.listen(engine, "begin", _on_begin)
     else:

@@ -8,7 +8,7 @@ rules themselves are in ``nbgen.review.rules``, and called from here.
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 from zlib import crc32
 
@@ -17,7 +17,7 @@ import sqlalchemy as sa
 
 from nbgen.errors import NbgenError
 from nbgen.review.content import merge_metadata
-from nbgen.schema import Change, ContentTask, Decision, Ruling, Subject
+from nbgen.schema import Change, ContentTask, Decision, Ruling, Subject, utc_now
 from nbgen.store import log
 from nbgen.store.database import Database
 from nbgen.store.publications import cancel_publications, queue_publications
@@ -32,8 +32,11 @@ _LOCKS = 256
 class DecisionStore:
     """The decisions of one database, and the tasks that were made elsewhere."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(
+        self, database: Database, now: Callable[[], dt.datetime] = utc_now
+    ) -> None:
         self._database = database
+        self._now = now
 
     def decide(
         self, changes: Sequence[Change], publishers: Sequence[str]
@@ -83,7 +86,7 @@ class DecisionStore:
         self, task_id: str, metadata: dict[str, Any], featured_image_url: str | None
     ) -> ContentTask:
         """Register a task made elsewhere, or merge what is newly known of it."""
-        now = dt.datetime.now(dt.UTC)
+        now = self._now()
         with self._database.writing() as connection:
             _lock(connection, [task_id])
             logs = log.logs_of(connection, [task_id])

@@ -6,12 +6,14 @@ Thread-safe, also beside running tasks, whose files are too young to be looked a
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 
 from nbgen.errors import ForeignPictures
 from nbgen.images import Images
+from nbgen.schema import utc_now
 from nbgen.schema.checks import IMAGE_NAME
 from nbgen.store.tables import content, decisions, tasks
 
@@ -25,7 +27,13 @@ _YOUNG = dt.timedelta(hours=1)
 _EVER = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 
 
-def collect_garbage(database: Database, images: Images, *, dry_run: bool) -> list[str]:
+def collect_garbage(
+    database: Database,
+    images: Images,
+    *,
+    dry_run: bool,
+    now: Callable[[], dt.datetime] = utc_now,
+) -> list[str]:
     """Remove pictures and unfinished files that are an hour old and not referred to.
 
     A name that is mentioned anywhere counts: in a request, a result, a decision or
@@ -35,6 +43,7 @@ def collect_garbage(database: Database, images: Images, *, dry_run: bool) -> lis
         database: What refers to pictures.
         images: Where the files are.
         dry_run: Whether to only return the names and remove nothing.
+        now: Returns the present time in UTC.
 
     Returns:
         The names of the files.
@@ -42,7 +51,7 @@ def collect_garbage(database: Database, images: Images, *, dry_run: bool) -> lis
     Raises:
         ForeignPictures: Another database may refer to them.
     """
-    old = dt.datetime.now(dt.UTC) - _YOUNG
+    old = now() - _YOUNG
     # The files first: one that is saved and referred to meanwhile is not among them.
     found = [file.name for file in images.files() if file.written_at < old]
     mentioned = _mentioned(database) if found else set()

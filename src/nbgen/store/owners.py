@@ -32,10 +32,13 @@ class Owners(Protocol):
         """Say whether the process of an owner has ended."""
 
     def renew(self) -> None:
-        """See to it that the others see that this one is here."""
+        """Re-acquire the owner's lock if its connection was dropped.
+
+        So other processes keep treating the owner as alive.
+        """
 
     def close(self) -> None:
-        """Let the others see that this one is gone."""
+        """Release the owner's lock, so that other processes see that it has ended."""
 
 
 class FileOwners:
@@ -81,7 +84,7 @@ class FileOwners:
         """Do nothing: a lock on a file lasts as long as its process."""
 
     def close(self) -> None:
-        """Let the others see that this one is gone."""
+        """Release the owner's lock, so that other processes see that it has ended."""
         self._lock.release()
         self._path(self.own).unlink(missing_ok=True)
 
@@ -122,7 +125,10 @@ class SessionOwners:
         return took
 
     def renew(self) -> None:
-        """See to it that the others see that this one is here."""
+        """Re-acquire the owner's lock if its connection was dropped.
+
+        So other processes keep treating the owner as alive.
+        """
         with self._asking:
             try:
                 self._connection.execute(sa.select(1))
@@ -135,7 +141,7 @@ class SessionOwners:
                 self._is_held = self._try(self.own)
 
     def close(self) -> None:
-        """Let the others see that this one is gone."""
+        """Release the owner's lock, so that other processes see that it has ended."""
         with self._asking:
             # The server notices a closed connection some time later.
             with contextlib.suppress(sa.exc.SQLAlchemyError):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import datetime as dt
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from operator import attrgetter
 from typing import Any
 
@@ -23,6 +23,7 @@ from nbgen.schema import (
     TaskPage,
     TaskQuery,
     TaskRecord,
+    utc_now,
 )
 from nbgen.store.database import Database
 from nbgen.store.log import logs_of
@@ -44,8 +45,11 @@ _CURSOR = re.compile(r"([0-9a-f]{1,14})-([0-9a-f]{1,8})")
 class TaskStore:
     """The tasks of one database."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(
+        self, database: Database, now: Callable[[], dt.datetime] = utc_now
+    ) -> None:
         self._database = database
+        self._now = now
 
     def add_tasks(self, records: Sequence[TaskRecord]) -> None:
         """Commit new tasks, all or none.
@@ -76,7 +80,7 @@ class TaskStore:
             changed = connection.execute(
                 tasks.update()
                 .where(tasks.c.id == task_id, own, tasks.c.outcome.is_(None))
-                .values(status=Status.GENERATING, started_at=dt.datetime.now(dt.UTC))
+                .values(status=Status.GENERATING, started_at=self._now())
             )
         return changed.rowcount == 1
 
@@ -286,7 +290,7 @@ class TaskStore:
             "status": Status.FAILED,
             "outcome": Outcome.LOST,
             "error": "The process that ran this task ended. Submit it again.",
-            "ended_at": dt.datetime.now(dt.UTC),
+            "ended_at": self._now(),
         }
         again = {"status": Status.PENDING, "started_at": None}
         with self._database.writing() as connection:

@@ -108,7 +108,7 @@ class MemoryBackend:
         self._quorum = read_quorum(quorum)
         self._pictures = MemoryPictures(now)
         self._queue = MemoryQueue(
-            engine or PatternEngine(), self._pictures, queue_limit
+            engine or PatternEngine(), self._pictures, queue_limit, now
         )
         self._tasks = self._queue.tasks
         self._open = self._queue.opened

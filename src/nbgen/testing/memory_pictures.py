@@ -19,7 +19,7 @@ class MemoryPictures:
 
     Example::
 
-        pictures = MemoryPictures(now=lambda: dt.datetime.now(dt.UTC))
+        pictures = MemoryPictures(now=utc_now)
         name = pictures.save(png, "png")
         assert pictures.read(name) == png
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import datetime as dt
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 
@@ -17,7 +17,7 @@ import msgspec
 from nbgen.errors import QueueFull, StudioClosed, TaskConflict
 from nbgen.generation.engine import CancelToken, Engine
 from nbgen.progress import ProgressService
-from nbgen.schema import Outcome, Status, TaskEnd, TaskRecord
+from nbgen.schema import Outcome, Status, TaskEnd, TaskRecord, utc_now
 from nbgen.testing.memory_pictures import MemoryPictures
 from nbgen.testing.memory_run import NEVER_RAN, run_task
 from nbgen.threads import start_thread
@@ -48,6 +48,7 @@ class MemoryQueue:
         engine: Makes the pictures; closed by ``close``.
         pictures: Where they are kept.
         limit: How many tasks may wait.
+        now: Returns the present time in UTC.
 
     Attributes:
         tasks: All tasks by their ids, in the order in which they were added.
@@ -55,7 +56,14 @@ class MemoryQueue:
         progress: Tells the watchers.
     """
 
-    def __init__(self, engine: Engine, pictures: MemoryPictures, limit: int) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        pictures: MemoryPictures,
+        limit: int,
+        now: Callable[[], dt.datetime] = utc_now,
+    ) -> None:
+        self._now = now
         self.tasks: dict[str, TaskRecord] = {}
         self.unended: dict[str, Unended] = {}
         self.progress = ProgressService()
@@ -172,7 +180,7 @@ class MemoryQueue:
             if self._closed:
                 return None
             task_id = self.waiting()[0]
-            now = dt.datetime.now(dt.UTC)
+            now = self._now()
             self.change(task_id, status=Status.GENERATING, started_at=now)
             return self.tasks[task_id]
 
@@ -190,7 +198,7 @@ class MemoryQueue:
             outcome=outcome,
             error=error,
             result=result,
-            ended_at=dt.datetime.now(dt.UTC),
+            ended_at=self._now(),
             current_step=present.current_step,
             stages={stage.value: took_s for stage, took_s in times.items()},
             step_times={stage.value: took_s for stage, took_s in steps.items()},
