@@ -10,6 +10,13 @@ _LONGEST_VALUE_SHOWN = 80
 class NbgenError(Exception):
     """The base of every error that nbgen raises on purpose.
 
+    Example::
+
+        try:
+            studio.generate("a red circle", width=1_001)
+        except NbgenError as error:
+            print(error.code, error)
+
     Attributes:
         code: The stable name of the error on the wire.
     """

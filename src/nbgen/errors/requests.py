@@ -55,6 +55,13 @@ class RowMistake(NamedTuple):
 class RowErrors(NbgenError, ValueError):
     """Rows of a table ask for what is not allowed.
 
+    Example::
+
+        try:
+            studio.generate_frame(df, prompt="{headline}, watercolor")
+        except RowErrors as error:
+            print(error.table)
+
     Attributes:
         mistakes: Every mistake, in the order of the rows.
     """

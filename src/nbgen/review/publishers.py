@@ -99,6 +99,10 @@ class FolderPublisher:
     Args:
         folder: Where the files go; made if it does not exist.
         name: What the publisher is called; a studio with two needs two names.
+
+    Example::
+
+        studio = Studio(publishers=[FolderPublisher("approved")])
     """
 
     def __init__(self, folder: str | os.PathLike[str], *, name: str = "folder") -> None:

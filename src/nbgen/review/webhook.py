@@ -52,6 +52,11 @@ class WebhookPublisher:
 
     Raises:
         InvalidRequest: The URL or the secret cannot be used.
+
+    Example::
+
+        webhook = WebhookPublisher("https://cms.example/pictures", secret="s3cret")
+        studio = Studio(publishers=[webhook])
     """
 
     def __init__(

@@ -26,6 +26,11 @@ class ImageRecord(msgspec.Struct, frozen=True, kw_only=True):
 class GenerationResult(msgspec.Struct, frozen=True, kw_only=True):
     """What a task made.
 
+    Example::
+
+        result = studio.generate("a red circle").result()
+        names = [image.name for image in result.images]
+
     Attributes:
         images: The pictures, in the order of their seeds.
         generation_time: Seconds from the start of the work to the saved files.

@@ -86,6 +86,11 @@ class Preview(msgspec.Struct, frozen=True):
 class GenerationProgress(msgspec.Struct, frozen=True, kw_only=True):
     """The state of one task at one moment.
 
+    Example::
+
+        state = studio.get_progress("hero-1")
+        print(f"{state.current_step} of {state.total_steps} steps")
+
     All numbers are finite; ``seq``, ``current_step``, ``elapsed_time``,
     ``overall_percentage`` and ``timestamp`` never go back within a task.
 

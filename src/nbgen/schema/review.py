@@ -114,6 +114,11 @@ class Statement(msgspec.Struct, frozen=True, kw_only=True):
 class Decision(Statement, frozen=True, kw_only=True):
     """One entry in the log of decisions; entries are never changed.
 
+    Example::
+
+        decision = studio.approve("hero-1", reviewer_id="ada")
+        print(decision.verdict, decision.decided_at)
+
     Attributes:
         sequence: The number of the entry, rising over the whole log; 0 until it is
             committed.

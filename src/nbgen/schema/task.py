@@ -48,6 +48,11 @@ class Outcome(StrEnum):
 class TaskRecord(msgspec.Struct, frozen=True, kw_only=True):
     """One task as the store knows it.
 
+    Example::
+
+        record = studio.get_record("hero-1")
+        print(record.status, record.request.prompt)
+
     Attributes:
         id: The id of the task.
         parent_id: The task that a reviewer wanted changed into this one, or that this

@@ -26,6 +26,11 @@ class PatternEngine:
         before_step: Called before each step with its number, from 1. Tests hold a
             generation at a known place with it (``threading.Event.wait``), or have it
             fail by raising.
+
+    Example::
+
+        with Studio(engine=PatternEngine()) as studio:
+            studio.generate("a red circle", num_inference_steps=4).result()
     """
 
     def __init__(self, before_step: Callable[[int], None] | None = None) -> None:
