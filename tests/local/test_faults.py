@@ -551,17 +551,16 @@ def test_a_second_interrupt_leaves_the_studio_to_be_closed_again(
 def test_closing_waits_for_what_is_being_saved(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    saving, opened = threading.Event(), threading.Event()
+    gate = Gate()
 
     def save(*_args: object, **_options: object) -> str:
-        saving.set()
-        assert opened.wait(30)
+        gate(1)
         return "picture.png"
 
     monkeypatch.setattr(FolderImages, "save", save)
     studio = Studio(tmp_path, engine=PatternEngine())
     task = studio.submit(REQUEST)
-    assert saving.wait(10)
+    gate.wait_reached()
     studio.pause()
     waiting = studio.submit(REQUEST)
     job = workshop(studio).queue.find(task.id)
@@ -575,13 +574,13 @@ def test_closing_waits_for_what_is_being_saved(
         os.kill(os.getpid(), signal.SIGINT)
         assert cancelled.wait(10)
         returned.wait(0.3)  # it must wait for the saving, so this times out
-        opened.set()
+        gate.open()
 
     interrupting = threading.Thread(target=interrupt)
     interrupting.start()
     with pytest.raises(KeyboardInterrupt):
         studio.close(finish=True)
-    assert opened.is_set()
+    assert gate.is_open
     returned.set()
     interrupting.join()
     with Studio(tmp_path, engine=PatternEngine(), take_over=False) as looking:

@@ -33,7 +33,7 @@ from nbgen.schema import (
 )
 from nbgen.store import Store
 from nbgen.studio import Studio
-from nbgen.testing.engine import PatternEngine
+from nbgen.testing import Gate, PatternEngine
 from tests.parts import library
 from tests.store.test_tasks import NOW, record
 
@@ -323,20 +323,15 @@ def test_a_publisher_that_goes_wrong_is_seen_and_harms_no_other(
 def test_a_publisher_that_hangs_holds_up_nobody(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    hangs, goes_on = threading.Event(), threading.Event()
-
-    def hang() -> None:
-        hangs.set()
-        goes_on.wait(60)
-
-    publishers = [Wrong(hang), other := Recorder("other")]
+    gate = Gate()
+    publishers = [Wrong(partial(gate, 1)), other := Recorder("other")]
     opened, outbox = approved(tmp_path, publishers, Timing(close_s=0.1))
-    assert hangs.wait(30)
+    gate.wait_reached()
     assert other.seen.get(timeout=30).task_id == "a"
     [hanging] = [t for t in threading.enumerate() if t.name == "nbgen-publisher-wrong"]
     outbox.close()  # does not wait for it either
     opened.close()
-    goes_on.set()
+    gate.open()
     hanging.join(30)
     # Its end cannot be stored any more; the next process publishes again.
     assert not hanging.is_alive()
@@ -350,23 +345,22 @@ def test_a_decision_does_not_wait_for_a_read_of_who_waits_for_it(
     recorder = Recorder()
     opened, outbox = approved(tmp_path, [recorder])
     recorder.seen.get(timeout=30)
-    reads, goes_on = threading.Event(), threading.Event()
+    gate = Gate()
     list_publications = opened.publications.list_publications
 
     def read(task_id: str) -> list[PublicationRecord]:
-        reads.set()
-        assert goes_on.wait(30)
+        gate(1)
         return list_publications(task_id)
 
     monkeypatch.setattr(opened.publications, "list_publications", read)
     waiting = threading.Thread(target=outbox.wait_tried, args=("a", 30))
     waiting.start()
-    assert reads.wait(30)
+    gate.wait_reached()
     waking = threading.Thread(target=outbox.wake)
     waking.start()
     waking.join(10)
     woke_while_it_read = not waking.is_alive()
-    goes_on.set()
+    gate.open()
     for thread in (waking, waiting):
         thread.join(30)
     outbox.close()
@@ -378,14 +372,9 @@ def test_a_wait_ends_with_what_changed_while_it_looked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A wake between the look and the wait is not missed."""
-    reached, goes_on = threading.Event(), threading.Event()
-
-    def hold() -> None:
-        reached.set()
-        assert goes_on.wait(60)
-
-    opened, outbox = approved(tmp_path, [Wrong(hold)])
-    assert reached.wait(30)
+    gate = Gate()
+    opened, outbox = approved(tmp_path, [Wrong(partial(gate, 1))])
+    gate.wait_reached()
     list_publications = opened.publications.list_publications
     published: list[PublicationRecord] = []
 
@@ -403,7 +392,7 @@ def test_a_wait_ends_with_what_changed_while_it_looked(
     waiting.start()
     waiting.join(10)
     missed = waiting.is_alive()
-    goes_on.set()
+    gate.open()
     waiting.join(60)
     outbox.close()
     opened.close()
@@ -411,36 +400,26 @@ def test_a_wait_ends_with_what_changed_while_it_looked(
 
 
 def test_no_more_wait_than_may(tmp_path: Path) -> None:
-    reached, goes_on = threading.Event(), threading.Event()
-
-    def hold() -> None:
-        reached.set()
-        assert goes_on.wait(30)
-
-    opened, outbox = approved(tmp_path, [Wrong(hold)], most_waiters=0)
-    assert reached.wait(30)
+    gate = Gate()
+    opened, outbox = approved(tmp_path, [Wrong(partial(gate, 1))], most_waiters=0)
+    gate.wait_reached()
     [publication] = outbox.wait_tried("a", 30)
     assert (publication.state, publication.error) == (PublicationState.PENDING, None)
-    goes_on.set()
+    gate.open()
     outbox.close()
     opened.close()
 
 
 def test_closing_ends_a_wait(tmp_path: Path) -> None:
-    reached, goes_on = threading.Event(), threading.Event()
-
-    def hold() -> None:
-        reached.set()
-        assert goes_on.wait(30)
-
-    opened, outbox = approved(tmp_path, [Wrong(hold)], Timing(close_s=0))
-    assert reached.wait(30)
+    gate = Gate()
+    opened, outbox = approved(tmp_path, [Wrong(partial(gate, 1))], Timing(close_s=0))
+    gate.wait_reached()
     waiting = threading.Thread(target=outbox.wait_tried, args=("a", 60))
     waiting.start()
     outbox.close()
     waiting.join(30)
     assert not waiting.is_alive()
-    goes_on.set()
+    gate.open()
     opened.close()
 
 
