@@ -162,7 +162,7 @@ def decode_message(data: bytes) -> Message:
 
 
 class Outbox:
-    """Sends messages in order, while whoever puts them in never waits for the reader.
+    """Sends messages in order, and never blocks the thread that puts them in.
 
     A short message goes into the pipe at once, which takes less than waking a thread.
     What the pipe has no room for, and what comes after it, is sent by ``send_waiting``.

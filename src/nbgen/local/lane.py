@@ -1,7 +1,8 @@
 """A device's lane: takes one job at a time through its engine.
 
-Thread-safety: ``run`` and ``release`` belong to the worker thread; ``prepare`` too, and
-to whoever opens the lane before there is one; ``close`` to whoever closes it after.
+Thread-safety: ``run``, ``prepare`` and ``release`` belong to the worker thread. Before
+it starts and after it has ended, ``prepare`` and ``close`` belong to the thread that
+opens or closes the studio.
 """
 
 from __future__ import annotations

@@ -187,7 +187,7 @@ class ProgressService:
         """End a task as succeeded, unless it has ended already.
 
         Returns:
-            The state in which the task ended, whoever ended it.
+            The state in which the task ended, also if it had ended before.
 
         Raises:
             UnknownTask: There is no such task.
@@ -219,7 +219,7 @@ class ProgressService:
             result: The pictures of a batch that were made before it failed.
 
         Returns:
-            The state in which the task ended, whoever ended it.
+            The state in which the task ended, also if it had ended before.
 
         Raises:
             UnknownTask: There is no such task.
