@@ -937,3 +937,21 @@ reached.wait()
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert make_studio().get_record("a").outcome is Outcome.CANCELLED
+
+
+def test_a_timeout_holds_for_a_task_that_is_taken_over(tmp_path: Path) -> None:
+    """Its handle knew it as another studio's, and looks again before it waits."""
+    first = Studio(tmp_path, engine=PatternEngine())
+    second = Studio(tmp_path, engine=PatternEngine())
+    first.pause()
+    second.pause()
+    first.generate("a cat", task_id="a", num_inference_steps=2)
+    task = second.task("a")
+    first.close()
+    second.generate("a dog", num_inference_steps=2)  # takes over what waited
+    assert "a" in second.waiting()
+    with pytest.raises(TaskUnfinished, match="within 0"):
+        task.result(0.1)
+    second.resume()
+    assert len(task.result(30).images) == 1
+    second.close()

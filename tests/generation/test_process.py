@@ -29,6 +29,7 @@ from nbgen.errors import (
     UnknownTask,
     WorkerDied,
 )
+from nbgen.generation import worker_process
 from nbgen.generation.engine import Cancelled, CancelToken, Engine
 from nbgen.generation.process import ProcessEngine, load_sdxl
 from nbgen.generation.sdxl import SDXLEngine
@@ -393,6 +394,30 @@ def test_why_a_process_cannot_start_is_logged(
         run(engine, Recorder())
     [record] = caplog.records
     assert "No module named 'nothing_of_the_kind'" in record.getMessage()
+
+
+def test_a_process_without_its_threads_is_ended(
+    make_process: MakeProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[subprocess.Popen[bytes]] = []
+    start = worker_process._start_process
+
+    def remember() -> Any:
+        parts = start()
+        started.append(parts[-1])
+        return parts
+
+    def fail(*_args: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(worker_process, "_start_process", remember)
+    engine = make_process(TellingEngine)
+    with monkeypatch.context() as patch:
+        patch.setattr(worker_process, "start_thread", fail)
+        with pytest.raises(RuntimeError, match="new thread"):
+            engine.start()
+    assert started[0].returncode == -signal.SIGKILL
+    assert len(run(engine, Recorder())) == 1
 
 
 @pytest.mark.parametrize(
