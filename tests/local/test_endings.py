@@ -108,6 +108,22 @@ def test_an_end_that_cannot_be_saved_is_kept_and_saved_later(
     assert (record.outcome, record.error) == (Outcome.FAILED, end.error)
 
 
+def test_a_progress_that_cannot_be_read_fails_the_job(
+    house: House, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(_task_id: str) -> None:
+        raise RuntimeError("No times.")
+
+    job = house.job("a")
+    monkeypatch.setattr(house.progress, "stage_times", fail)
+    with caplog.at_level(logging.CRITICAL, "nbgen"):
+        house.endings.end(job, Outcome.SUCCEEDED)
+    assert job.done.result(0).outcome is Outcome.FAILED
+    told = house.told("a")
+    assert told is not None
+    assert told.outcome is Outcome.FAILED
+
+
 def test_jobs_that_wait_end_as_cancelled_and_those_that_began_do_not_resolve(
     house: House,
 ) -> None:
