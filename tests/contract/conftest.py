@@ -78,7 +78,7 @@ def make_backend(
     ) -> Backend:
         if isinstance(before_step, Gate):
             gates.append(before_step)
-        engine = PatternEngine(before_step)
+        engine = options.pop("engine", None) or PatternEngine(before_step)
         backend: Backend
         if kind == "memory":
             backend = MemoryBackend(engine, publishers=publishers, now=clock, **options)

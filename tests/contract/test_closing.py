@@ -199,6 +199,11 @@ def test_every_method_is_called_by_a_test() -> None:
     assert METHODS.keys() - called == set()
 
 
+def test_documented_errors_are_found() -> None:
+    assert documented_errors(METHODS["ended"]) == {"UnknownTask"}
+    assert documented_errors(METHODS["retry"]) >= {"TaskNotEnded", "QueueFull"}
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_every_documented_error_is_expected_by_a_test(name: str) -> None:
     expected = {

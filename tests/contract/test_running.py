@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
 import pytest
+from PIL import Image
 
 from nbgen.backend import Backend
 from nbgen.errors import (
@@ -15,8 +19,8 @@ from nbgen.errors import (
     TaskNotWaiting,
     UnknownTask,
 )
-from nbgen.schema import Outcome, Status, TaskQuery
-from nbgen.testing import Gate
+from nbgen.schema import GenerationRequest, Outcome, OutputFormat, Status, TaskQuery
+from nbgen.testing import Gate, PatternEngine
 from tests.contract.conftest import AnotherRuns, MakeBackend
 from tests.contract.making import (
     A_PICTURE,
@@ -194,6 +198,42 @@ def test_a_failure_is_an_end_with_its_cause(make_backend: MakeBackend) -> None:
     assert (record.status, record.current_step) == (Status.FAILED, 1)
     again = backend.ended("a").result(WAIT_S)
     assert (again.outcome, again.error) == (end.outcome, end.error)
+
+
+class Wrong(PatternEngine):
+    """Makes one picture too few, or one that cannot be encoded."""
+
+    def generate(self, *args: Any, **kwargs: Any) -> Iterator[Image.Image]:
+        pictures = list(super().generate(*args, **kwargs))
+        if args[0].prompt == "too few":
+            yield from pictures[1:]
+        else:
+            yield Image.new("LAB", (8, 8))
+
+
+def test_an_engine_that_makes_too_few_pictures_has_failed(
+    make_backend: MakeBackend,
+) -> None:
+    backend = make_backend(engine=Wrong())
+    request = GenerationRequest(prompt="too few", num_images=2)
+    task_id = backend.submit(request, task_id=None, priority=0).id
+    end = backend.ended(task_id).result(WAIT_S)
+    assert (end.outcome, end.error) == (
+        Outcome.FAILED,
+        "The engine made 1 of 2 pictures. The first 1 of 2 pictures were kept.",
+    )
+    assert end.result is not None
+
+
+def test_a_picture_that_cannot_be_encoded_fails_its_task_alone(
+    make_backend: MakeBackend,
+) -> None:
+    backend = make_backend(engine=Wrong())
+    for _ in range(2):
+        request = GenerationRequest(prompt="wrong", output_format=OutputFormat.PNG)
+        task_id = backend.submit(request, task_id=None, priority=0).id
+        end = backend.ended(task_id).result(WAIT_S)
+        assert (end.outcome, end.result) == (Outcome.FAILED, None)
 
 
 def test_nobody_who_waits_can_cancel_the_future(make_backend: MakeBackend) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import threading
 from pathlib import Path
 
@@ -44,6 +45,15 @@ def test_it_holds_at_a_gate_and_has_limits_of_its_own() -> None:
         assert studio.review(task.id).missing == "1 more approval"
     with pytest.raises(InvalidRequest, match="quorum"):
         MemoryBackend(quorum="none")
+
+
+def test_all_times_come_from_its_clock() -> None:
+    now = dt.datetime(2026, 1, 2, tzinfo=dt.UTC)
+    with Studio(backend=MemoryBackend(now=lambda: now)) as studio:
+        task = studio.generate("a cat", num_inference_steps=1)
+        task.result(10)
+        record = task.record
+        assert record.created_at == record.started_at == record.ended_at == now
 
 
 def test_a_quorum_that_is_none_starts_no_thread() -> None:

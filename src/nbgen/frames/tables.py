@@ -228,9 +228,6 @@ def _check_limit(limit: int | None) -> int | None:
 
 
 def _task_row(backend: Backend, record: TaskRecord) -> dict[str, Any]:
-    took_s = None
-    if record.started_at and record.ended_at:
-        took_s = (record.ended_at - record.started_at).total_seconds()
     image = _shown_image(record)
     return {
         **{name: getattr(record.request, name) for name in _REQUEST_COLUMNS},
@@ -248,7 +245,7 @@ def _task_row(backend: Backend, record: TaskRecord) -> dict[str, Any]:
         "created_at": record.created_at,
         "started_at": record.started_at,
         "ended_at": record.ended_at,
-        "took_s": took_s,
+        "took_s": record.took_s,
         "checkpoint": record.made_with.get("checkpoint"),
         "device": record.made_with.get("device"),
     }

@@ -28,6 +28,7 @@ from nbgen.schema import (
     TaskEnd,
     TaskRecord,
     describe_request,
+    resolved,
 )
 
 _ERROR_OF_OUTCOME = {
@@ -178,9 +179,7 @@ class Task:
         try:
             return self._backend.ended(self.id)
         except StudioClosed:
-            closed: Future[TaskEnd] = Future()
-            closed.set_result(TaskEnd(self.id, None))
-            return closed
+            return resolved(TaskEnd(self.id, None))
 
 
 def result_of(end: TaskEnd) -> GenerationResult:

@@ -43,6 +43,7 @@ from nbgen.schema import (
     TaskPage,
     TaskQuery,
     TaskRecord,
+    resolved,
 )
 
 
@@ -170,9 +171,7 @@ class LocalBackend:
         """See ``nbgen.backend.Running``."""
         if self.workshop is not None:
             return self._running.scheduler.ended(task_id)
-        end: Future[TaskEnd] = Future()
-        end.set_result(self._archive.get_tasks([task_id])[0].end)
-        return end
+        return resolved(self._archive.get_tasks([task_id])[0].end)
 
     def waiting(self) -> list[str]:
         """See ``nbgen.backend.Running``."""

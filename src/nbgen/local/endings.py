@@ -13,9 +13,15 @@ import threading
 from collections.abc import Callable, Sequence
 
 from nbgen.local.job_queue import Job
-from nbgen.local.job_run import NEVER_RAN
 from nbgen.progress import ProgressService
-from nbgen.schema import GenerationResult, Outcome, TaskEnd, TaskRecord, utc_now
+from nbgen.schema import (
+    NEVER_RAN,
+    GenerationResult,
+    Outcome,
+    TaskEnd,
+    TaskRecord,
+    utc_now,
+)
 from nbgen.store.tasks import TaskStore
 
 logger = logging.getLogger(__name__)

@@ -10,13 +10,19 @@ from __future__ import annotations
 import logging
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 
-from nbgen.errors import EngineFailed, NbgenError, WorkerDied
+from nbgen.errors import NbgenError, WorkerDied
 from nbgen.generation.engine import Cancelled
 from nbgen.images import Images
 from nbgen.local.endings import Endings
 from nbgen.local.job_queue import Job
 from nbgen.local.job_run import JobRun, NotOursToRun
-from nbgen.schema import GenerationResult, ImageRecord, Outcome
+from nbgen.schema import (
+    GenerationResult,
+    ImageRecord,
+    Outcome,
+    check_complete,
+    failed_end,
+)
 from nbgen.schema.checks import IMAGE_URL
 
 logger = logging.getLogger(__name__)
@@ -83,7 +89,7 @@ class Finisher:
             result = self._save(run)
             error = run.error
             if error is None:
-                _check_complete(result, run.job.request.num_images)
+                check_complete(result, run.job.request.num_images)
         except BaseException as raised:  # noqa: BLE001 - whatever a disk may raise
             error = raised
         if error is None:
@@ -132,26 +138,15 @@ class Finisher:
         self, run: JobRun, error: BaseException, partial: GenerationResult | None
     ) -> None:
         job = run.job
-        text = str(error)
         if not isinstance(error, NbgenError):
             logger.error("Task %s failed.", job.task_id, exc_info=error)
-            text = f"{type(error).__name__}: {error}"
-        if partial is not None:
-            count, asked = len(partial.images), job.request.num_images
-            kept = f"The first {count} of {asked} pictures were kept."
-            text = f"{text.rstrip('.')}. {kept}"
-        outcome = Outcome.LOST if isinstance(error, WorkerDied) else Outcome.FAILED
+        end = failed_end(job.task_id, error, partial, job.request.num_images)
+        assert end.outcome is not None
         self._endings.end(
             job,
-            outcome,
-            error=text,
-            result=partial,
+            end.outcome,
+            error=end.error,
+            result=end.result,
             made_with=run.facts,
-            cause=error,
+            cause=end.cause,
         )
-
-
-def _check_complete(result: GenerationResult | None, asked: int) -> None:
-    made = len(result.images) if result is not None else 0
-    if made != asked:
-        raise EngineFailed(f"The engine made {made} of {asked} pictures.")

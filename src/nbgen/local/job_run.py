@@ -24,11 +24,10 @@ from nbgen.generation.events import (
 from nbgen.local.job_queue import Job
 from nbgen.local.timings import Timings
 from nbgen.progress import ProgressService
-from nbgen.schema import Stage, StagePlan, TaskRecord
+from nbgen.schema import Stage, StagePlan, TaskRecord, describe_cancel
 
 logger = logging.getLogger(__name__)
 
-NEVER_RAN = "Cancelled before it started."
 _STAGE_MESSAGES = {
     Stage.LOAD: "Loading the model",
     Stage.COMPILE: "Compiling the model for this size; minutes, once",
@@ -154,10 +153,7 @@ class JobRun:
 
     def describe_cancel(self) -> str:
         """Return a sentence that says where the job was cancelled."""
-        progress = self._progress.get_progress(self._task_id)
-        if progress is None or progress.current_stage is None:
-            return NEVER_RAN
-        return f"Cancelled at step {progress.current_step} of {progress.total_steps}."
+        return describe_cancel(self._progress.get_progress(self._task_id))
 
     def remember(self) -> None:
         """Keep how long the stages took, once the task has ended."""

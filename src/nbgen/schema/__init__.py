@@ -14,6 +14,13 @@ from nbgen.schema.draft import (
     plan_batch,
     utc_now,
 )
+from nbgen.schema.end import (
+    NEVER_RAN,
+    check_complete,
+    describe_cancel,
+    failed_end,
+    resolved,
+)
 from nbgen.schema.keywords import takes_decision_fields, takes_request_fields
 from nbgen.schema.picture import GenerationResult, ImageRecord
 from nbgen.schema.progress import (
@@ -71,6 +78,7 @@ from nbgen.schema.task import (
 __all__ = [
     "DECISION_FIELDS",
     "DRAFT",
+    "NEVER_RAN",
     "PICTURE_FIELDS",
     "REQUEST_FIELDS",
     "ApprovalStatus",
@@ -107,12 +115,15 @@ __all__ = [
     "TaskQuery",
     "TaskRecord",
     "Verdict",
+    "check_complete",
     "check_field",
     "check_request_names",
     "counted_rows",
     "decision_of",
+    "describe_cancel",
     "describe_request",
     "done_message",
+    "failed_end",
     "in_batch",
     "make_decision_request",
     "make_query",
@@ -122,6 +133,7 @@ __all__ = [
     "new_record",
     "plan_batch",
     "progress_of_record",
+    "resolved",
     "rough_plan",
     "says_the_same",
     "shown_percentage",

@@ -114,6 +114,13 @@ class TaskRecord(msgspec.Struct, frozen=True, kw_only=True):
         return len(self.decisions)
 
     @property
+    def took_s(self) -> float | None:
+        """The seconds from its start to its end; None before both."""
+        if self.started_at is None or self.ended_at is None:
+            return None
+        return (self.ended_at - self.started_at).total_seconds()
+
+    @property
     def end(self) -> TaskEnd:
         """How it ended; its ``outcome`` is None if it has not."""
         return TaskEnd(self.id, self.outcome, self.error, self.result)

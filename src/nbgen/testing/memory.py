@@ -35,11 +35,13 @@ from nbgen.review.publishers import Publisher
 from nbgen.review.quorum import read_quorum
 from nbgen.review.rules import fold
 from nbgen.schema import (
+    DECISION_FIELDS,
     BatchRow,
     ContentTask,
     Decided,
     Decision,
     DecisionRequest,
+    Draft,
     GenerationProgress,
     GenerationRequest,
     PublicationRecord,
@@ -50,19 +52,16 @@ from nbgen.schema import (
     TaskQuery,
     TaskRecord,
     new_child,
-    new_id,
     new_record,
     plan_batch,
     progress_of_record,
+    resolved,
     utc_now,
 )
 from nbgen.schema.checks import (
     check_batch_name,
-    check_featured_url,
     check_priority,
-    check_reviewer_id,
     check_task_id,
-    check_version,
 )
 from nbgen.testing.engine import PatternEngine
 from nbgen.testing.memory_finding import page_of, rows_of
@@ -90,7 +89,7 @@ class MemoryBackend:
         queue_limit: How many tasks may wait.
         quorum: The approvals that a task needs; see ``Studio``.
         publishers: Publish what is approved.
-        now: Returns the present time in UTC, from which the age of pictures is told.
+        now: Returns the present time in UTC.
 
     Raises:
         InvalidRequest: The quorum is none.
@@ -106,6 +105,7 @@ class MemoryBackend:
         now: Callable[[], dt.datetime] = utc_now,
     ) -> None:
         self._quorum = read_quorum(quorum)
+        self._draft = Draft(now=now)
         self._pictures = MemoryPictures(now)
         self._queue = MemoryQueue(
             engine or PatternEngine(), self._pictures, queue_limit, now
@@ -120,13 +120,15 @@ class MemoryBackend:
         self, request: GenerationRequest, *, task_id: str | None, priority: int
     ) -> TaskRecord:
         """Queue a task; see ``Running.submit``."""
-        task_id = new_id() if task_id is None else check_task_id(task_id)
+        task_id = self._draft.new_id() if task_id is None else check_task_id(task_id)
         check_priority(priority)
         with self._open():
             self._keep_pictures(request)
             standing = self._tasks.get(task_id)
             if standing is None:
-                self._queue.add([new_record(task_id, request, priority=priority)])
+                self._queue.add(
+                    [new_record(task_id, request, priority=priority, draft=self._draft)]
+                )
             elif standing.request != request:
                 raise TaskConflict(task_id)
             return self._record(task_id)
@@ -141,10 +143,11 @@ class MemoryBackend:
             for name, request in rows.items():
                 check_batch_name("row", name)
                 self._keep_pictures(request)
-            present = rows_of(self._tasks.values(), batch_id)
-            self._queue.add(
-                plan_batch(batch_id, rows, present, self._tasks, priority=priority)
+            known = rows_of(self._tasks.values(), batch_id)
+            records = plan_batch(
+                batch_id, rows, known, self._tasks, priority=priority, draft=self._draft
             )
+            self._queue.add(records)
 
     def retry(self, task_ids: Sequence[str]) -> list[TaskRecord]:
         """Queue ended tasks again; see ``Running.retry``."""
@@ -153,7 +156,7 @@ class MemoryBackend:
             for old in olds:
                 if not old.status.ended:
                     raise TaskNotEnded(old.id)
-            children = [new_child(old) for old in olds]
+            children = [new_child(old, draft=self._draft) for old in olds]
             self._queue.add(children)
             return children
 
@@ -163,7 +166,12 @@ class MemoryBackend:
             wanted = frozenset(rows)
             present = rows_of(self._tasks.values(), batch_id)
             missing = [row for row in present if row.name in wanted and row.is_missing]
-            self._queue.add([new_child(self._tasks[row.task_id]) for row in missing])
+            self._queue.add(
+                [
+                    new_child(self._tasks[row.task_id], draft=self._draft)
+                    for row in missing
+                ]
+            )
 
     def cancel(self, task_ids: Sequence[str]) -> None:
         """Ask tasks to end; see ``Running.cancel``."""
@@ -180,9 +188,7 @@ class MemoryBackend:
             record = self._record(task_id)
             if task_id in self._queue.unended:
                 return self._queue.unended[task_id].future
-        future: Future[TaskEnd] = Future()
-        future.set_result(record.end)
-        return future
+        return resolved(record.end)
 
     def waiting(self) -> list[str]:
         """Return the ids of the waiting tasks; see ``Running.waiting``."""
@@ -291,7 +297,9 @@ class MemoryBackend:
             parent = self._tasks.get(request.task_id)
             child = None
             if parent is not None:
-                child = new_child(parent, changed_request(parent, prompt))
+                child = new_child(
+                    parent, changed_request(parent, prompt), draft=self._draft
+                )
                 self._queue.check_room(1)
             [answer] = self._reviews.decide([request], child)
             if isinstance(answer, NbgenError):
@@ -310,8 +318,8 @@ class MemoryBackend:
     ) -> Decision:
         """Take a decision back; see ``Deciding.undo``."""
         check_task_id(task_id)
-        reviewer_id = check_reviewer_id(reviewer_id)
-        expected = check_version(expect_version)
+        reviewer_id = DECISION_FIELDS["reviewer_id"].check(reviewer_id)
+        expected = DECISION_FIELDS["expect_version"].check(expect_version)
         with self._open():
             decision = self._reviews.undo(task_id, reviewer_id, expected)
         self._publish()
@@ -344,7 +352,7 @@ class MemoryBackend:
     ) -> ContentTask:
         """Register a task made elsewhere; see ``Deciding.put_content``."""
         values = read_metadata(metadata)
-        url = check_featured_url(featured_image_url)
+        url = DECISION_FIELDS["featured_image_url"].check(featured_image_url)
         with self._open():
             self._reviews.put_content(check_task_id(task_id), values, url)
             return self._reviews.reviewed_content(task_id)

@@ -39,16 +39,13 @@ def rows_of(records: Iterable[TaskRecord], batch_id: str) -> list[BatchRow]:
     rows: dict[str, BatchRow] = {}
     for record in records:
         if record.batch_id == batch_id and record.batch_row is not None:
-            took_s = None
-            if record.started_at is not None and record.ended_at is not None:
-                took_s = (record.ended_at - record.started_at).total_seconds()
             rows[record.batch_row] = BatchRow(
                 record.batch_row,
                 record.id,
                 record.status,
                 record.outcome,
                 record.error,
-                took_s,
+                record.took_s,
                 record.ended_at,
             )
     return list(rows.values())

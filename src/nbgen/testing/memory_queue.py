@@ -16,10 +16,18 @@ import msgspec
 
 from nbgen.errors import QueueFull, StudioClosed, TaskConflict
 from nbgen.generation.engine import CancelToken, Engine
+from nbgen.generation.thread import ThreadEngine
 from nbgen.progress import ProgressService
-from nbgen.schema import Outcome, Status, TaskEnd, TaskRecord, utc_now
+from nbgen.schema import (
+    NEVER_RAN,
+    Outcome,
+    Status,
+    TaskEnd,
+    TaskRecord,
+    utc_now,
+)
 from nbgen.testing.memory_pictures import MemoryPictures
-from nbgen.testing.memory_run import NEVER_RAN, run_task
+from nbgen.testing.memory_run import MemoryRun
 from nbgen.threads import start_thread
 
 
@@ -68,6 +76,7 @@ class MemoryQueue:
         self.unended: dict[str, Unended] = {}
         self.progress = ProgressService()
         self._engine = engine
+        self._runner = ThreadEngine(lambda: engine)
         self._pictures = pictures
         self._limit = limit
         self._paused = False
@@ -157,18 +166,12 @@ class MemoryQueue:
 
     def _work(self) -> None:
         while (record := self._next()) is not None:
-            end = run_task(
-                record,
-                self._engine,
-                self.unended[record.id].cancel,
-                self.progress,
-                read=self._read,
-                save=self._save,
-            )
-            facts = self._engine.facts() if end.result else {}
+            run = MemoryRun(record, self.progress, read=self._read, save=self._save)
+            end = run.run(self._runner, self.unended[record.id].cancel)
             with self._changed:
-                self._commit(end, facts)
+                self._commit(end, run.facts)
             self.resolve([end])
+        self._runner.close()
         self._engine.close()
 
     def _next(self) -> TaskRecord | None:

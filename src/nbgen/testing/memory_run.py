@@ -1,25 +1,23 @@
-"""Runs one task of a ``MemoryBackend`` through an engine, on the calling thread."""
+"""Runs one task of a ``MemoryBackend`` through a runner, on the calling thread."""
 
 from __future__ import annotations
 
-import io
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
 
-from PIL import Image
-
-from nbgen.errors import NbgenError, WorkerDied
-from nbgen.generation.engine import Cancelled, CancelToken, Engine
+from nbgen.generation.engine import Cancelled, CancelToken, EngineRunner, Work
 from nbgen.generation.events import (
+    Ended,
     EngineEvent,
+    PictureMade,
     Planned,
     PreviewMade,
     StageStarted,
     StepFinished,
     Warned,
 )
-from nbgen.generation.recipe import encode_picture
 from nbgen.progress import ProgressService
 from nbgen.schema import (
     GenerationResult,
@@ -28,28 +26,89 @@ from nbgen.schema import (
     Stage,
     TaskEnd,
     TaskRecord,
+    check_complete,
+    describe_cancel,
+    failed_end,
 )
 from nbgen.schema.checks import IMAGE_URL
 
-NEVER_RAN = "Cancelled before it started."
 
-
-class Reporter:
-    """Brings an engine's events to the progress service.
+class MemoryRun:
+    """Collects the pictures of a task, and reports its progress.
 
     Args:
-        task_id: The task.
+        record: The task.
         progress: Notifies watchers.
+        read: Returns the bytes of a kept picture, by its name.
+        save: Keeps the bytes of a picture of a kind, and returns its name.
+
+    Attributes:
+        facts: What the last picture was made with.
     """
 
-    def __init__(self, task_id: str, progress: ProgressService) -> None:
-        self.notes: list[str] = []
-        self._task_id = task_id
+    def __init__(
+        self,
+        record: TaskRecord,
+        progress: ProgressService,
+        *,
+        read: Callable[[str], bytes],
+        save: Callable[[bytes, str], str],
+    ) -> None:
+        self.facts: dict[str, str] = {}
+        self._record = record
         self._progress = progress
+        self._read = read
+        self._save = save
         self._steps = 0
+        self._images: list[ImageRecord] = []
+        self._notes: list[str] = []
+        self._error: BaseException | None = None
+        self._ended = threading.Event()
 
-    def report(self, event: EngineEvent) -> None:
-        """Take an event, as ``nbgen.generation.engine.Reporter`` does."""
+    def run(self, runner: EngineRunner, cancel: CancelToken) -> TaskEnd:
+        """Make the pictures, save them and return how the task ended; never raises.
+
+        Args:
+            runner: Makes the pictures.
+            cancel: Set to end the work.
+        """
+        request, began_s = self._record.request, time.monotonic()
+        result = None
+        try:
+            self._update(current_stage=Stage.LOAD)
+            image, mask = (
+                None if name is None else self._read(name)
+                for name in (request.image, request.mask)
+            )
+            runner.run(
+                Work(request, self._record.seed, image, mask),
+                on_event=self._handle,
+                wants_preview=self._wants_preview,
+                cancel=cancel,
+            )
+            self._ended.wait()
+            if self._images:
+                result = GenerationResult(
+                    images=tuple(self._images),
+                    generation_time=time.monotonic() - began_s,
+                    notes=tuple(self._notes),
+                )
+            if self._error is None:
+                check_complete(result, request.num_images)
+        except BaseException as error:  # noqa: BLE001 - whatever a runner may raise
+            self._error = error
+        return self._end(result)
+
+    def _end(self, result: GenerationResult | None) -> TaskEnd:
+        task_id, error = self._record.id, self._error
+        if error is None:
+            return TaskEnd(task_id, Outcome.SUCCEEDED, result=result)
+        if isinstance(error, Cancelled):
+            text = describe_cancel(self._progress.get_progress(task_id))
+            return TaskEnd(task_id, Outcome.CANCELLED, text)
+        return failed_end(task_id, error, result, self._record.request.num_images)
+
+    def _handle(self, event: EngineEvent) -> None:
         match event:
             case StepFinished():
                 self._steps += 1
@@ -60,112 +119,31 @@ class Reporter:
             case Planned(stages):
                 self._update(plan=stages)
             case Warned(message):
-                if message not in self.notes:
-                    self.notes.append(message)
+                if message not in self._notes:
+                    self._notes.append(message)
                 self._update(message=message)
             case PreviewMade(preview):
-                self._progress.previews.show(self._task_id, preview)
+                self._progress.previews.show(self._record.id, preview)
+            case PictureMade():
+                self._keep(event)
+            case Ended(error):
+                self._error = error
+                self._ended.set()
 
-    def wants_preview(self) -> bool:
-        """Return whether anybody looks at previews."""
-        return self._progress.previews.wanted(self._task_id)
+    def _keep(self, picture: PictureMade) -> None:
+        name = self._save(picture.data, picture.output_format)
+        image = ImageRecord(
+            name=name,
+            url=f"{IMAGE_URL}{name}",
+            width=picture.width,
+            height=picture.height,
+            seed=picture.seed,
+        )
+        self._images.append(image)
+        self.facts = picture.facts
+
+    def _wants_preview(self) -> bool:
+        return self._progress.previews.wanted(self._record.id)
 
     def _update(self, **changes: Any) -> None:
-        self._progress.update_progress(self._task_id, **changes)
-
-
-def run_task(
-    record: TaskRecord,
-    engine: Engine,
-    cancel: CancelToken,
-    progress: ProgressService,
-    *,
-    read: Callable[[str], bytes],
-    save: Callable[[bytes, str], str],
-) -> TaskEnd:
-    """Make the pictures of a task, save them and return how it ended; never raises.
-
-    Args:
-        record: The task.
-        engine: Makes the pictures.
-        cancel: Set to end the work.
-        progress: Told how far the work is.
-        read: Returns the bytes of a kept picture, by its name.
-        save: Keeps the bytes of a picture of a kind, and returns its name.
-    """
-    request, reporter = record.request, Reporter(record.id, progress)
-    pictures: list[Image.Image] = []
-    error: BaseException | None = None
-    result = None
-    started_at_s = time.monotonic()
-    try:
-        reporter.report(StageStarted(Stage.LOAD))
-        image, mask = (
-            None if name is None else Image.open(io.BytesIO(read(name)))
-            for name in (request.image, request.mask)
-        )
-        for picture in engine.generate(
-            request,
-            seed=record.seed,
-            reporter=reporter,
-            cancel=cancel,
-            image=image,
-            mask=mask,
-        ):
-            pictures.append(picture)  # noqa: PERF402 - those before an error are good
-        cancel.raise_if_cancelled()
-    except BaseException as raised:  # noqa: BLE001 - whatever an engine may raise
-        error = raised
-    if pictures and not isinstance(error, Cancelled):
-        reporter.report(StageStarted(Stage.SAVE))
-        result = GenerationResult(
-            images=tuple(
-                _save(picture, record, index, engine.facts(), save)
-                for index, picture in enumerate(pictures)
-            ),
-            generation_time=time.monotonic() - started_at_s,
-            notes=tuple(reporter.notes),
-        )
-    return _end(record, error, result, progress)
-
-
-def _save(
-    picture: Image.Image,
-    record: TaskRecord,
-    index: int,
-    facts: dict[str, str],
-    save: Callable[[bytes, str], str],
-) -> ImageRecord:
-    seed = record.seed + index
-    data = encode_picture(picture, record.request, seed=seed, index=index, facts=facts)
-    name = save(data, record.request.output_format)
-    return ImageRecord(
-        name=name,
-        url=f"{IMAGE_URL}{name}",
-        width=picture.width,
-        height=picture.height,
-        seed=seed,
-    )
-
-
-def _end(
-    record: TaskRecord,
-    error: BaseException | None,
-    result: GenerationResult | None,
-    progress: ProgressService,
-) -> TaskEnd:
-    if error is None:
-        return TaskEnd(record.id, Outcome.SUCCEEDED, result=result)
-    if isinstance(error, Cancelled):
-        state = progress.get_progress(record.id)
-        assert state is not None  # it runs
-        text = f"Cancelled at step {state.current_step} of {state.total_steps}."
-        return TaskEnd(record.id, Outcome.CANCELLED, text)
-    text = str(error)
-    if not isinstance(error, NbgenError):
-        text = f"{type(error).__name__}: {text}"
-    if result is not None:
-        count, asked = len(result.images), record.request.num_images
-        text = f"{text.rstrip('.')}. The first {count} of {asked} pictures were kept."
-    outcome = Outcome.LOST if isinstance(error, WorkerDied) else Outcome.FAILED
-    return TaskEnd(record.id, outcome, text, result, error)
+        self._progress.update_progress(self._record.id, **changes)
