@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -278,6 +278,29 @@ def another_may_run(folder: Path) -> bool:
 
 
 # A cancel of many.
+
+
+def test_a_cancel_that_cannot_be_read_back_keeps_nobody_out(
+    make_studio: MakeStudio, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    studio = make_studio()
+    studio.pause()
+    studio.submit(REQUEST, task_id="a")
+    get_tasks, calls = TaskStore.get_tasks, 0
+
+    def fail_once(store: TaskStore, ids: Sequence[str]) -> dict[str, TaskRecord]:
+        nonlocal calls
+        calls += 1
+        if calls == 2:
+            raise LOCKED
+        return get_tasks(store, ids)
+
+    monkeypatch.setattr(TaskStore, "get_tasks", fail_once)
+    with pytest.raises(DataFolderUnusable):
+        studio.cancel("a")
+    assert studio.get_record("a").outcome is Outcome.CANCELLED
+    assert studio.waiting() == []
+    assert another_may_run(tmp_path / "data")
 
 
 def test_cancelling_what_waits_is_all_one_transaction(
@@ -610,7 +633,7 @@ def test_the_next_runner_finds_what_a_closed_studio_leaves(
 FORK = """
 import os, sys
 from nbgen.studio import Studio
-from nbgen.testing import Gate, PatternEngine, collect_progress
+from nbgen.testing import PatternEngine
 
 studio = Studio(sys.argv[1], engine=PatternEngine())
 studio.pause()

@@ -241,6 +241,20 @@ def is_free(folder: Path) -> bool:
     return True
 
 
+def test_a_lock_that_was_released_is_nobody_s(tmp_path: Path) -> None:
+    own, other = RunnerLock(tmp_path), RunnerLock(tmp_path)
+    holder = tmp_path / "runner.txt"
+    own.take()
+    other.take()
+    own.release()
+    assert holder.read_text()  # the other holds it
+    other.release()
+    assert holder.read_text() == ""
+    assert not own.held_elsewhere
+    holder.write_text("process 1 on elsewhere")
+    assert own.held_elsewhere
+
+
 def test_an_interrupt_while_the_lock_is_taken_leaves_it_free(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -72,9 +72,12 @@ class RunnerLock:
 
     @property
     def held_elsewhere(self) -> bool:
-        """Whether another process was the last to take it, as far as one can tell."""
+        """Whether another process has taken it and not released it.
+
+        That process may have died since: ``take`` tells.
+        """
         with contextlib.suppress(OSError, ValueError):
-            return not self.held and self._holder.read_text() != _name()
+            return not self.held and self._holder.read_text() not in ("", _name())
         return False
 
     def release(self) -> None:
@@ -82,6 +85,9 @@ class RunnerLock:
         with _taking:
             if self.held:
                 self.held = False
+                if self._lock.lock_counter == 1:  # else another studio here holds it
+                    with contextlib.suppress(OSError):
+                        self._holder.write_text("")
                 self._lock.release()
 
     def _holder_name(self) -> str:

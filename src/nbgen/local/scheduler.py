@@ -35,6 +35,7 @@ from nbgen.progress import ProgressService
 from nbgen.schema import (
     TaskEnd,
     TaskRecord,
+    resolved,
 )
 from nbgen.schema.checks import (
     check_priority,
@@ -138,13 +139,6 @@ class Scheduler:
                     self._enqueue([child])
         return standing
 
-    def will_end_here(self, task_id: str) -> bool:
-        """Return whether a task has ended, or will in this scheduler."""
-        with self._lock:
-            self._check_open()
-            is_here = self._queue.find(task_id) is not None
-        return is_here or self._tasks.get_known([task_id])[0].status.ended
-
     def save_ends(self) -> None:
         """Commit the ends that could not be committed before."""
         self._check_open()
@@ -166,10 +160,11 @@ class Scheduler:
                     raise TaskElsewhere(record.id)
             waiting = self._queue.cancel(task_ids)
             if waiting:
-                with self._settling(job.task_id for job in waiting):
+                with (
+                    self._releasing_turn(),
+                    self._settling(job.task_id for job in waiting),
+                ):
                     self._endings.cancel_waiting(waiting, self._queue.take_out)
-            if self._queue.is_empty:
-                self._turn.release()
 
     def ended(self, task_id: str) -> Future[TaskEnd]:
         """Return a future of the task's end; see ``Running.ended``."""
@@ -183,9 +178,7 @@ class Scheduler:
                 return known
             self._check_open()
             [record] = self._tasks.get_known([task_id])
-        end: Future[TaskEnd] = Future()
-        end.set_result(record.end)
-        return end
+        return resolved(record.end)
 
     def waiting(self) -> list[str]:
         """Return the ids of the tasks that wait, the next one first."""
@@ -195,10 +188,10 @@ class Scheduler:
     def prioritise(self, task_id: str, priority: int) -> None:
         """Give a waiting task another priority; see ``Running.prioritise``."""
         check_priority(priority)
-        self._tasks.get_known([task_id])
         with self._lock:
             self._check_open()
             if not self._queue.waits(task_id):
+                self._tasks.get_known([task_id])
                 raise TaskNotWaiting(task_id)
             self._tasks.set_priority(task_id, priority)
             # One that has begun meanwhile could not have been sooner.
@@ -266,13 +259,19 @@ class Scheduler:
         """
         with self._lock:
             self._check_open()
-            try:
+            with self._releasing_turn():
                 self._take_turn()
                 self._settle()
                 yield
-            finally:
-                if self._queue.is_empty:
-                    self._turn.release()
+
+    @contextmanager
+    def _releasing_turn(self) -> Iterator[None]:
+        """Release the turn at the end if nothing is left to run; with the lock held."""
+        try:
+            yield
+        finally:
+            if self._queue.is_empty:
+                self._turn.release()
 
     def _take_turn(self) -> None:
         self._store.renew_ownership()

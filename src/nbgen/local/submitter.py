@@ -6,7 +6,7 @@ committed and queued by the scheduler, whose lock is held while a plan is made.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from nbgen.errors import (
     DataFolderInUse,
@@ -63,24 +63,16 @@ class Submitter:
         new_id = check_task_id(self._draft.new_id() if task_id is None else task_id)
         check_priority(priority)
         self._archive.keep_pictures_of(request)
-        standing = self._find_same(new_id, request)
-        if standing is not None and self._scheduler.will_end_here(new_id):
-            return standing
+        standing: TaskRecord | None = None
 
         def plan() -> list[TaskRecord]:
             nonlocal standing
-            # Again: somebody may have been faster, or it may have been taken over.
             standing = self._find_same(new_id, request)
             if standing is not None:
                 return []
             return [new_record(new_id, request, priority=priority, draft=self._draft)]
 
-        try:
-            records = self._scheduler.add(plan)
-        except DataFolderInUse:
-            if standing is None:
-                raise
-            return standing  # that process runs it
+        records = self._add_missing(plan)
         return standing or records[0]
 
     def submit_batch(
@@ -102,12 +94,7 @@ class Submitter:
                 batch_id, rows, known_rows, known, priority=priority, draft=self._draft
             )
 
-        try:
-            self._scheduler.add(plan)
-        except DataFolderInUse:
-            if plan():
-                raise
-            # All of it is made, or the process that runs tasks will make it.
+        self._add_missing(plan)
 
     def retry(self, task_ids: Sequence[str]) -> list[TaskRecord]:
         """Queue ended tasks again, all or none; see ``Running.retry``."""
@@ -131,8 +118,7 @@ class Submitter:
             lasts = self._tasks.get_known(missing)
             return [new_child(last, draft=self._draft) for last in lasts]
 
-        if plan():
-            self._scheduler.add(plan)
+        self._add_missing(plan)
 
     def request_changes(
         self, request: DecisionRequest, *, prompt: str | None
@@ -158,6 +144,23 @@ class Submitter:
         if prompt is not None:
             check_same_changes(earlier, wanted)
         return earlier
+
+    def _add_missing(
+        self, plan: Callable[[], list[TaskRecord]]
+    ) -> Sequence[TaskRecord]:
+        """Queue what a plan finds missing; see ``Scheduler.add``.
+
+        Raises:
+            DataFolderInUse: Another process runs the tasks, and something is missing.
+        """
+        try:
+            return self._scheduler.add(plan)
+        except DataFolderInUse:
+            missing = plan()
+            if missing:
+                raise
+            # All of it is made, or the process that runs tasks will make it.
+            return missing
 
     def _find_same(self, task_id: str, request: GenerationRequest) -> TaskRecord | None:
         """Return the task of that id, if there is one.
