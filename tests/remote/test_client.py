@@ -112,7 +112,7 @@ def test_a_broken_connection_is_made_again(
     assert (seen[-1].status, seen[-1].current_step) == ("completed", 5)
 
 
-@pytest.mark.parametrize("status", [401, 404, 429, 500, 502, 503])
+@pytest.mark.parametrize("status", [404, 429, 500, 502, 503])
 def test_whatever_is_answered_meanwhile_the_client_comes_back(status: int) -> None:
     """As a proxy answers while the server behind it restarts."""
     refused: list[tuple[list[str], int]] = [([], status)] * 3
@@ -121,6 +121,15 @@ def test_whatever_is_answered_meanwhile_the_client_comes_back(status: int) -> No
     )
     assert follow(script) == [WAITING, state(2), ENDED]
     assert script.connections == 5
+
+
+@pytest.mark.parametrize("status", [401, 403, 422])
+def test_a_refusal_meanwhile_is_told(status: int) -> None:
+    """As after a restart with another token: to try again would not help."""
+    script = Script(([sent(WAITING)], 1001), ([], status), ([sent(ENDED)], 1000))
+    with pytest.raises(UnexpectedAnswer, match=f"HTTP status {status}"):
+        follow(script)
+    assert script.connections == 2
 
 
 @pytest.mark.parametrize("code", [1001, 1011, 3000, 4008, 4013, 4499])

@@ -23,6 +23,7 @@ from nbgen.errors import (
     UnknownTask,
 )
 from nbgen.generation.checkpoints import TINY_FOLDER
+from nbgen.local.backend import LocalBackend
 from nbgen.schema import Decision, GenerationRequest
 from nbgen.server import Server
 from nbgen.studio import Studio
@@ -321,13 +322,17 @@ def test_every_error_is_json(
 def test_a_fault_of_ours_shows_no_traceback(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(_self: Studio, **_options: Any) -> None:
+    def fail(*_arguments: object) -> None:
         raise RuntimeError("secret")
 
-    monkeypatch.setattr(Studio, "tasks", fail)
+    monkeypatch.setattr(LocalBackend, "list_tasks", fail)
     answer = ask(server, "/api/tasks")
     assert error_of(answer) == (500, "internal_error", None)
     assert "secret" not in json.dumps(answer.body)
+
+
+def test_what_is_no_text_and_not_ours_is_ignored(server: Server) -> None:
+    assert ask(server, "/api/tasks?x=%ff").status == 200
 
 
 def test_health(server: Server) -> None:
@@ -541,10 +546,10 @@ def test_an_error_of_ours_is_logged(
 ) -> None:
     errors: list[NbgenError] = [UnknownTask("a"), EngineFailed("It broke.")]
 
-    def fail(_self: Studio, **_options: Any) -> None:
+    def fail(*_arguments: object) -> None:
         raise errors.pop(0)
 
-    monkeypatch.setattr(Studio, "tasks", fail)
+    monkeypatch.setattr(LocalBackend, "list_tasks", fail)
     assert error_of(ask(server, "/api/tasks")) == (404, "unknown_task", None)
     assert caplog.records == []
     assert error_of(ask(server, "/api/tasks")) == (500, "engine_failed", None)

@@ -265,6 +265,14 @@ def test_a_wish_to_undo_is_never_a_rejection() -> None:
     assert item.error.field == "approved"
 
 
+@pytest.mark.parametrize("approved", [True, False])
+def test_a_wish_to_undo_among_many_is_refused(approved: bool) -> None:
+    wish = {"task_id": "a", "reviewer_id": "ada", "undo": True, "approved": approved}
+    [item] = read_bulk({"decisions": [wish]})
+    assert isinstance(item, BulkRefused)
+    assert item.error.details["field"] == "undo"
+
+
 def test_a_verdict_without_a_word_in_the_api_is_refused() -> None:
     request = DecisionRequest(
         task_id="a", verdict=Verdict.CHANGES_REQUESTED, reviewer_id="ada"

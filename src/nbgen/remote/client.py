@@ -38,6 +38,7 @@ _FIRST_PAUSE_S = 0.5
 _LONGEST_PAUSE_S = 10.0
 _NORMAL_CLOSE = 1000
 _FIRST_FINAL_CLOSE = 4500
+_REFUSALS = (401, 403, 422)  # a wrong token, origin or id
 """1000 and all codes from 4500 on are final; after any other a client reconnects."""
 
 _Answer = TypeVar("_Answer")
@@ -122,7 +123,10 @@ async def watch_task(
         except InvalidURI as error:
             raise _no_address(url) from error
         except (OSError, InvalidHandshake) as error:
-            if not connected_before:
+            refused = isinstance(error, InvalidStatus) and (
+                error.response.status_code in _REFUSALS
+            )
+            if refused or not connected_before:
                 raise _first_refusal(error, url) from error
         await asyncio.sleep(next(waits))
 
@@ -185,7 +189,7 @@ def _headers(token: str | None) -> dict[str, str]:
 
 
 def _first_refusal(error: Exception, url: str) -> NbgenError:
-    """Return what is wrong with a connection that was never made."""
+    """Return what is wrong with a connection that could not be made."""
     if isinstance(error, InvalidStatus):
         return _refusal(error.response.status_code, error.response.body, url)
     if isinstance(error, OSError):

@@ -8,6 +8,7 @@ from tornado.web import HTTPError
 
 from nbgen.errors import NbgenError, TaskError, UnknownImage
 from nbgen.handles.task import Task
+from nbgen.schema import TaskQuery
 from nbgen.schema.checks import check_task_id
 from nbgen.server.base import BaseHandler
 from nbgen.wire.http import (
@@ -66,17 +67,11 @@ class TasksHandler(BaseHandler):
 
     async def get(self) -> None:
         """List those that the query asks for."""
-        names = self.request.query_arguments
+        sent = self.request.query_arguments
+        # Others belong to whoever stands between, and may be no text at all.
+        names = [name for name in TaskQuery.__struct_fields__ if name in sent]
         query = read_task_query({name: self.get_query_argument(name) for name in names})
-        page = await asyncio.to_thread(
-            self.studio.tasks,
-            status=query.status,
-            text=query.text,
-            since=query.since,
-            batch_id=query.batch_id,
-            limit=query.limit,
-            cursor=query.cursor,
-        )
+        page = await asyncio.to_thread(self.studio.backend.list_tasks, query)
         self.write_json(TaskPageBody.of(page))
 
 

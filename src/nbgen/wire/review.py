@@ -25,7 +25,7 @@ from nbgen.schema import (
     PublicationRecord,
     Verdict,
 )
-from nbgen.schema.checks import check_flag, check_reviewer_id, check_task_id
+from nbgen.schema.checks import check_flag, check_task_id
 from nbgen.wire.errors import ErrorBody, error_from_wire, error_status, error_to_wire
 
 _LONGEST_BULK = 500
@@ -115,7 +115,9 @@ class DecideBody(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         known = {name: body[name] for name in cls.__struct_fields__ if name in body}
         if not check_flag("undo", known.get("undo", False)):
             check_flag("approved", known.get("approved"))
-        reviewer_id = check_reviewer_id(known.pop("reviewer_id", None))
+        reviewer_id = DECISION_FIELDS["reviewer_id"].check(
+            known.pop("reviewer_id", None)
+        )
         return cls(reviewer_id=reviewer_id, **known)
 
     @classmethod
@@ -142,8 +144,10 @@ class DecideBody(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         Raises:
             InvalidRequest: A value is not allowed.
         """
-        # Also of a body that asks to undo: it must never count as a rejection.
         approved = check_flag("approved", self.approved)
+        if self.undo:
+            allowed = "left out or false where a decision is taken"
+            raise InvalidRequest("undo", self.undo, allowed)
         fields: dict[str, Any] = {
             name: getattr(self, _on_wire(name))
             for name in DECISION_FIELDS
