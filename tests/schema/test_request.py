@@ -11,8 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nbgen.errors import InvalidRequest
-from nbgen.schema import GenerationRequest, GenerationResult, ImageRecord
-from nbgen.schema.checks import check_reviewer_id, check_task_id
+from nbgen.schema import (
+    DECISION_FIELDS,
+    GenerationRequest,
+    GenerationResult,
+    ImageRecord,
+)
+from nbgen.schema.checks import check_task_id
 
 
 @pytest.mark.parametrize(
@@ -103,6 +108,7 @@ def test_bad_task_id(task_id: Any) -> None:
 
 
 def test_reviewer() -> None:
+    check_reviewer_id = DECISION_FIELDS["reviewer_id"].check
     assert check_reviewer_id(" ada ") == "ada"
     with pytest.raises(InvalidRequest, match="reviewer_id must be"):
         check_reviewer_id(" ")

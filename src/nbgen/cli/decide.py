@@ -6,6 +6,7 @@ They load no model and start no task, so a studio or server beside them is undis
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -23,23 +24,13 @@ if TYPE_CHECKING:
     from nbgen.studio import Studio
 
 TaskId = Annotated[str, typer.Argument(help=DECISION_FIELDS["task_id"].described)]
-Reviewer = Annotated[
-    str,
-    typer.Option(
-        envvar="NBGEN_REVIEWER", help=DECISION_FIELDS["reviewer_id"].described
-    ),
-]
-Version = Annotated[
-    int | None, typer.Option(help=DECISION_FIELDS["expect_version"].described)
-]
 # Longer than a webhook may take.
 _PUBLISHING_PATIENCE_S = 15.0
 
 
-_takes_decision_options = takes_options(
+_takes_options = partial(
+    takes_options,
     DECISION_FIELDS,
-    # The one is an argument, the other is the command.
-    left_out=("task_id", "verdict"),
     picture=str,
     names={
         "reviewer_id": ("--reviewer",),
@@ -48,6 +39,8 @@ _takes_decision_options = takes_options(
     },
     envvars={"reviewer_id": "NBGEN_REVIEWER"},
 )
+# The one is an argument, the other is the command.
+_takes_decision_options = _takes_options(left_out=("task_id", "verdict"))
 
 
 @app.command()
@@ -69,21 +62,12 @@ def reject(
 
 
 @app.command()
+@_takes_options(left_out=DECISION_FIELDS.keys() - {"reviewer_id", "expect_version"})
 def undo(
-    task_id: TaskId,
-    reviewer: Reviewer,
-    expect_version: Version = None,
-    as_json: AsJson = False,
-    data_dir: DataDir = None,
+    task_id: TaskId, as_json: AsJson = False, data_dir: DataDir = None, **fields: Any
 ) -> None:
     """Take your decision on a task back; with --expect-version, somebody else's."""
-    _decide(
-        data_dir,
-        lambda studio: studio.undo(
-            task_id, reviewer_id=reviewer, expect_version=expect_version
-        ),
-        as_json=as_json,
-    )
+    _decide(data_dir, lambda studio: studio.undo(task_id, **fields), as_json=as_json)
 
 
 def _decide(

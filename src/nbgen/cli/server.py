@@ -13,10 +13,11 @@ from rich.markup import escape
 
 from nbgen.cli.generate import CheckpointName, Prompt, Steps
 from nbgen.cli.terminal import DataDir, app, bar, clear_errors, console
-from nbgen.errors import GenerationFailed, TaskCancelled, TaskError, TaskLost
+from nbgen.errors import TaskError
+from nbgen.handles.task import result_of
+from nbgen.schema import GenerationResult, TaskEnd
 
 if TYPE_CHECKING:
-    from nbgen.schema import GenerationProgress
     from nbgen.wire.http import GenerateBody
 
 _TINY_GUIDANCE_SCALE = 4.5
@@ -107,8 +108,8 @@ def demo(
     console.print("Next: [bold]make lab[/bold] opens the same in JupyterLab.")
 
 
-async def _watch(url: str, task_id: str, token: str | None) -> GenerationProgress:
-    """Show the bar of a task and return its last state."""
+async def _watch(url: str, task_id: str, token: str | None) -> GenerationResult:
+    """Show the bar of a task and return what it made, or raise why it made nothing."""
     from nbgen.remote.client import watch_task
 
     last = None
@@ -118,16 +119,12 @@ async def _watch(url: str, task_id: str, token: str | None) -> GenerationProgres
             last = progress
     if last is None or not last.status.ended:
         raise TaskError(task_id, "The server ended the connection before the task.")
-    if last.error is not None:
-        kinds = {"cancelled": TaskCancelled, "lost": TaskLost}
-        raise kinds.get(str(last.outcome), GenerationFailed)(task_id, last.error)
-    return last
+    return result_of(TaskEnd(task_id, last.outcome, last.error, last.result))
 
 
 async def _draw_remotely(url: str, body: GenerateBody) -> bytes:
     from nbgen.remote.client import fetch_image, submit
 
     task = await submit(url, body)
-    end = await _watch(url, task.task_id, None)
-    assert end.result is not None
-    return await fetch_image(url, end.result.images[0].url)
+    result = await _watch(url, task.task_id, None)
+    return await fetch_image(url, result.images[0].url)

@@ -12,7 +12,7 @@ from PIL import Image, ImageOps
 
 from nbgen.errors import InvalidRequest
 from nbgen.images.store import Images
-from nbgen.schema.checks import IMAGE_NAME, IMAGE_URL
+from nbgen.schema.checks import image_name_of
 
 ALLOWED = (
     "a picture: a PIL image, the path of a picture file, or the name of a picture that "
@@ -38,8 +38,8 @@ def read_source(field: str, source: PictureSource) -> str | bytes:
         InvalidRequest: It is no picture.
     """
     if isinstance(source, str):
-        name = source.removeprefix(IMAGE_URL)
-        if IMAGE_NAME.fullmatch(name):
+        name = image_name_of(source)
+        if name is not None:
             return name
     try:
         picture = _open(source)
@@ -73,8 +73,8 @@ def keep_picture(images: Images, field: str, picture: str | bytes) -> str:
     """
     if isinstance(picture, bytes):
         return images.save(picture, "png")
-    name = picture.removeprefix(IMAGE_URL)
-    if not IMAGE_NAME.fullmatch(name) or not images.keep(name):
+    name = image_name_of(picture)
+    if name is None or not images.keep(name):
         raise InvalidRequest(field, picture, ALLOWED)
     return name
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, TypedDict
@@ -11,6 +10,7 @@ import msgspec
 
 from nbgen.errors import InvalidRequest
 from nbgen.generation.memory_plan import MemoryPlan
+from nbgen.schema.fields import unknown_name
 from nbgen.settings import (
     default_data_dir,
     default_database,
@@ -128,9 +128,5 @@ def config_of(
     known = StudioConfig.__struct_fields__
     for name in settings:
         if name not in known:
-            close = difflib.get_close_matches(name, known, 1)
-            allowed = f"one of {', '.join(known)}"
-            if close:
-                allowed = f"a known one, such as {close[0]!r}"
-            raise InvalidRequest("the name of a setting", name, allowed)
+            raise unknown_name("a setting", name, {n: n for n in known}, known)
     return StudioConfig(data_dir=data_dir, checkpoint=checkpoint, **settings)

@@ -26,6 +26,7 @@ from nbgen.review.rules import (
     rule_undo,
 )
 from nbgen.schema import (
+    DECISION_FIELDS,
     Change,
     ContentTask,
     Decided,
@@ -37,10 +38,7 @@ from nbgen.schema import (
     TaskRecord,
 )
 from nbgen.schema.checks import (
-    check_featured_url,
-    check_reviewer_id,
     check_task_id,
-    check_version,
 )
 from nbgen.store.decisions import DecisionStore
 
@@ -114,9 +112,9 @@ class Reviews:
             check_task_id(task_id),
             partial(
                 rule_undo,
-                reviewer_id=check_reviewer_id(reviewer_id),
+                reviewer_id=DECISION_FIELDS["reviewer_id"].check(reviewer_id),
                 quorum=self._quorum,
-                expected=check_version(expect_version),
+                expected=DECISION_FIELDS["expect_version"].check(expect_version),
                 now=self._now(),
             ),
         )
@@ -147,7 +145,7 @@ class Reviews:
         stored = self._decisions.put_content(
             check_task_id(task_id),
             read_metadata(metadata),
-            check_featured_url(featured_image_url),
+            DECISION_FIELDS["featured_image_url"].check(featured_image_url),
         )
         return reviewed(stored, self._quorum)
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from nbgen.errors import InvalidRequest
-from nbgen.schema.checks import check_reviewer_id
+from nbgen.schema import DECISION_FIELDS
 
 # How many, and of whom: "any", "2", "all:ada,bob", "2:ada,bob,eve".
 _QUORUM = re.compile(r"(any|all|0*[1-9][0-9]{0,2})(?::(.*))?", re.ASCII | re.DOTALL)
@@ -55,7 +55,9 @@ def read_quorum(text: object) -> Quorum:
     if found is not None:
         how_many, listed = found.groups()
         names = () if listed is None else listed.split(",")
-        named = tuple(dict.fromkeys(check_reviewer_id(name) for name in names))
+        named = tuple(
+            dict.fromkeys(DECISION_FIELDS["reviewer_id"].check(name) for name in names)
+        )
         words = {"any": 1, "all": len(named)}
         needed = words[how_many] if how_many in words else int(how_many)
         if needed and (not named or needed <= len(named)):

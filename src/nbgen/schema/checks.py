@@ -76,33 +76,12 @@ def check_batch_name(field: str, name: object) -> str:
     )
 
 
-def check_reviewer_id(reviewer_id: object) -> str:
-    """Return the trimmed reviewer id; raise ``InvalidRequest`` if it is none."""
-    return check_text(
-        "reviewer_id", reviewer_id, shortest=1, longest=LONGEST_REVIEWER_ID
-    )
-
-
 def check_tags(tags: object) -> tuple[str, ...]:
     """Return the trimmed tags, each once; raise ``InvalidRequest`` if they are bad."""
     if not isinstance(tags, (list, tuple)) or len(tags) > MOST_TAGS:
         raise InvalidRequest("tags", tags, f"a list of up to {MOST_TAGS} texts")
     trimmed = (check_text("tags", tag, shortest=1, longest=LONGEST_TAG) for tag in tags)
     return tuple(dict.fromkeys(trimmed))
-
-
-def check_featured_url(url: object) -> str | None:
-    """Return the trimmed URL, None for none; raise ``InvalidRequest`` if bad."""
-    if url is None:
-        return None
-    return check_text("featured_image_url", url, shortest=1, longest=LONGEST_URL)
-
-
-def check_version(version: object) -> int | None:
-    """Return ``expect_version``; None means that the caller does not check it."""
-    if version is None:
-        return None
-    return check_int("expect_version", version, 0, MAX_SEED)
 
 
 def check_priority(priority: object) -> int:
@@ -165,12 +144,18 @@ def check_choice(field: str, value: Any, choices: type[_Choice]) -> _Choice:
         raise InvalidRequest(field, value, allowed) from None
 
 
+def image_name_of(text: str) -> str | None:
+    """Return the name of a picture that is its name or ``/images/`` URL, else None."""
+    name = text.removeprefix(IMAGE_URL)
+    return name if IMAGE_NAME.fullmatch(name) else None
+
+
 def check_image_name(field: str, value: Any) -> str | None:
     """Return the name of a picture file, None for none; an ``/images/`` URL will do."""
     if value is None:
         return None
-    name = value.removeprefix(IMAGE_URL) if isinstance(value, str) else ""
-    if not IMAGE_NAME.fullmatch(name):
+    name = image_name_of(value) if isinstance(value, str) else None
+    if name is None:
         allowed = "the name or the /images/ URL of a picture that is kept here"
         raise InvalidRequest(field, value, allowed)
     return name

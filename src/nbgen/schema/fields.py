@@ -144,13 +144,26 @@ def check_field_names(
     called = {_plain(field.label): name for name, field in known.items()}
     called |= {name: name for name in (*also, *known)}
     for name in names:
-        if name in known or name in also:
-            continue
-        close = difflib.get_close_matches(_plain(name), called, 1)
-        allowed = f"one of {', '.join(known)}"
-        if close:
-            allowed = f"a known one, such as {called[close[0]]!r}"
-        raise InvalidRequest("the name of a field", name, allowed)
+        if name not in known and name not in also:
+            raise unknown_name("a field", name, called, known)
+
+
+def unknown_name(
+    kind: str, name: object, called: Mapping[str, str], known: Iterable[str]
+) -> InvalidRequest:
+    """Return the error for a name that is not known, with the one that comes closest.
+
+    Args:
+        kind: What is named, with its article.
+        name: The name.
+        called: What names are called, in small letters, and the names themselves.
+        known: All names.
+    """
+    close = difflib.get_close_matches(_plain(name), called, 1)
+    allowed = f"one of {', '.join(known)}"
+    if close:
+        allowed = f"a known one, such as {called[close[0]]!r}"
+    return InvalidRequest(f"the name of {kind}", name, allowed)
 
 
 def describe_fields(fields: Iterable[Field]) -> str:
