@@ -66,6 +66,7 @@ class _TellingProcess(ProcessEngine):
     def __init__(self) -> None:
         super().__init__(PatternEngine)
         self.start()
+        assert self.process_id is not None
         _tell(process=self.process_id)
 
     def run(self, *args: Any, **kwargs: Any) -> None:

@@ -67,7 +67,14 @@ def test_all_pages_are_exported_and_what_is_gone_is_named(tmp_path: Path) -> Non
     assert [entry["id"] for entry in described] == ["0", "1", "2", "3", "4"]
 
 
+def test_a_file_of_several_tasks_is_exported_and_missed_once(tmp_path: Path) -> None:
+    paged = Paged()
+    paged.records = [task(1), task(1), task(3), task(3)]
+    done = export_pictures(paged, tmp_path, "all")
+    assert done == Exported(4, (f"{1:032x}.png",), (f"{3:032x}.png",))
+
+
 def test_an_approval_that_is_none_writes_nothing(tmp_path: Path) -> None:
-    with pytest.raises(InvalidRequest, match="approval must be"):
+    with pytest.raises(InvalidRequest, match=r"approval must be .* or 'all'; got 'apr"):
         export_pictures(Paged(), tmp_path / "out", "aproved")
     assert not (tmp_path / "out").exists()

@@ -15,7 +15,6 @@ from nbgen.atomic import write_atomic
 from nbgen.errors import InvalidRequest, UnknownImage
 from nbgen.handles.pages import Paged, iter_tasks
 from nbgen.schema import ApprovalStatus, TaskRecord
-from nbgen.schema.checks import check_choice
 
 DESCRIPTION_FILE = "tasks.json"
 """The file of an export that says what each picture is."""
@@ -60,11 +59,11 @@ def export_pictures(backend: Exportable, folder: Path, approval: str) -> Exporte
     Raises:
         InvalidRequest: The folder cannot be written, or there is no such approval.
     """
-    if approval != "all":
-        check_choice("approval", approval, ApprovalStatus)
+    if approval != "all" and approval not in list(ApprovalStatus):
+        known = ", ".join(repr(status.value) for status in ApprovalStatus)
+        raise InvalidRequest("approval", approval, f"{known} or 'all'")
     described: list[TaskRecord] = []
-    files: dict[str, None] = {}  # tasks may share a file
-    missing: list[str] = []
+    is_there: dict[str, bool] = {}  # by file, which several tasks may share
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for record in iter_tasks(backend):
@@ -72,20 +71,29 @@ def export_pictures(backend: Exportable, folder: Path, approval: str) -> Exporte
                 continue
             described.append(record)
             for name in _exported_names(record):
-                try:
-                    data = backend.read_picture(name)
-                except UnknownImage:
-                    missing.append(name)
-                    continue
-                write_atomic(folder / name, data)
-                files[name] = None
+                if name not in is_there:
+                    is_there[name] = _export(backend, name, folder)
         text = json.dumps(msgspec.to_builtins(described), indent=2)
         write_atomic(folder / DESCRIPTION_FILE, f"{text}\n".encode())
     except OSError as error:
         raise InvalidRequest(
             "folder", str(folder), f"a folder that can be written ({error})"
         ) from error
-    return Exported(len(described), tuple(files), tuple(missing))
+    return Exported(
+        len(described),
+        files=tuple(name for name, there in is_there.items() if there),
+        missing=tuple(name for name, there in is_there.items() if not there),
+    )
+
+
+def _export(backend: Exportable, name: str, folder: Path) -> bool:
+    """Copy a picture; return False if its file is gone."""
+    try:
+        data = backend.read_picture(name)
+    except UnknownImage:
+        return False
+    write_atomic(folder / name, data)
+    return True
 
 
 def _exported_names(record: TaskRecord) -> list[str]:

@@ -29,7 +29,7 @@ from nbgen.errors import (
     UnknownTask,
     WorkerDied,
 )
-from nbgen.generation import worker_process
+from nbgen.generation import process, worker_process
 from nbgen.generation.engine import Cancelled, CancelToken, Engine
 from nbgen.generation.process import ProcessEngine, load_sdxl
 from nbgen.generation.sdxl import SDXLEngine
@@ -177,6 +177,7 @@ def test_a_process_that_dies_is_said_and_replaced(
         run(engine, recorder, num_inference_steps=100)
     assert len(recorder.steps) < 100
     assert pid_seen(engine) != first
+    assert len(run(engine, Recorder())) == 1
 
 
 def test_a_process_that_died_between_two_tasks_costs_none(
@@ -239,7 +240,13 @@ def test_a_process_that_takes_no_request_is_killed_once_cancelled(
     assert len(run(engine, Recorder())) == 1
 
 
-def test_cancel_before_the_start_starts_nothing(make_process: MakeProcess) -> None:
+def test_cancel_before_the_start_starts_nothing(
+    make_process: MakeProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_args: object) -> None:
+        pytest.fail("a process was started")
+
+    monkeypatch.setattr(process, "WorkerProcess", fail)
     engine = make_process(TellingEngine)
     recorder = Recorder()
     recorder.cancel.cancel()
@@ -677,8 +684,10 @@ def test_a_studio_that_nobody_used_ends_its_process(tmp_path: Path) -> None:
 
 def test_a_studio_may_do_without_a_process(tmp_path: Path) -> None:
     with Studio(tmp_path, "tiny", worker="thread") as studio:
-        studio.generate("a red circle", num_inference_steps=1).result(60)
+        task = studio.generate("a red circle", num_inference_steps=1)
+        task.result(60)
         assert isinstance(workshop(studio).lane.prepare(), ThreadEngine)
+        assert task.record.made_with["checkpoint"] == "tiny"
     with pytest.raises(InvalidRequest, match="worker must be 'process' or 'thread'"):
         Studio(tmp_path, "tiny", worker="fork")  # type: ignore[arg-type]
 
@@ -688,9 +697,9 @@ def test_an_idle_studio_ends_the_process(
 ) -> None:
     engine = make_process(TellingEngine)
     with Studio(tmp_path, engine=engine, release_after=0.01) as studio:
-        pid = pid_of(engine)
-        studio.generate("a cat", num_inference_steps=1).result(30)
-        wait_until_gone(pid)
+        task = studio.generate("a cat", num_inference_steps=1)
+        task.result(30)
+        wait_until_gone(int(task.record.made_with["pid"]))
         studio.generate("a cat", num_inference_steps=1).result(30)
 
 

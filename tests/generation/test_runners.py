@@ -19,7 +19,13 @@ from PIL import Image
 from nbgen.errors import EngineFailed, InvalidRequest, WorkerDied
 from nbgen.generation.drawing import Delivery, Drawing
 from nbgen.generation.engine import Cancelled, Engine, EngineRunner, Work
-from nbgen.generation.events import Ended, EngineEvent, PictureMade, StageStarted
+from nbgen.generation.events import (
+    Ended,
+    EngineEvent,
+    PictureMade,
+    StageStarted,
+    StepFinished,
+)
 from nbgen.generation.process import ProcessEngine
 from nbgen.generation.recipe import encode_picture
 from nbgen.generation.thread import ThreadEngine
@@ -157,7 +163,7 @@ def test_a_cancel_ends_it_within_two_steps_and_nothing_follows(
     with pytest.raises(Cancelled):
         run_in(runner, seen, num_inference_steps=100)
     assert len(seen.steps) == 3
-    assert isinstance(seen.events[-2], type(seen.events[-3]))  # the third step
+    assert seen.events[-3:-1] == [StepFinished(), StepFinished()]
     assert int((tmp_path / "step").read_text()) <= 3 + 2
     assert len(run_in(runner, Recorder(), num_inference_steps=2)) == 1
 
@@ -289,13 +295,21 @@ def drawings() -> set[int]:
 
 
 def test_a_cancel_leaves_nothing_of_the_work_in_memory() -> None:
-    runner, seen = ThreadEngine(PatternEngine), Recorder(cancel_after=2)
+    during: list[set[int]] = []
+
+    class Looking(Recorder):
+        def finish_step(self) -> None:
+            during.append(drawings())
+            super().finish_step()
+
+    runner, seen = ThreadEngine(PatternEngine), Looking(cancel_after=2)
     gc.collect()
     before = drawings()
     gc.disable()  # or it would find what holds itself
     try:
         start_in(runner, seen, num_inference_steps=50)
         assert seen.has_ended.wait(30)
+        assert during[0] - before
         runner.close()
         seen.ended.clear()
         assert not drawings() - before

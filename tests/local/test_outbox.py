@@ -34,6 +34,7 @@ from nbgen.schema import (
 from nbgen.store import Store
 from nbgen.studio import Studio
 from nbgen.testing import Gate, PatternEngine
+from nbgen.threads import start_thread
 from tests.parts import library
 from tests.store.test_tasks import NOW, record
 
@@ -338,6 +339,38 @@ def test_a_publisher_that_hangs_holds_up_nobody(
     assert not [r for r in caplog.records if r.levelname in ("WARNING", "ERROR")]
 
 
+def test_a_studio_closes_while_a_publisher_hangs(tmp_path: Path) -> None:
+    gate = Gate(timeout_s=60)
+    publishers = [Wrong(partial(gate, 1))]
+    studio = Studio(tmp_path, engine=PatternEngine(), publishers=publishers)
+    studio.put_content("a", {})
+    studio.approve("a", reviewer_id="ada")
+    gate.wait_reached()
+    closing = threading.Thread(target=studio.close)
+    closing.start()
+    closing.join(50)
+    assert not closing.is_alive()
+    gate.open()
+
+
+def test_an_outbox_that_cannot_start_leaves_no_thread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[threading.Thread] = []
+
+    def start_one(name: str, target: Callable[[], None]) -> threading.Thread:
+        if started:
+            raise RuntimeError("can't start new thread")
+        started.append(start_thread(name, target))
+        return started[0]
+
+    monkeypatch.setattr("nbgen.local.outbox.start_thread", start_one)
+    with pytest.raises(RuntimeError, match="new thread"):
+        approved(tmp_path, [Recorder("one"), Recorder("two")])
+    started[0].join(30)
+    assert not started[0].is_alive()
+
+
 def test_a_decision_does_not_wait_for_a_read_of_who_waits_for_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -403,7 +436,7 @@ def test_no_more_wait_than_may(tmp_path: Path) -> None:
     gate = Gate()
     opened, outbox = approved(tmp_path, [Wrong(partial(gate, 1))], most_waiters=0)
     gate.wait_reached()
-    [publication] = outbox.wait_tried("a", 30)
+    [publication] = outbox.wait_tried("a", 600)  # more than a test may take
     assert (publication.state, publication.error) == (PublicationState.PENDING, None)
     gate.open()
     outbox.close()

@@ -35,6 +35,20 @@ def test_previews_are_wanted_while_a_callback_is_registered() -> None:
     assert not hub.wanted("a")
 
 
+def test_a_callback_that_is_registered_twice_is_called_until_both_end() -> None:
+    hub = PreviewHub()
+    seen: list[Preview] = []
+    callback = seen.append
+    leave_first = hub.register("a", callback)
+    leave_last = hub.register("a", callback)
+    leave_first()
+    leave_first()
+    hub.show("a", PREVIEW)
+    assert seen == [PREVIEW]
+    leave_last()
+    assert not hub.wanted("a")
+
+
 def test_a_callback_that_raises_does_not_end_the_others(
     caplog: pytest.LogCaptureFixture,
 ) -> None:

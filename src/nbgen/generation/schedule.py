@@ -29,7 +29,7 @@ _CLASSES: dict[SchedulerName, tuple[str, dict[str, Any]]] = {
         {"use_karras_sigmas": True},
     ),
     SchedulerName.HEUN: ("HeunDiscreteScheduler", {"use_karras_sigmas": False}),
-    # JobRun from another scheduler's configuration, DDIM would clip latents to -1..1.
+    # Made from another scheduler's configuration, DDIM would clip latents to -1..1.
     SchedulerName.DDIM: (
         "DDIMScheduler",
         {"clip_sample": False, "set_alpha_to_one": False},

@@ -100,12 +100,15 @@ class Outbox:
         self._turns = 0  # how often a publisher's thread has looked at the queue
         self._closed = False
         self._waiters = threading.BoundedSemaphore(most_waiters)
-        self._threads = [
-            start_thread(
-                f"nbgen-publisher-{publisher.name}", partial(self._work, publisher)
-            )
-            for publisher in publishers
-        ]
+        self._threads: list[threading.Thread] = []
+        try:
+            for publisher in publishers:
+                name = f"nbgen-publisher-{publisher.name}"
+                thread = start_thread(name, partial(self._work, publisher))
+                self._threads.append(thread)
+        except BaseException:
+            self.close()  # nobody else could
+            raise
 
     def wake(self) -> None:
         """Have the publishers look at the queue now; returns at once."""

@@ -113,9 +113,7 @@ class Timings:
             self._content.seconds[kind] = known
             while len(self._content.seconds) > _MOST_KINDS:
                 del self._content.seconds[next(iter(self._content.seconds))]
-            # Torch says its version in a class of its own, which JSON knows nothing of.
-            facts = {str(name): str(value) for name, value in made_with.items()}
-            self._content.made_with[self._checkpoint] = facts
+            self._content.made_with[self._checkpoint] = dict(made_with)
             data = msgspec.json.encode(self._content)
         try:
             write_atomic(self._path, data)

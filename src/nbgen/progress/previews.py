@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
+from functools import partial
 
 from nbgen.schema import Preview
 
@@ -44,13 +45,15 @@ class PreviewHub:
         Returns:
             A function that ends the registration; idempotent.
         """
+        # A callback may be registered twice; this registration is this object.
+        own = partial(callback)
         with self._lock:
             present = self._watchers.get(task_id, ())
-            self._watchers[task_id] = (*present, callback)
+            self._watchers[task_id] = (*present, own)
 
         def unregister() -> None:
             with self._lock:
-                others = [c for c in self._watchers.get(task_id, ()) if c != callback]
+                others = [c for c in self._watchers.get(task_id, ()) if c is not own]
                 self._watchers.pop(task_id, None)
                 if others:
                     self._watchers[task_id] = tuple(others)
