@@ -20,6 +20,7 @@ from nbgen.schema import (
     Outcome,
     Status,
     counted_rows,
+    shown_percentage,
 )
 
 _LAST_ROWS = 10
@@ -192,7 +193,7 @@ class Batch:
         # whatever else the machine did.
         took_s = _took_last_s(rows) if left else []
         done = len(rows) - left + under_way
-        percentage = 100 * done / len(rows) if left else 100.0
+        status = Status.GENERATING if left else Status.COMPLETED
         usual_s = statistics.median(took_s) if took_s else 0.0
         return BatchProgress(
             batch_id=self.id,
@@ -203,7 +204,7 @@ class Batch:
             failed=counts[Outcome.FAILED],
             cancelled=counts[Outcome.CANCELLED],
             lost=counts[Outcome.LOST],
-            percentage=percentage if not left else min(percentage, 99.9),
+            percentage=shown_percentage(done, len(rows), status),
             estimated_remaining=usual_s * (left - under_way),
             remaining_known=bool(took_s),
         )

@@ -22,7 +22,12 @@ import msgspec
 
 from nbgen.errors import InvalidRequest, NbgenError, PublishFailed, StudioClosed
 from nbgen.images import Images
-from nbgen.review.publishers import Publication, Publisher, retry_delay_s
+from nbgen.review.publishers import (
+    Publication,
+    Publisher,
+    publication_of,
+    retry_delay_s,
+)
 from nbgen.schema import Decision, PublicationRecord, PublicationState, utc_now
 from nbgen.schema.checks import IMAGE_URL, LONGEST_PUBLISHER_NAME, check_text
 from nbgen.store import Store
@@ -232,17 +237,8 @@ class Outbox:
     def _publication(self, record: PublicationRecord, folder: Path) -> Publication:
         subject = self._store.decisions.get_subjects([record.task_id])[record.task_id]
         decision = next(d for d in subject.log if d.sequence == record.decision)
-        task = subject.task
-        return Publication(
-            task_id=record.task_id,
-            image=self._local_file(decision, folder),
-            featured_image_url=decision.featured_image_url,
-            reviewer_id=decision.reviewer_id,
-            feedback=decision.feedback,
-            decided_at=decision.decided_at,
-            request=msgspec.to_builtins(task.request) if task else None,
-            seed=task.seed if task else None,
-        )
+        image = self._local_file(decision, folder)
+        return publication_of(decision, subject.task, image)
 
     def _local_file(self, decision: Decision, folder: Path) -> Path | None:
         """Return a file of the picture, copied into the folder if it is elsewhere.

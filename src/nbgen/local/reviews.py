@@ -19,7 +19,7 @@ from nbgen.review.changes import check_needs_no_child
 from nbgen.review.content import read_metadata
 from nbgen.review.quorum import Quorum
 from nbgen.review.rules import (
-    find_candidates,
+    find_picture,
     fold,
     reviewed,
     rule,
@@ -86,7 +86,7 @@ class Reviews:
                 if child is None:
                     check_needs_no_child(subject, request)
                 # Outside the transaction: looking for a file may take a while.
-                picture = self._find_picture(subject, request)
+                picture = find_picture(subject, request, self._images.has)
             except NbgenError as error:
                 refused[index] = error
                 continue
@@ -164,13 +164,6 @@ class Reviews:
         answers = self._decisions.decide(changes, self._outbox.names)
         self._outbox.wake()
         return answers
-
-    def _find_picture(self, subject: Subject, request: DecisionRequest) -> str | None:
-        """Return the URL of the first candidate whose file exists, or None."""
-        for url, name in find_candidates(subject, request):
-            if name is None or self._images.has(name):
-                return url
-        return None
 
     def _known_subject(self, task_id: str) -> Subject:
         subject = self._decisions.get_subjects([task_id])[task_id]

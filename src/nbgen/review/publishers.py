@@ -19,6 +19,7 @@ import msgspec
 
 from nbgen.atomic import write_atomic
 from nbgen.errors import PublishFailed
+from nbgen.schema import Decision, TaskRecord
 
 _FIRST_DELAY_S = 5.0
 _LONGEST_DELAY_S = 3_600.0
@@ -61,6 +62,28 @@ class Publication(msgspec.Struct, frozen=True, kw_only=True):
         values = msgspec.structs.asdict(self)
         del values["image"]
         return values
+
+
+def publication_of(
+    decision: Decision, task: TaskRecord | None, image: Path | None
+) -> Publication:
+    """Return what publishers get of an approval.
+
+    Args:
+        decision: The approval.
+        task: Its task; None for one that was made elsewhere.
+        image: A file of the picture; None if there is none on this machine.
+    """
+    return Publication(
+        task_id=decision.task_id,
+        image=image,
+        featured_image_url=decision.featured_image_url,
+        reviewer_id=decision.reviewer_id,
+        feedback=decision.feedback,
+        decided_at=decision.decided_at,
+        request=msgspec.to_builtins(task.request) if task else None,
+        seed=task.seed if task else None,
+    )
 
 
 @runtime_checkable

@@ -7,7 +7,7 @@ the transaction that appends to the log.
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, TypeVar
 
 import msgspec
@@ -228,6 +228,22 @@ class Candidate(NamedTuple):
 
     url: str
     name: str | None = None
+
+
+def find_picture(
+    subject: Subject, request: DecisionRequest, has_picture: Callable[[str], bool]
+) -> str | None:
+    """Return the URL of the first candidate whose file exists, or None.
+
+    Args:
+        subject: What is decided on.
+        request: The decision.
+        has_picture: Returns whether there is a picture of that name.
+    """
+    for url, name in find_candidates(subject, request):
+        if name is None or has_picture(name):
+            return url
+    return None
 
 
 def find_candidates(subject: Subject, request: DecisionRequest) -> list[Candidate]:

@@ -15,9 +15,9 @@ import msgspec
 from nbgen.errors import NbgenError, UnknownTask
 from nbgen.review.changes import check_needs_no_child
 from nbgen.review.content import merge_metadata
-from nbgen.review.publishers import Publication, Publisher
+from nbgen.review.publishers import Publication, Publisher, publication_of
 from nbgen.review.quorum import Quorum
-from nbgen.review.rules import find_candidates, reviewed, rule, rule_undo
+from nbgen.review.rules import find_picture, reviewed, rule, rule_undo
 from nbgen.schema import (
     ContentTask,
     Decision,
@@ -77,7 +77,7 @@ class MemoryReviews:
                     subject,
                     request,
                     self._quorum,
-                    picture=self._find_picture(subject, request),
+                    picture=find_picture(subject, request, self._has_picture),
                     now=self._now(),
                 )
             except NbgenError as error:
@@ -156,12 +156,6 @@ class MemoryReviews:
         if published or now_is is PublicationState.PENDING:
             self.publications[tried.number] = tried
 
-    def _find_picture(self, subject: Subject, request: DecisionRequest) -> str | None:
-        for url, name in find_candidates(subject, request):
-            if name is None or self._has_picture(name):
-                return url
-        return None
-
     def _subject(self, task_id: str) -> Subject:
         task, content = self._tasks.get(task_id), self.content.get(task_id)
         return Subject(task_id, task, content, self._log_of(task_id))
@@ -215,17 +209,7 @@ class MemoryReviews:
     def _publication(self, record: PublicationRecord) -> Publication:
         subject = self._subject(record.task_id)
         decision = self.log[record.decision - 1]
-        task = subject.task
-        return Publication(
-            task_id=record.task_id,
-            image=None,
-            featured_image_url=decision.featured_image_url,
-            reviewer_id=decision.reviewer_id,
-            feedback=decision.feedback,
-            decided_at=decision.decided_at,
-            request=msgspec.to_builtins(task.request) if task else None,
-            seed=task.seed if task else None,
-        )
+        return publication_of(decision, subject.task, image=None)
 
     def _attempt(
         self, record: PublicationRecord, publication: Publication
