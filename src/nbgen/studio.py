@@ -131,6 +131,7 @@ class Studio:
     resume = forwarded(Running.resume)
     get_progress = forwarded(Watching.get_progress)
     watch = forwarded(Watching.watch)
+    watch_changes = forwarded(Watching.watch_changes)
     watch_previews = forwarded(Watching.watch_previews)
     batch_rows = forwarded(Finding.batch_rows)
     image_path = forwarded(Pictures.picture_path, "image_path")

@@ -87,7 +87,9 @@ def test_an_end_that_cannot_be_saved_is_kept_and_saved_later(
     house: House, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def fail(*_args: object, **_options: object) -> None:
-        raise DataFolderUnusable("The disk is full.")
+        # The second half is wrong by the time that somebody reads it.
+        message = "The disk is full. It is not known whether the change was kept."
+        raise DataFolderUnusable(message, reason="The disk is full.")
 
     job = house.job("a")
     with (

@@ -20,6 +20,7 @@ from nbgen.local.finisher import Finisher
 from nbgen.local.job_queue import Job
 from nbgen.local.job_run import JobRun
 from nbgen.local.lane import Lane
+from nbgen.local.live_writer import LiveWriter
 from nbgen.local.timings import Timings
 from nbgen.progress import ProgressService
 from nbgen.schema import (
@@ -42,6 +43,7 @@ class House:
         self.progress = ProgressService()
         self.timings = Timings(folder / "timings.json", "pattern")
         self.endings = Endings(self.store.tasks, self.progress)
+        self.live = LiveWriter(self.store.live, self.progress)
         self.finisher = Finisher(self.images, self.endings)
 
     def lane(self, make_runner: Callable[[], EngineRunner]) -> Lane:
@@ -52,6 +54,7 @@ class House:
             self.progress,
             timings=self.timings,
             endings=self.endings,
+            live=self.live,
             finisher=self.finisher,
         )
 
@@ -69,6 +72,7 @@ class House:
         return run
 
     def close(self) -> None:
+        self.live.close()
         self.finisher.close()
         self.progress.close()
         self.store.close()

@@ -24,9 +24,9 @@ from nbgen.review.publishers import FolderPublisher, Publication, Publisher
 from nbgen.review.quorum import read_quorum
 from nbgen.review.rules import rule
 from nbgen.schema import (
-    Change,
     DecisionRequest,
     Outcome,
+    Proposal,
     PublicationRecord,
     PublicationState,
     Verdict,
@@ -175,7 +175,7 @@ def approved(
         now=dt.datetime.now(dt.UTC),
     )
     names = [publisher.name for publisher in publishers]
-    [_] = opened.decisions.decide([Change("a", approve)], names)
+    [_] = opened.decisions.decide([Proposal("a", approve)], names)
     images = open_images(folder / "images")
     return opened, Outbox(
         opened, images, publishers, timing=timing, most_waiters=most_waiters

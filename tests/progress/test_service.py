@@ -373,28 +373,91 @@ def test_the_last_watcher_to_leave_ends_the_deliveries(
     assert left == []
 
 
-def test_a_state_from_elsewhere_is_delivered_and_not_remembered(
+def foreign(service: ProgressService, **fields: Any) -> GenerationProgress:
+    """Return a state of task ``a`` as another process would publish it."""
+    far = service.get_progress("x") or service.create_progress("x", 3)
+    return msgspec.structs.replace(far, task_id="a", **fields)
+
+
+def test_states_from_elsewhere_are_delivered_and_the_last_one_is_where_others_begin(
     service: ProgressService,
 ) -> None:
-    far = msgspec.structs.replace(service.create_progress("x", 3), task_id="a")
-    states: SimpleQueue[GenerationProgress] = SimpleQueue()
-    service.register_callback("a", states.put, elsewhere=far)
-    assert states.get(timeout=10) is far
-    end = msgspec.structs.replace(far, seq=2, status=Status.COMPLETED)
-    service.publish_foreign(end)
-    assert states.get(timeout=10) is end
+    first: SimpleQueue[GenerationProgress] = SimpleQueue()
+    second: SimpleQueue[GenerationProgress] = SimpleQueue()
+    service.register_callback("a", first.put)
+    waits = foreign(service)
+    runs = foreign(
+        service, status=Status.GENERATING, seq=7, current_stage=Stage.BASE_MODEL
+    )
+    service.publish_foreign(waits)
+    service.publish_foreign(waits)  # says nothing new
+    service.publish_foreign(runs)
+    service.register_callback("a", second.put)
+    ends = foreign(service, status=Status.COMPLETED, outcome=Outcome.SUCCEEDED)
+    service.publish_foreign(ends)
+    assert [(s.seq, s.status) for s in until_end(first)] == [
+        (1, Status.PENDING),
+        (7, Status.GENERATING),
+        (8, Status.COMPLETED),
+    ]
+    assert [s.seq for s in until_end(second)] == [7, 8]
     assert service.get_progress("a") is None
+
+
+def test_nothing_of_a_state_from_elsewhere_goes_back(service: ProgressService) -> None:
+    states: SimpleQueue[GenerationProgress] = SimpleQueue()
+    service.register_callback("a", states.put)
+    live = foreign(
+        service,
+        seq=9,
+        status=Status.GENERATING,
+        current_stage=Stage.BASE_MODEL,
+        current_step=2,
+        elapsed_time=4.0,
+        overall_percentage=60.0,
+        message="Sampling",
+    )
+    service.publish_foreign(live)
+    # The record of the task knows less: no stage, no step, another message.
+    from_record = foreign(
+        service, status=Status.GENERATING, message="Running in another process"
+    )
+    service.publish_foreign(from_record)
+    again = foreign(service, message="Waiting again")
+    service.publish_foreign(again)
+    service.warn_foreign("a", "The database is gone.")
+    service.warn_foreign("unknown", "The database is gone.")
+    service.forget_foreign("a")
+    service.forget_foreign("a")
+    service.publish_foreign(foreign(service, status=Status.FAILED, seq=20))
+    told = until_end(states)
+    assert told[0] == live
+    assert [(s.seq, s.current_step, s.message) for s in told[1:-1]] == [
+        (10, 0, "Waiting again"),
+        (11, 0, "The database is gone."),
+    ]
+    assert told[-1].seq == 20
 
 
 def test_a_task_that_is_tracked_here_takes_no_state_from_elsewhere(
     service: ProgressService,
 ) -> None:
-    far = msgspec.structs.replace(service.create_progress("a", 3), total_steps=9)
     states: SimpleQueue[GenerationProgress] = SimpleQueue()
-    service.register_callback("a", states.put, elsewhere=far)
-    service.publish_foreign(msgspec.structs.replace(far, seq=2))
+    service.register_callback("a", states.put)
+    service.create_progress("a", 3)
+    service.publish_foreign(foreign(service, seq=2, total_steps=9))
     service.mark_complete("a")
     assert [(s.seq, s.total_steps) for s in until_end(states)] == [(1, 3), (2, 3)]
+
+
+def test_a_task_that_is_taken_over_goes_on_counting(service: ProgressService) -> None:
+    """Who has watched it elsewhere drops no state for its number."""
+    states: SimpleQueue[GenerationProgress] = SimpleQueue()
+    service.register_callback("a", states.put)
+    service.publish_foreign(foreign(service, seq=30))
+    service.create_progress("a", 3)
+    service.mark_complete("a")
+    assert [state.seq for state in until_end(states)] == [30, 31, 32]
 
 
 def test_an_id_is_free_again_once_its_ended_task_is_forgotten(

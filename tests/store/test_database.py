@@ -56,7 +56,11 @@ INSERT INTO decisions VALUES (5, 'a', 'approved', 'ada', 'Fine', '/images/x.png'
 def test_the_migrations_make_the_tables(tmp_path: Path, database: str | None) -> None:
     opened = Database(tmp_path, database)
     with opened.writing() as connection:
-        found = compare_metadata(MigrationContext.configure(connection), metadata)
+        # Of PostgreSQL alone; nor do the tables say that it is unlogged.
+        context = MigrationContext.configure(
+            connection, opts={"include_name": lambda name, *_: name != "live"}
+        )
+        found = compare_metadata(context, metadata)
     opened.close()
     assert found == []
 

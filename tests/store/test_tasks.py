@@ -30,6 +30,7 @@ from tests import postgresql
 
 MINUTE = dt.timedelta(minutes=1)
 NOW = dt.datetime(2026, 1, 2, 3, 4, 5, tzinfo=dt.UTC)
+LATER = dt.datetime(2126, 1, 2, 3, 4, 5, tzinfo=dt.UTC)
 IMAGE = ImageRecord(name="f.png", url="/images/f.png", width=64, height=64, seed=7)
 RESULT = GenerationResult(images=(IMAGE,), generation_time=1.5)
 
@@ -68,7 +69,7 @@ def test_a_task_comes_back_as_it_was(
     store.tasks.end_task(
         "a",
         Outcome.SUCCEEDED,
-        ended_at=NOW,
+        ended_at=LATER,
         current_step=50,
         result=RESULT,
         stages={"load": 1.23456, "base_model": 2.0},
@@ -81,11 +82,23 @@ def test_a_task_comes_back_as_it_was(
     again.close()
     assert found is not None
     assert (found.status, found.outcome) == (Status.COMPLETED, Outcome.SUCCEEDED)
-    assert (found.result, found.ended_at, found.created_at) == (RESULT, NOW, NOW)
+    assert (found.result, found.ended_at, found.created_at) == (RESULT, LATER, NOW)
     assert found.stages == {"load": 1.235, "base_model": 2.0}
     assert found.step_times == {"base_model": (0.00123, 12.3), "refiner_model": ()}
     assert found.made_with == {"device": "cpu", "torch": "2.13.0"}
     assert found.started_at is not None
+
+
+def test_a_task_ends_no_sooner_than_it_started(store: Store) -> None:
+    """A clock that is set back while a task runs must not make its time negative."""
+    store.tasks.add_tasks([record(), record("b")])
+    for task_id in "ab":
+        store.tasks.start_task(task_id)
+    store.tasks.end_task("a", Outcome.SUCCEEDED, ended_at=NOW, current_step=50)
+    store.tasks.end_tasks(["b"], Outcome.FAILED, ended_at=NOW, error="It broke.")
+    for found in store.tasks.get_tasks(["a", "b"]).values():
+        assert found.started_at is not None
+        assert found.ended_at == found.started_at
 
 
 def test_an_id_is_taken_once(store: Store) -> None:
@@ -137,6 +150,20 @@ def test_pages_hold_each_task_once(store: Store) -> None:
         pages.append(store.tasks.list_tasks(TaskQuery(limit=3, cursor=cursor)))
     assert [len(page) for page in pages] == [3, 3, 1]
     assert [task.id for page in pages for task in page] == names[::-1]
+
+
+def test_pages_keep_the_order_of_submission_when_the_clock_is_set_back(
+    store: Store,
+) -> None:
+    """Who pages while that happens meets each task once."""
+    moments = [NOW, NOW + 2 * MINUTE, NOW - MINUTE, NOW + MINUTE]
+    for name, moment in zip("abcd", moments, strict=True):
+        store.tasks.add_tasks([record(name, created_at=moment)])
+    first = store.tasks.list_tasks(TaskQuery(limit=2))
+    rest = store.tasks.list_tasks(TaskQuery(limit=2, cursor=first.next_cursor))
+    assert [task.id for task in (*first, *rest)] == list("dcba")
+    assert ids(store, since=NOW) == ["d", "b", "a"]
+    assert ids(store, since=NOW + MINUTE, text="cat") == ["d", "b"]
 
 
 @pytest.mark.parametrize("cursor", ["", "x", "1-", "-1", "1-1-1", "f" * 99 + "-1"])

@@ -18,9 +18,17 @@ class PackageMissing(NbgenError, ImportError):
 
 
 class DataFolderUnusable(NbgenError):
-    """The folder or the database for tasks and pictures cannot be read or written."""
+    """The folder or the database for tasks and pictures cannot be read or written.
+
+    Attributes:
+        reason: What is wrong, without what was lost by it and what to do next.
+    """
 
     code = "data_folder_unusable"
+
+    def __init__(self, message: str, *, reason: str | None = None) -> None:
+        super().__init__(message)
+        self.reason = message if reason is None else reason
 
 
 class DataFolderInUse(NbgenError):

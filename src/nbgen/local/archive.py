@@ -16,7 +16,9 @@ from nbgen.review.rules import reviewed
 from nbgen.schema import (
     PICTURE_FIELDS,
     BatchRow,
+    ChangedRows,
     GenerationRequest,
+    Position,
     TaskPage,
     TaskQuery,
     TaskRecord,
@@ -54,6 +56,14 @@ class Archive:
         if not rows:
             raise UnknownBatch(batch_id)
         return rows
+
+    def changed_rows(self, batch_id: str, since: Position | None) -> ChangedRows:
+        """Return what changed of a batch; see ``Finding.changed_rows``."""
+        check_batch_name("batch_id", batch_id)
+        found = self._store.tasks.changed_rows(batch_id, since)
+        if found.is_whole and not found.rows:
+            raise UnknownBatch(batch_id)
+        return found
 
     def keep_picture(self, field: str, picture: str | bytes) -> str:
         """Return the name of a picture to refer to; see ``Pictures.keep_picture``."""

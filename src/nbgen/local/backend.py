@@ -15,7 +15,12 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from nbgen.backend import PreviewCallback, ProgressCallback, StopWatching
+from nbgen.backend import (
+    ChangesCallback,
+    PreviewCallback,
+    ProgressCallback,
+    StopWatching,
+)
 from nbgen.errors import NbgenError, RunsNoTasks, StudioClosed
 from nbgen.generation.checkpoints import find_checkpoint
 from nbgen.generation.engine import Engine
@@ -30,6 +35,7 @@ from nbgen.review.publishers import Publisher
 from nbgen.schema import (
     DRAFT,
     BatchRow,
+    ChangedRows,
     ContentTask,
     Decided,
     Decision,
@@ -37,6 +43,7 @@ from nbgen.schema import (
     Draft,
     GenerationProgress,
     GenerationRequest,
+    Position,
     PublicationRecord,
     Review,
     TaskEnd,
@@ -199,6 +206,13 @@ class LocalBackend:
         """See ``nbgen.backend.Watching``."""
         return self._watching.watch(task_id, callback)
 
+    def watch_changes(
+        self, callback: ChangesCallback, *, since: Position | None = None
+    ) -> StopWatching:
+        """See ``nbgen.backend.Watching``."""
+        self._check_open()
+        return self.library.changes.watch(callback, since)
+
     def watch_previews(self, task_id: str, callback: PreviewCallback) -> StopWatching:
         """See ``nbgen.backend.Watching``."""
         return self._watching.watch_previews(task_id, callback)
@@ -207,15 +221,20 @@ class LocalBackend:
 
     def list_tasks(self, query: TaskQuery) -> TaskPage:
         """See ``nbgen.backend.Finding``."""
-        return self._archive.list_tasks(query)
+        page = self._archive.list_tasks(query)
+        return TaskPage(self._watching.with_live_steps(page), page.next_cursor)
 
     def get_tasks(self, task_ids: Sequence[str]) -> list[TaskRecord]:
         """See ``nbgen.backend.Finding``."""
-        return self._archive.get_tasks(task_ids)
+        return self._watching.with_live_steps(self._archive.get_tasks(task_ids))
 
     def batch_rows(self, batch_id: str) -> list[BatchRow]:
         """See ``nbgen.backend.Finding``."""
         return self._archive.batch_rows(batch_id)
+
+    def changed_rows(self, batch_id: str, since: Position | None) -> ChangedRows:
+        """See ``nbgen.backend.Finding``."""
+        return self._archive.changed_rows(batch_id, since)
 
     # Pictures.
 

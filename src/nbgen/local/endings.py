@@ -12,6 +12,7 @@ import logging
 import threading
 from collections.abc import Callable, Sequence
 
+from nbgen.errors import DataFolderUnusable
 from nbgen.local.job_queue import Job
 from nbgen.progress import ProgressService
 from nbgen.schema import (
@@ -169,7 +170,12 @@ class Endings:
             logger.exception("The end of task %s could not be saved.", task_id)
             record = self._ended_record(task_id)
             if record is None:
-                error = f"The result could not be saved: {fault}"
+                # Not the whole message: by the time that this end is read, it is known
+                # what was kept.
+                reason = (
+                    fault.reason if isinstance(fault, DataFolderUnusable) else fault
+                )
+                error = f"The result could not be saved: {reason}"
                 self.keep_end(task_id, error)
                 return TaskEnd(task_id, Outcome.FAILED, error, cause=fault)
         # Somebody else may have ended it first, and that is the end for all.

@@ -18,6 +18,7 @@ from nbgen.local.endings import Endings
 from nbgen.local.finisher import Finisher
 from nbgen.local.job_queue import Job
 from nbgen.local.job_run import JobRun, NotOursToRun
+from nbgen.local.live_writer import LiveWriter
 from nbgen.local.timings import Timings
 from nbgen.progress import ProgressService
 from nbgen.store.tasks import TaskStore
@@ -37,6 +38,7 @@ class Lane:
         progress: The service that notifies watchers.
         timings: How long the stages of earlier runs took.
         endings: Saves ends that could not be saved, before each job.
+        live: Writes the states of what runs, for other processes.
         finisher: Saves pictures and ends jobs; belongs to this lane, which closes it.
         clock: Seconds on a clock that never goes back.
 
@@ -45,7 +47,7 @@ class Lane:
         lane = Lane(
             lambda: ThreadEngine(PatternEngine),
             store.tasks, images, progress,
-            timings=timings, endings=endings, finisher=finisher,
+            timings=timings, endings=endings, live=live, finisher=finisher,
         )
         lane.run(job)
         job.done.result()
@@ -61,6 +63,7 @@ class Lane:
         *,
         timings: Timings,
         endings: Endings,
+        live: LiveWriter,
         finisher: Finisher,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -71,6 +74,7 @@ class Lane:
         self._progress = progress
         self._timings = timings
         self._endings = endings
+        self._live = live
         self._finisher = finisher
         self._clock = clock
         self._loaded = False
@@ -141,6 +145,7 @@ class Lane:
         if not self._tasks.start_task(job.task_id):
             raise NotOursToRun(self._tasks.get_task(job.task_id))
         run.start()
+        self._live.follow(job.task_id)
         if message is not None:
             run.warn(message)
         work = Work(

@@ -20,6 +20,7 @@ from nbgen.local.endings import Endings
 from nbgen.local.finisher import Finisher
 from nbgen.local.job_queue import JobQueue
 from nbgen.local.lane import Lane
+from nbgen.local.live_writer import LiveWriter
 from nbgen.local.outbox import Outbox
 from nbgen.local.reviews import Reviews
 from nbgen.local.runner_lock import RunnerLock
@@ -27,7 +28,7 @@ from nbgen.local.scheduler import Scheduler
 from nbgen.local.submitter import Submitter
 from nbgen.local.timings import Timings
 from nbgen.local.watching import Watching
-from nbgen.progress import ProgressService
+from nbgen.progress import ChangeFollower, ProgressService
 from nbgen.review.installed import load_publishers
 from nbgen.review.publishers import Publisher
 from nbgen.review.quorum import read_quorum
@@ -42,6 +43,7 @@ class Library(NamedTuple):
     turn: RunnerLock
     images: Images
     progress: ProgressService
+    changes: ChangeFollower
     archive: Archive
     reviews: Reviews
     watching: Watching
@@ -86,13 +88,15 @@ def open_library(
     if progress is None:
         progress = ProgressService()
         opening.callback(progress.close)
-    watching = Watching(store.tasks, progress)
+    changes = ChangeFollower(store.changes)
+    opening.callback(changes.close)
+    watching = Watching(store, progress, changes)
     opening.callback(watching.close)
     outbox = Outbox(store, images, publishers)
     opening.callback(outbox.close)
     archive = Archive(store, images, quorum)
     reviews = Reviews(store.decisions, images, outbox, quorum, utc_now)
-    return Library(store, turn, images, progress, archive, reviews, watching)
+    return Library(store, turn, images, progress, changes, archive, reviews, watching)
 
 
 def open_workshop(
@@ -113,6 +117,8 @@ def open_workshop(
     """
     store, progress = library.store, library.progress
     endings = Endings(store.tasks, progress)
+    live = LiveWriter(store.live, progress)
+    opening.callback(live.close)
     lane = Lane(
         _runner_maker(config, engine),
         store.tasks,
@@ -120,6 +126,7 @@ def open_workshop(
         progress,
         timings=Timings(config.folder / "timings.json", str(config.checkpoint)),
         endings=endings,
+        live=live,
         finisher=Finisher(library.images, endings),
     )
     opening.callback(lane.close)

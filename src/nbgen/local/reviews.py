@@ -27,11 +27,11 @@ from nbgen.review.rules import (
 )
 from nbgen.schema import (
     DECISION_FIELDS,
-    Change,
     ContentTask,
     Decided,
     Decision,
     DecisionRequest,
+    Proposal,
     PublicationRecord,
     Review,
     Subject,
@@ -97,7 +97,7 @@ class Reviews:
                 picture=picture,
                 now=self._now(),
             )
-            changes.append(Change(request.task_id, ruling, child))
+            changes.append(Proposal(request.task_id, ruling, child))
         answers = iter(self._commit(changes))
         return [
             refused[index] if index in refused else next(answers)
@@ -108,7 +108,7 @@ class Reviews:
         self, task_id: str, *, reviewer_id: str, expect_version: int | None
     ) -> Decision:
         """Take a decision back; see ``Deciding.undo``."""
-        undoing = Change(
+        undoing = Proposal(
             check_task_id(task_id),
             partial(
                 rule_undo,
@@ -160,7 +160,7 @@ class Reviews:
         """Return the publications of a task; see ``Deciding.publications``."""
         return self._outbox.wait_tried(task_id, wait_s)
 
-    def _commit(self, changes: Sequence[Change]) -> list[Decision | NbgenError]:
+    def _commit(self, changes: Sequence[Proposal]) -> list[Decision | NbgenError]:
         answers = self._decisions.decide(changes, self._outbox.names)
         self._outbox.wake()
         return answers

@@ -35,6 +35,7 @@ from nbgen.progress import ProgressService
 from nbgen.schema import (
     TaskEnd,
     TaskRecord,
+    queue_change,
     resolved,
 )
 from nbgen.schema.checks import (
@@ -200,11 +201,13 @@ class Scheduler:
     def pause(self) -> None:
         """Start no further task; see ``Running.pause``."""
         self._check_open()
+        self._store.changes.record(queue_change(paused=True))
         self._queue.pause()
 
     def resume(self) -> None:
         """Start tasks again."""
         self._check_open()
+        self._store.changes.record(queue_change(paused=False))
         self._queue.resume()
 
     def _release_turn_if_idle(self) -> None:

@@ -1,8 +1,9 @@
 """Shows the progress of tasks, also of those that another process runs.
 
 Every method of ``Watching`` may be called from any thread. The list of followed tasks
-belongs to its lock. While somebody watches a task of another process, the thread
-``nbgen-watching`` reads it from the store once a second; watchers are called back on
+belongs to its condition. While somebody watches a task that does not run here, the
+thread ``nbgen-watching`` reads that task from the store whenever the change feed names
+it, and its live states five times a second while it runs. Watchers are called back on
 ``nbgen-progress``.
 """
 
@@ -10,43 +11,58 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections import Counter
+from collections.abc import Iterable, Sequence
 
 import msgspec
 
 from nbgen.backend import PreviewCallback, ProgressCallback, StopWatching
-from nbgen.progress import ProgressService
-from nbgen.schema import GenerationProgress, progress_of_record
-from nbgen.store.tasks import TaskStore
+from nbgen.errors import StudioClosed
+from nbgen.progress import ChangeFollower, ProgressService
+from nbgen.schema import (
+    ChangeKind,
+    Changes,
+    GenerationProgress,
+    Status,
+    TaskRecord,
+    progress_of_record,
+)
+from nbgen.store import Store
 from nbgen.threads import start_thread
 
 logger = logging.getLogger(__name__)
 
-
-class _Followed:
-    """A task, the state that was published last, and how many watchers it has."""
-
-    def __init__(self, told: GenerationProgress) -> None:
-        self.told = told
-        self.watchers = 0
+_RETRY_S = 1.0
 
 
 class Watching:
     """Watches tasks; see the protocol of the same name in ``nbgen.backend``.
 
     Args:
-        tasks: The tasks, looked at while somebody watches one of them.
+        store: The tasks and the live states of those that run elsewhere.
         progress: Notifies watchers; it alone knows of a task that runs here.
-        look_every_s: Seconds between two looks.
+        changes: Tells of tasks that other processes change.
+        look_every_s: Seconds between two looks at the live states.
     """
 
     def __init__(
-        self, tasks: TaskStore, progress: ProgressService, *, look_every_s: float = 1.0
+        self,
+        store: Store,
+        progress: ProgressService,
+        changes: ChangeFollower,
+        *,
+        look_every_s: float = 0.2,
     ) -> None:
-        self._tasks = tasks
+        self._tasks = store.tasks
+        self._live = store.live
         self._progress = progress
+        self._follower = changes
         self._look_every_s = look_every_s
         self._changed = threading.Condition()
-        self._followed: dict[str, _Followed] = {}
+        self._followed: Counter[str] = Counter()  # the watchers of each followed task
+        self._stale: set[str] = set()  # followed tasks that have to be read
+        self._running: set[str] = set()  # followed tasks that run
+        self._problem: str | None = None
         self._thread: threading.Thread | None = None
         self._closed = False
 
@@ -54,37 +70,35 @@ class Watching:
         """Return the present state of a task; see ``Watching.get_progress``."""
         progress = self._progress.get_progress(task_id)
         if progress is None:
-            progress = progress_of_record(self._tasks.get_known([task_id])[0])
+            [record] = self._tasks.get_known([task_id])
+            progress = self._newest([record])[task_id]
         return progress
+
+    def with_live_steps(self, records: Sequence[TaskRecord]) -> list[TaskRecord]:
+        """Return tasks with the steps that they have reached by now."""
+        running = [r for r in records if r.status is Status.GENERATING]
+        if not running:
+            return list(records)
+        newest = self._newest(running)
+        return [
+            msgspec.structs.replace(record, current_step=newest[record.id].current_step)
+            if record.id in newest
+            else record
+            for record in records
+        ]
 
     def watch(self, task_id: str, callback: ProgressCallback) -> StopWatching:
         """Call back with every state of a task; see ``Watching.watch``."""
-        if self._progress.get_progress(task_id) is None:
-            record = self._tasks.get_task(task_id)
-            if record is not None and record.status.ended:
-                callback(progress_of_record(record))
-                return lambda: None
-            if record is not None:
-                return self._follow(progress_of_record(record), callback)
-        return self._progress.register_callback(task_id, callback)
-
-    def watch_previews(self, task_id: str, callback: PreviewCallback) -> StopWatching:
-        """Call back with previews; see ``Watching.watch_previews``."""
-        return self._progress.previews.register(task_id, callback)
-
-    def _follow(
-        self, present: GenerationProgress, callback: ProgressCallback
-    ) -> StopWatching:
-        task_id = present.task_id
-        with self._changed:
-            followed = self._followed.setdefault(task_id, _Followed(present))
-            followed.watchers += 1
-            # Under the lock, so that nothing is told between the two.
-            stop = self._progress.register_callback(
-                task_id, callback, elsewhere=followed.told
-            )
-            if self._thread is None and not self._closed:
-                self._thread = start_thread("nbgen-watching", self._look)
+        if self._progress.get_progress(task_id) is not None:
+            return self._progress.register_callback(task_id, callback)
+        record = self._tasks.get_task(task_id)
+        if record is not None and record.status.ended:
+            callback(progress_of_record(record))
+            return lambda: None
+        self._follow(task_id)
+        if record is not None:
+            self._publish(self._newest([record])[task_id])
+        stop = self._progress.register_callback(task_id, callback)
         stopped = threading.Event()
 
         def unregister() -> None:
@@ -92,15 +106,13 @@ class Watching:
             with self._changed:
                 if not stopped.is_set():
                     stopped.set()
-                    followed.watchers -= 1
-                    if (
-                        not followed.watchers
-                        and self._followed.get(task_id) is followed
-                    ):
-                        del self._followed[task_id]
-                        self._changed.notify()
+                    self._unfollow(task_id)
 
         return unregister
+
+    def watch_previews(self, task_id: str, callback: PreviewCallback) -> StopWatching:
+        """Call back with previews; see ``Watching.watch_previews``."""
+        return self._progress.previews.register(task_id, callback)
 
     def close(self) -> None:
         """End the thread; tasks of other processes are followed no longer."""
@@ -111,33 +123,123 @@ class Watching:
         if thread is not None:
             thread.join()
 
-    def _look(self) -> None:
-        while True:
-            with self._changed:
-                if self._changed.wait_for(
-                    lambda: self._closed or not self._followed, self._look_every_s
-                ):
-                    self._thread = None
-                    return
-                ids = list(self._followed)
+    def _newest(self, records: Iterable[TaskRecord]) -> dict[str, GenerationProgress]:
+        """Return the present states of tasks whose records were just read."""
+        states = {}
+        live: dict[str, GenerationProgress] | None = None
+        for record in records:
+            state = self._progress.get_progress(record.id)
+            if state is None and record.status is Status.GENERATING:
+                live = self._read_live() if live is None else live
+                state = live.get(record.id)
+            states[record.id] = state or progress_of_record(record)
+        return states
+
+    def _read_live(self) -> dict[str, GenerationProgress]:
+        try:
+            return self._live.read()
+        except Exception as error:  # noqa: BLE001 - the records tell the rest
+            logger.warning("The live states cannot be read: %s", error)
+            return {}
+
+    def _follow(self, task_id: str) -> None:
+        with self._changed:
+            if self._closed:
+                raise StudioClosed
+            self._followed[task_id] += 1
+            self._stale.add(task_id)
+            if self._thread is None:
+                self._thread = start_thread("nbgen-watching", self._work)
+            self._changed.notify()
+
+    def _unfollow(self, task_id: str) -> None:
+        """Count one watcher less; with the condition held."""
+        if self._followed[task_id] > 1:
+            self._followed[task_id] -= 1
+        else:
+            self._drop(task_id)
+
+    def _drop(self, task_id: str) -> None:
+        """Follow a task no longer; with the condition held."""
+        del self._followed[task_id]
+        self._stale.discard(task_id)
+        self._running.discard(task_id)
+        self._progress.forget_foreign(task_id)
+        self._changed.notify()
+
+    def _on_changes(self, changes: Changes) -> None:
+        """Note what has to be read; on the thread that follows the feed."""
+        with self._changed:
+            if changes.problem is None and not changes.changes:
+                self._stale.update(self._followed)  # it begins, or has missed some
+            for change in changes.changes:
+                if change.kind is ChangeKind.TASK and change.id in self._followed:
+                    self._stale.add(change.id)
+            if changes.problem is not None or self._problem is not None:
+                self._stale.update(self._followed)
+            self._problem = changes.problem
+            self._changed.notify()
+
+    def _work(self) -> None:
+        stop: StopWatching | None = None
+        while self._wait():
             try:
-                records = self._tasks.get_tasks(ids)
+                if stop is None:
+                    stop = self._follower.watch(self._on_changes)
+                self._look()
+            except StudioClosed:
+                break
             except Exception as error:  # noqa: BLE001 - a second later it may be there
                 logger.warning("Tasks of other processes cannot be read: %s", error)
-                continue
-            with self._changed:
-                for task_id, record in records.items():
-                    if task_id in self._followed:
-                        self._compare(
-                            self._followed[task_id], progress_of_record(record)
-                        )
+                with self._changed:
+                    self._stale.update(self._followed)
+                    self._changed.wait_for(lambda: self._closed, _RETRY_S)
+        if stop is not None:
+            stop()
 
-    def _compare(self, followed: _Followed, now: GenerationProgress) -> None:
-        known = followed.told
-        now = msgspec.structs.replace(now, seq=known.seq + 1)
-        is_here = self._progress.get_progress(now.task_id) is not None
-        if not is_here and now.status is not known.status:
-            followed.told = now
-            self._progress.publish_foreign(now)
-        if is_here or now.status.ended:
-            del self._followed[now.task_id]
+    def _wait(self) -> bool:
+        """Wait until there is something to read; return False when nobody watches."""
+        with self._changed:
+            self._changed.wait_for(
+                lambda: self._closed or not self._followed or self._stale,
+                self._look_every_s if self._running else None,
+            )
+            if self._closed or not self._followed:
+                self._thread = None
+                return False
+            return True
+
+    def _look(self) -> None:
+        """Read what has changed, and the live states of what runs; tell what is new."""
+        with self._changed:
+            stale, self._stale = self._stale, set()
+            running = self._running - stale
+            problem = self._problem
+        if problem is not None:
+            for task_id in stale:
+                self._progress.warn_foreign(task_id, problem)
+            return
+        records = self._tasks.get_tasks(sorted(stale))
+        for state in self._newest(records.values()).values():
+            self._publish(state)
+        if running:
+            live = self._read_live()
+            for task_id in running & live.keys():
+                self._publish(live[task_id])
+
+    def _publish(self, state: GenerationProgress) -> None:
+        """Tell a new state of a followed task, unless it runs here by now."""
+        task_id = state.task_id
+        with self._changed:
+            if task_id not in self._followed:
+                return
+            if self._progress.get_progress(task_id) is not None:
+                self._drop(task_id)
+                return
+            self._progress.publish_foreign(state)
+            if state.status.ended:
+                self._drop(task_id)
+            elif state.status is Status.GENERATING:
+                self._running.add(task_id)
+            else:
+                self._running.discard(task_id)

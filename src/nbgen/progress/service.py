@@ -17,6 +17,7 @@ from msgspec.structs import replace
 
 from nbgen.errors import InvalidRequest, TaskConflict, UnknownTask
 from nbgen.progress.dispatcher import Dispatcher, ProgressCallback
+from nbgen.progress.order import follow_on, later_stage
 from nbgen.progress.pace import Pace
 from nbgen.progress.previews import PreviewHub
 from nbgen.schema import (
@@ -79,6 +80,7 @@ class ProgressService:
         self._lock = threading.Lock()
         self._tasks: dict[str, _Task] = {}
         self._ended: OrderedDict[str, None] = OrderedDict()
+        self._foreign: dict[str, GenerationProgress] = {}  # of other processes
         self._dispatcher = Dispatcher()
         self.previews = PreviewHub()
 
@@ -99,9 +101,11 @@ class ProgressService:
         with self._lock:
             if task_id in self._tasks:
                 raise TaskConflict(task_id)
+            # A watcher may have seen states of it that another process published.
+            foreign = self._foreign.pop(task_id, None)
             progress = GenerationProgress(
                 task_id=task_id,
-                seq=1,
+                seq=1 if foreign is None else foreign.seq + 1,
                 status=Status.PENDING,
                 current_step=0,
                 total_steps=total_steps,
@@ -163,7 +167,7 @@ class ProgressService:
                 total = sum(planned.steps for planned in plan)
             if expected_s is not None:
                 task.pace.expect(expected_s)
-            stage = _later(last.current_stage, current_stage)
+            stage = later_stage(last.current_stage, current_stage)
             if stage is not None and stage is not last.current_stage:
                 task.pace.start_stage(stage, at_s)
             step = last.current_step
@@ -264,8 +268,6 @@ class ProgressService:
         self,
         task_id: str,
         callback: ProgressCallback,
-        *,
-        elsewhere: GenerationProgress | None = None,
     ) -> Callable[[], None]:
         """Call back with every state of a task, in order, none twice.
 
@@ -277,7 +279,6 @@ class ProgressService:
         Args:
             task_id: The id of the task.
             callback: Called with each state.
-            elsewhere: The state to begin with if the task is not tracked here.
 
         Returns:
             A function that ends the registration; a call under way may still finish
@@ -289,17 +290,39 @@ class ProgressService:
         # Under the lock, so that no state falls between the present one and the next.
         with self._lock:
             task = self._tasks.get(task_id)
-            present = elsewhere if task is None else task.progress
+            foreign = self._foreign.get(task_id)
+            present = foreign if task is None else task.progress
             return self._dispatcher.register(task_id, callback, present)
 
     def publish_foreign(self, progress: GenerationProgress) -> None:
-        """Publish a state read from the store for a task that another process runs.
+        """Publish the state of a task that another process runs, if it says news.
 
-        Ignored if the task is tracked here; not remembered.
+        No-op for a task that is tracked here. The state is where the next watcher
+        begins, until ``forget_foreign``.
         """
+        task_id = progress.task_id
         with self._lock:
-            if progress.task_id not in self._tasks:
-                self._dispatcher.publish(progress)
+            if task_id in self._tasks:
+                return
+            last = self._foreign.get(task_id)
+            if last is not None:
+                progress = follow_on(last, progress)
+                if progress == replace(last, seq=progress.seq):
+                    return
+            self._foreign[task_id] = progress
+            self._dispatcher.publish(progress)
+
+    def warn_foreign(self, task_id: str, message: str) -> None:
+        """Publish why nothing new is known of a task that another process runs."""
+        with self._lock:
+            last = self._foreign.get(task_id)
+        if last is not None:
+            self.publish_foreign(replace(last, message=message))
+
+    def forget_foreign(self, task_id: str) -> None:
+        """Forget the state of a task that another process runs; nobody watches it."""
+        with self._lock:
+            self._foreign.pop(task_id, None)
 
     def close(self) -> None:
         """Deliver the states that were published, then end the service's thread."""
@@ -364,10 +387,3 @@ class ProgressService:
         # Under the lock, so that the queue holds the states in the order of seq.
         self._dispatcher.publish(task.progress)
         return task.progress
-
-
-def _later(last: Stage | None, new: Stage | None) -> Stage | None:
-    """Return the stage that comes later in a run."""
-    if new is None or (last is not None and new.position < last.position):
-        return last
-    return new

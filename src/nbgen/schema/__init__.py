@@ -4,6 +4,16 @@ All are frozen values that import nothing of nbgen but its errors, so any thread
 hold them and any module may import them.
 """
 
+from nbgen.schema.changes import (
+    Change,
+    ChangedRows,
+    ChangeKind,
+    Changes,
+    NewChange,
+    Position,
+    changes_of_new,
+    queue_change,
+)
 from nbgen.schema.draft import (
     DRAFT,
     Draft,
@@ -60,7 +70,7 @@ from nbgen.schema.review import (
     make_decision_request,
     says_the_same,
 )
-from nbgen.schema.subject import Change, Decided, Review, Ruling, Subject
+from nbgen.schema.subject import Decided, Proposal, Review, Ruling, Subject
 from nbgen.schema.task import (
     BatchProgress,
     BatchRow,
@@ -85,6 +95,9 @@ __all__ = [
     "BatchProgress",
     "BatchRow",
     "Change",
+    "ChangeKind",
+    "ChangedRows",
+    "Changes",
     "ContentTask",
     "Decided",
     "Decision",
@@ -96,9 +109,12 @@ __all__ = [
     "GenerationResult",
     "ImageRecord",
     "Metadata",
+    "NewChange",
     "Outcome",
     "OutputFormat",
+    "Position",
     "Preview",
+    "Proposal",
     "PublicationRecord",
     "PublicationState",
     "RequestFields",
@@ -115,6 +131,7 @@ __all__ = [
     "TaskQuery",
     "TaskRecord",
     "Verdict",
+    "changes_of_new",
     "check_complete",
     "check_field",
     "check_request_names",
@@ -133,6 +150,7 @@ __all__ = [
     "new_record",
     "plan_batch",
     "progress_of_record",
+    "queue_change",
     "resolved",
     "rough_plan",
     "says_the_same",

@@ -76,7 +76,7 @@ class Ruling(NamedTuple):
     withdraws: bool = False
 
 
-class Change(NamedTuple):
+class Proposal(NamedTuple):
     """A change to the log that somebody asks for.
 
     Attributes:

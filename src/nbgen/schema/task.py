@@ -219,6 +219,7 @@ class BatchRow(NamedTuple):
         error: Why it did not succeed; None otherwise.
         took_s: Seconds from its start to its end; None before that.
         ended_at: When it ended, in UTC; None before that.
+        number: The place of the task in the order of submission.
     """
 
     name: str
@@ -228,6 +229,7 @@ class BatchRow(NamedTuple):
     error: str | None
     took_s: float | None
     ended_at: dt.datetime | None
+    number: int
 
     def __repr__(self) -> str:
         # A notebook compares this text, so it holds nothing that differs between runs.

@@ -8,9 +8,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from nbgen.images import Images
+from nbgen.store.changes import ChangeStore
 from nbgen.store.database import Database
 from nbgen.store.decisions import DecisionStore
 from nbgen.store.garbage import collect_garbage
+from nbgen.store.live import LiveStates
 from nbgen.store.publications import PublicationStore
 from nbgen.store.tasks import TaskStore
 
@@ -27,6 +29,8 @@ class Store:
         tasks: The tasks.
         decisions: The decisions, and the tasks that were made elsewhere.
         publications: The publications.
+        changes: The change feed.
+        live: The newest states of the tasks that run.
 
     Args:
         folder: Where ``nbgen.sqlite`` lies; made if it does not exist.
@@ -42,6 +46,8 @@ class Store:
         self.tasks = TaskStore(self._database)
         self.decisions = DecisionStore(self._database)
         self.publications = PublicationStore(self._database)
+        self.changes = ChangeStore(self._database)
+        self.live = LiveStates(self._database)
 
     @property
     def identity(self) -> str:

@@ -21,6 +21,7 @@ import sqlalchemy as sa
 from nbgen.errors import DataFolderUnusable, InvalidRequest, StudioClosed
 from nbgen.settings import DATABASE_FILE
 from nbgen.store.owners import FileOwners, Owners, SessionOwners
+from nbgen.store.signal import ChangeSignal, FileSignal, ServerSignal
 from nbgen.store.tables import identity
 
 logger = logging.getLogger(__name__)
@@ -29,12 +30,16 @@ logger = logging.getLogger(__name__)
 _DRIVERS = ("pysqlite", "psycopg", "psycopg2")
 _BUSY_TIMEOUT_S = 10
 _BUSY_PAUSE_S = 0.01
-_NEWEST_MIGRATION = "0003"
+_NEWEST_MIGRATION = "0005"
 _MIGRATION_LOCK = 0x6E6267656E
 """Any number will do, as long as all processes take the same."""
 
 _UNCHANGED = (
     "Nothing was changed. Check that it runs and that its disk has room, and try again."
+)
+_VANISHED = (
+    "The data folder has vanished, or another was put in its place, while it was in "
+    "use. Nothing more is kept. Put the folder back and open it again."
 )
 _UNKNOWN = (
     "It is not known whether the change was kept. Check that it runs and that its disk "
@@ -91,7 +96,14 @@ class Database:
                 "as database or NBGEN_DATABASE."
             )
             raise DataFolderUnusable(where) from error
-        self._engine, self._owners, self.lock_folder, self.identity = opened
+        self._engine, self._owners, self.lock_folder, self.identity, file = opened
+        self._file = file
+        self._file_id = _file_id(file)
+        self._signal: ChangeSignal
+        if file is None:
+            self._signal = ServerSignal(self._engine)
+        else:
+            self._signal = FileSignal(self._engine)
         # SQLite lets one write, and the others look again after a while of sleep; our
         # own threads need not sleep.
         self._writer: AbstractContextManager[Any] = (
@@ -109,7 +121,8 @@ class Database:
         """Begin a transaction that is committed at the end, or rolled back.
 
         Raises:
-            DataFolderUnusable: The database fails: a full disk, a lost connection.
+            DataFolderUnusable: The database fails: a full disk, a lost connection, a
+                data folder that has vanished.
             StudioClosed: The database is closed.
         """
         with (
@@ -122,6 +135,10 @@ class Database:
             yield connection
             with _clear_errors(_UNKNOWN):
                 transaction.commit()
+            # What was written into a file that is gone must not be acknowledged.
+            self._check_file()
+            if self.is_file:  # PostgreSQL notifies this process as it does others
+                self._signal.wake()
 
     @contextmanager
     def reading(self) -> Iterator[sa.Connection]:
@@ -137,6 +154,33 @@ class Database:
             self._reading_engine.connect() as connection,
         ):
             yield connection
+
+    def wait_for_changes(self) -> None:
+        """Return when something may have changed, at the latest after a second.
+
+        It belongs to one thread at a time. Any process may have made the change.
+
+        Raises:
+            DataFolderUnusable: The database cannot be reached, or has vanished.
+            StudioClosed: The database is closed.
+        """
+        with self._use():
+            try:
+                self._signal.wait()
+            except Exception as error:
+                raise DataFolderUnusable(
+                    f"The database cannot be followed: {_first_line(error)}. It is "
+                    "tried again each second."
+                ) from error
+
+    def wake(self) -> None:
+        """Have ``wait_for_changes`` return now."""
+        self._signal.wake()
+
+    @property
+    def is_file(self) -> bool:
+        """Whether this is a SQLite file."""
+        return self._file is not None
 
     @property
     def owner(self) -> str:
@@ -191,12 +235,15 @@ class Database:
 
         Raises:
             StudioClosed: The database is closed.
+            DataFolderUnusable: Its file has vanished.
         """
         with self._unused:
             if self._closed:
                 raise StudioClosed
             self._users += 1
         try:
+            # Before a connection is opened, which would make the file anew.
+            self._check_file()
             yield
         finally:
             with self._unused:
@@ -210,7 +257,13 @@ class Database:
         # One thread at a time: ``close`` may return only after the other one, too, has
         # closed its connections, the last of which removes SQLite's side files.
         with self._disposing:
+            self._signal.close()
             self._engine.dispose()
+
+    def _check_file(self) -> None:
+        """Refuse to go on with a file that is not the one that was opened."""
+        if self._file is not None and _file_id(self._file) != self._file_id:
+            raise DataFolderUnusable(_VANISHED)
 
 
 @contextmanager
@@ -222,8 +275,13 @@ def _clear_errors(what_now: str = _UNCHANGED) -> Iterator[None]:
         raise
     except sa.exc.DBAPIError as error:
         # The first line; behind it PostgreSQL quotes the statement.
-        cause = str(error.orig).strip().partition("\n")[0].rstrip(".")
-        raise DataFolderUnusable(f"The database failed: {cause}. {what_now}") from error
+        cause = _first_line(error.orig)
+        reason = f"The database failed: {cause}."
+        raise DataFolderUnusable(f"{reason} {what_now}", reason=reason) from error
+
+
+def _first_line(error: BaseException | None) -> str:
+    return str(error).strip().partition("\n")[0].rstrip(".")
 
 
 def _check_url(url: str) -> sa.URL:
@@ -248,6 +306,7 @@ class _Opened(NamedTuple):
     owners: Owners
     lock_folder: Path
     identity: str
+    file: Path | None
 
 
 def _open(url: sa.URL, folder: Path) -> _Opened:
@@ -266,27 +325,42 @@ def _open(url: sa.URL, folder: Path) -> _Opened:
         except ImportError as error:
             raise OSError(f"{error}; pip install 'nbgen[postgresql]'") from error
     try:
-        is_file = engine.dialect.name == "sqlite"
-        locks = _lock_folder(engine) if is_file else folder
+        if engine.dialect.name == "sqlite":
+            file = _database_file(engine)
+            locks = _lock_folder(file)
+            known_as = _migrate(engine)
+            return _Opened(engine, FileOwners(locks / "owners"), locks, known_as, file)
         known_as = _migrate(engine)
-        owners = FileOwners(locks / "owners") if is_file else SessionOwners(engine)
-        return _Opened(engine, owners, locks, known_as)
+        return _Opened(engine, SessionOwners(engine), folder, known_as, None)
     except BaseException:
         engine.dispose()
         raise
 
 
-def _lock_folder(engine: sa.Engine) -> Path:
-    """Return the folder for the locks of a SQLite file, by whatever name it is opened.
-
-    Two databases in one folder do not keep each other's tasks from running.
-    """
+def _database_file(engine: sa.Engine) -> Path:
+    """Return the file of a SQLite database, by whatever name it is opened."""
     with engine.execution_options(reading=True).connect() as connection:
         found = connection.exec_driver_sql("PRAGMA database_list").first()
     if found is None or not found.file:
         allowed = "the URL of a file, sqlite:///…: what is in memory does not last"
         raise InvalidRequest("database", str(engine.url), allowed)
-    file = Path(found.file).resolve()
+    return Path(found.file).resolve()
+
+
+def _file_id(file: Path | None) -> tuple[int, int] | None:
+    """Return what tells a file from another of its name; None if there is none."""
+    try:
+        found = None if file is None else file.stat()
+    except OSError:
+        return None
+    return None if found is None else (found.st_dev, found.st_ino)
+
+
+def _lock_folder(file: Path) -> Path:
+    """Return the folder for the locks of a SQLite file.
+
+    Two databases in one folder do not keep each other's tasks from running.
+    """
     if file.name == DATABASE_FILE:
         return file.parent
     return file.with_name(f"{file.name}.locks")

@@ -17,8 +17,19 @@ import sqlalchemy as sa
 
 from nbgen.errors import NbgenError
 from nbgen.review.content import merge_metadata
-from nbgen.schema import Change, ContentTask, Decision, Ruling, Subject, utc_now
+from nbgen.schema import (
+    ChangeKind,
+    ContentTask,
+    Decision,
+    NewChange,
+    Proposal,
+    Ruling,
+    Subject,
+    changes_of_new,
+    utc_now,
+)
 from nbgen.store import log
+from nbgen.store.changes import append
 from nbgen.store.database import Database
 from nbgen.store.publications import cancel_publications, queue_publications
 from nbgen.store.tables import content
@@ -39,7 +50,7 @@ class DecisionStore:
         self._now = now
 
     def decide(
-        self, changes: Sequence[Change], publishers: Sequence[str]
+        self, changes: Sequence[Proposal], publishers: Sequence[str]
     ) -> list[Decision | NbgenError]:
         """Commit the changes that are allowed, all in one transaction.
 
@@ -52,6 +63,7 @@ class DecisionStore:
         """
         task_ids = sorted({change.task_id for change in changes})
         answers: list[Decision | NbgenError] = []
+        entries: list[NewChange] = []
         with self._database.writing() as connection:
             _lock(connection, task_ids)
             subjects = _read_subjects(connection, task_ids)
@@ -64,10 +76,13 @@ class DecisionStore:
                     continue
                 decision = ruling.decision
                 if ruling.is_new:
-                    decision = self._apply(connection, change, ruling, publishers)
+                    decision = self._apply(
+                        connection, change, ruling, publishers, entries
+                    )
                     log_now = (*subject.log, decision)
                     subjects[change.task_id] = subject._replace(log=log_now)
                 answers.append(decision)
+            append(connection, entries, self._now())
         return answers
 
     def list_decisions(self, task_id: str | None) -> list[Decision]:
@@ -102,27 +117,37 @@ class DecisionStore:
             else:
                 statement = content.update().where(content.c.task_id == task_id)
             connection.execute(statement.values(values))
+            append(connection, [NewChange(ChangeKind.CONTENT, task_id, "known")], now)
             return _read_content(connection, [task_id], logs)[task_id]
 
     def _apply(
         self,
         connection: sa.Connection,
-        change: Change,
+        change: Proposal,
         ruling: Ruling,
         publishers: Sequence[str],
+        entries: list[NewChange],
     ) -> Decision:
         decision = ruling.decision
         if change.child is not None:
             decision = msgspec.structs.replace(decision, child_id=change.child.id)
         decision = log.append(connection, decision)
+        entries.append(
+            NewChange(ChangeKind.DECISION, decision.task_id, decision.verdict.value)
+        )
         if change.child is not None:
             insert_tasks(connection, [change.child], self._database.owner)
+            entries.extend(changes_of_new([change.child]))
         if ruling.withdraws:
-            cancel_publications(connection, change.task_id)
+            entries.extend(cancel_publications(connection, change.task_id))
         if ruling.publishes is not None:
             is_this = ruling.publishes is ruling.decision
             approval = decision if is_this else ruling.publishes
-            queue_publications(connection, approval, publishers, at=decision.decided_at)
+            entries.extend(
+                queue_publications(
+                    connection, approval, publishers, at=decision.decided_at
+                )
+            )
         return decision
 
 

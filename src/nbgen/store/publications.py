@@ -12,7 +12,14 @@ from collections.abc import Sequence
 
 import sqlalchemy as sa
 
-from nbgen.schema import Decision, PublicationRecord, PublicationState
+from nbgen.schema import (
+    ChangeKind,
+    Decision,
+    NewChange,
+    PublicationRecord,
+    PublicationState,
+)
+from nbgen.store.changes import append
 from nbgen.store.database import Database
 from nbgen.store.tables import Row, publications
 
@@ -64,7 +71,9 @@ class PublicationStore:
                 .values(attempts=row.attempts + 1, next_at=until)
             )
             taken = sa.select(publications).where(publications.c.number == row.number)
-            return _record(connection.execute(taken).one())
+            record = _record(connection.execute(taken).one())
+            append(connection, [_entry(record.task_id, record.state)])
+            return record
 
     def next_publication_at(self, publishers: Sequence[str]) -> dt.datetime | None:
         """Return when the next publication is due, or None if there is none."""
@@ -77,11 +86,13 @@ class PublicationStore:
     def end_publication(self, number: int, url: str | None) -> None:
         """Commit that a publication is out, even if it was cancelled meanwhile."""
         with self._database.writing() as connection:
-            connection.execute(
+            task_id = connection.execute(
                 publications.update()
                 .where(publications.c.number == number)
                 .values(state=PublicationState.PUBLISHED, url=url, error=None)
-            )
+                .returning(publications.c.task_id)
+            ).scalar_one()
+            append(connection, [_entry(task_id, PublicationState.PUBLISHED)])
 
     def postpone_publication(
         self, record: PublicationRecord, error: str, at: dt.datetime
@@ -91,7 +102,7 @@ class PublicationStore:
         Nothing changes if somebody else has taken it meanwhile, or it is out.
         """
         with self._database.writing() as connection:
-            connection.execute(
+            postponed = connection.execute(
                 publications.update()
                 .where(
                     publications.c.number == record.number,
@@ -99,7 +110,10 @@ class PublicationStore:
                     publications.c.state != PublicationState.PUBLISHED,
                 )
                 .values(error=error, next_at=at)
+                .returning(publications.c.task_id, publications.c.state)
             )
+            entries = [_entry(row.task_id, row.state) for row in postponed]
+            append(connection, entries)
 
 
 def queue_publications(
@@ -108,10 +122,13 @@ def queue_publications(
     publishers: Sequence[str],
     *,
     at: dt.datetime,
-) -> None:
+) -> list[NewChange]:
     """Have an approval published, within a transaction, where it is not out already.
 
     It is published again where another picture of the task was published since.
+
+    Returns:
+        The entries for the feed.
     """
     known = (
         sa.select(publications)
@@ -125,6 +142,7 @@ def queue_publications(
             own[row.publisher] = row.number
         if row.state == PublicationState.PUBLISHED:
             last_out[row.publisher] = row.decision
+    entries = []
     for publisher in publishers:
         values = {
             "decision": approval.sequence,
@@ -137,17 +155,24 @@ def queue_publications(
         }
         if publisher not in own:
             connection.execute(publications.insert().values(values))
+            entries.append(_entry(approval.task_id, PublicationState.PENDING))
         elif last_out.get(publisher) != approval.sequence:
             connection.execute(
                 publications.update()
                 .where(publications.c.number == own[publisher])
                 .values(values)
             )
+            entries.append(_entry(approval.task_id, PublicationState.PENDING))
+    return entries
 
 
-def cancel_publications(connection: sa.Connection, task_id: str) -> None:
-    """Cancel, within a transaction, what is not out yet of a task."""
-    connection.execute(
+def cancel_publications(connection: sa.Connection, task_id: str) -> list[NewChange]:
+    """Cancel, within a transaction, what is not out yet of a task.
+
+    Returns:
+        The entries for the feed.
+    """
+    cancelled = connection.execute(
         publications.update()
         .where(
             publications.c.task_id == task_id,
@@ -155,6 +180,11 @@ def cancel_publications(connection: sa.Connection, task_id: str) -> None:
         )
         .values(state=PublicationState.CANCELLED)
     )
+    return [_entry(task_id, PublicationState.CANCELLED)] * cancelled.rowcount
+
+
+def _entry(task_id: str, state: str) -> NewChange:
+    return NewChange(ChangeKind.PUBLICATION, task_id, state)
 
 
 def _pending(publishers: Sequence[str]) -> tuple[sa.ColumnElement[bool], ...]:

@@ -75,9 +75,9 @@ tasks = sa.Table(
     sa.Column("step_times", sa.Text),
     sa.Column("made_with", sa.Text),
     sa.Column("result", sa.Text),
-    # A page starts in the middle of either order, so both hold the number too.
+    # Pages are in the order of the numbers: a clock may be set back.
     sa.Index("ix_tasks_created_at", "created_at", "number"),
-    sa.Index("ix_tasks_status", "status", "created_at", "number"),
+    sa.Index("ix_tasks_status", "status", "number"),
     sa.Index("ix_tasks_batch_id", "batch_id", "number"),
 )
 
@@ -86,10 +86,14 @@ tasks = sa.Table(
 prompts = sa.Table(
     "prompts",
     metadata,
-    sa.Column("created_at", Moment, primary_key=True),
-    sa.Column("number", sa.ForeignKey("tasks.number"), primary_key=True),
+    sa.Column(
+        "number",
+        sa.Integer,
+        sa.ForeignKey("tasks.number"),
+        primary_key=True,
+        autoincrement=False,
+    ),
     sa.Column("folded", sa.Text, nullable=False),
-    sqlite_with_rowid=False,
 )
 
 content = sa.Table(
@@ -136,6 +140,35 @@ publications = sa.Table(
     sa.Column("error", sa.Text),
     sa.UniqueConstraint("decision", "publisher", name="uq_publications_decision"),
     sa.Index("ix_publications_due", "state", "next_at"),
+)
+
+# Of one row. Whoever appends to the feed updates it, which keeps all others from
+# appending until the transaction ends: so the numbers become visible in their order.
+feed = sa.Table(
+    "feed",
+    metadata,
+    sa.Column("epoch", sa.String(32), primary_key=True),
+    sa.Column("newest", sa.BigInteger, nullable=False),
+    sa.Column("pruned", sa.BigInteger, nullable=False),
+)
+
+changes = sa.Table(
+    "changes",
+    metadata,
+    sa.Column("number", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("kind", sa.String(16), nullable=False),
+    sa.Column("id", sa.String(LONGEST_TASK_ID), nullable=False),
+    sa.Column("state", sa.String(20), nullable=False),
+    sa.Column("batch_id", sa.String(LONGEST_BATCH_NAME)),
+    sa.Column("at", Moment, nullable=False),
+)
+_of_batches = changes.c.batch_id.is_not(None)
+sa.Index(
+    "ix_changes_batch_id",
+    changes.c.batch_id,
+    changes.c.number,
+    sqlite_where=_of_batches,
+    postgresql_where=_of_batches,
 )
 
 Row = sa.Row[Any]

@@ -11,9 +11,11 @@ import msgspec
 import sqlalchemy as sa
 
 from nbgen.schema import (
+    ChangeKind,
     Decision,
     GenerationRequest,
     GenerationResult,
+    NewChange,
     Outcome,
     Status,
     TaskRecord,
@@ -60,13 +62,17 @@ def insert_tasks(
     numbers = connection.scalars(numbered, rows).all()
     found = [
         {
-            "created_at": record.created_at,
             "number": number,
             "folded": record.request.prompt.casefold(),
         }
         for number, record in zip(numbers, records, strict=True)
     ]
     connection.execute(prompts.insert(), found)
+
+
+def changed(rows: Iterable[Row], state: str) -> list[NewChange]:
+    """Return the entries of the feed for tasks that have come into another state."""
+    return [NewChange(ChangeKind.TASK, row.id, state, row.batch_id) for row in rows]
 
 
 def read_tasks(

@@ -17,18 +17,24 @@ import sqlalchemy as sa
 from nbgen.errors import InvalidRequest, TaskConflict, UnknownTask
 from nbgen.schema import (
     BatchRow,
+    ChangedRows,
     GenerationResult,
     Outcome,
+    Position,
     Status,
     TaskPage,
     TaskQuery,
     TaskRecord,
+    changes_of_new,
     utc_now,
 )
+from nbgen.store.batch_rows import changed_rows, list_rows
+from nbgen.store.changes import append
 from nbgen.store.database import Database
 from nbgen.store.log import logs_of
 from nbgen.store.tables import Row, prompts, tasks
 from nbgen.store.task_rows import (
+    changed,
     in_statements,
     insert_tasks,
     read_task,
@@ -36,10 +42,8 @@ from nbgen.store.task_rows import (
     to_json,
 )
 
-_EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
-_MICROSECOND = dt.timedelta(microseconds=1)
-# No longer than what a time and a number can be.
-_CURSOR = re.compile(r"([0-9a-f]{1,14})-([0-9a-f]{1,8})")
+# No longer than what a number can be.
+_CURSOR = re.compile(r"[0-9a-f]{1,8}")
 
 
 class TaskStore:
@@ -60,6 +64,7 @@ class TaskStore:
         try:
             with self._database.writing() as connection:
                 insert_tasks(connection, records, self._database.owner)
+                append(connection, changes_of_new(records), self._now())
         except sa.exc.IntegrityError as error:
             raise TaskConflict(self.find_taken(records) or records[0].id) from error
 
@@ -76,13 +81,16 @@ class TaskStore:
         """
         self._database.renew_ownership()
         own = tasks.c.owner == self._database.owner
+        now = self._now()
         with self._database.writing() as connection:
-            changed = connection.execute(
+            started = connection.execute(
                 tasks.update()
                 .where(tasks.c.id == task_id, own, tasks.c.outcome.is_(None))
-                .values(status=Status.GENERATING, started_at=self._now())
-            )
-        return changed.rowcount == 1
+                .values(status=Status.GENERATING, started_at=now)
+                .returning(tasks.c.id, tasks.c.batch_id)
+            ).all()
+            append(connection, changed(started, Status.GENERATING), now)
+        return bool(started)
 
     def end_task(
         self,
@@ -107,22 +115,24 @@ class TaskStore:
             for stage, times in (step_times or {}).items()
         }
         with self._database.writing() as connection:
-            changed = connection.execute(
+            ended = connection.execute(
                 tasks.update()
                 .where(tasks.c.id == task_id, tasks.c.outcome.is_(None))
                 .values(
                     status=outcome.status,
                     outcome=outcome,
                     error=error,
-                    ended_at=ended_at,
+                    ended_at=_not_before_start(ended_at),
                     current_step=current_step,
                     result=None if result is None else to_json(result),
                     stages=to_json(rounded) if rounded else None,
                     step_times=to_json(steps) if steps else None,
                     made_with=to_json(facts) if facts else None,
                 )
-            )
-        return changed.rowcount == 1
+                .returning(tasks.c.id, tasks.c.batch_id)
+            ).all()
+            append(connection, changed(ended, outcome), self._now())
+        return bool(ended)
 
     def end_tasks(
         self,
@@ -137,10 +147,10 @@ class TaskStore:
         Returns:
             The ids of those that ended by it, which had not before.
         """
-        ended: set[str] = set()
+        ended: list[Row] = []
         with self._database.writing() as connection:
             for some in in_statements(task_ids):
-                changed = connection.scalars(
+                rows = connection.execute(
                     tasks.update()
                     .where(
                         tasks.c.id.in_(some),
@@ -151,12 +161,13 @@ class TaskStore:
                         status=outcome.status,
                         outcome=outcome,
                         error=error,
-                        ended_at=ended_at,
+                        ended_at=_not_before_start(ended_at),
                     )
-                    .returning(tasks.c.id)
+                    .returning(tasks.c.id, tasks.c.batch_id)
                 )
-                ended.update(changed)
-        return ended
+                ended.extend(rows)
+            append(connection, changed(ended, outcome), self._now())
+        return {row.id for row in ended}
 
     def get_task(self, task_id: str) -> TaskRecord | None:
         """Return the task of that id, or None."""
@@ -194,9 +205,10 @@ class TaskStore:
             # Either holds the order of the page, so that reading can stop when it is
             # full: searching for a text, from the prompts to their tasks.
             table = tasks if query.text is None else prompts
-            order = (table.c.created_at.desc(), table.c.number.desc())
             statement = (
-                sa.select(table.c.number).order_by(*order).limit(query.limit + 1)
+                sa.select(table.c.number)
+                .order_by(table.c.number.desc())
+                .limit(query.limit + 1)
             )
             if query.text is not None:
                 statement = statement.where(
@@ -211,19 +223,21 @@ class TaskStore:
                     _of_task(table, tasks.c.batch_id) == query.batch_id
                 )
             if query.since is not None:
-                statement = statement.where(table.c.created_at >= query.since)
-            if query.cursor is not None:
-                place = sa.tuple_(table.c.created_at, table.c.number)
-                statement = statement.where(
-                    place < sa.tuple_(*_read_cursor(query.cursor))
+                oldest = sa.select(sa.func.min(tasks.c.number)).where(
+                    tasks.c.created_at >= query.since
                 )
+                statement = statement.where(
+                    table.c.number >= oldest.scalar_subquery(),
+                    _of_task(table, tasks.c.created_at) >= query.since,
+                )
+            if query.cursor is not None:
+                statement = statement.where(table.c.number < _read_cursor(query.cursor))
             numbers = connection.scalars(statement).all()
             shown = numbers[: query.limit]
-            newest_first = (tasks.c.created_at.desc(), tasks.c.number.desc())
             rows = connection.execute(
                 sa.select(tasks)
                 .where(tasks.c.number.in_(shown))
-                .order_by(*newest_first)
+                .order_by(tasks.c.number.desc())
             ).all()
             logs = logs_of(connection, [row.id for row in rows])
         records = [read_task(row, logs.get(row.id, ())) for row in rows]
@@ -236,43 +250,25 @@ class TaskStore:
         Of several tasks for one row, the newest counts. Empty if there is no such
         batch.
         """
-        columns = (
-            tasks.c.batch_row,
-            tasks.c.id,
-            tasks.c.status,
-            tasks.c.outcome,
-            tasks.c.error,
-            tasks.c.started_at,
-            tasks.c.ended_at,
-        )
-        query = (
-            sa.select(*columns)
-            .where(tasks.c.batch_id == batch_id)
-            .order_by(tasks.c.number)
-        )
         with self._database.reading() as connection:
-            newest = {row.batch_row: row for row in connection.execute(query)}
-        return [
-            BatchRow(
-                name,
-                row.id,
-                Status(row.status),
-                row.outcome and Outcome(row.outcome),
-                row.error,
-                (row.ended_at - row.started_at).total_seconds()
-                if row.started_at and row.ended_at
-                else None,
-                row.ended_at,
-            )
-            for name, row in newest.items()
-        ]
+            return list_rows(connection, batch_id)
+
+    def changed_rows(self, batch_id: str, since: Position | None) -> ChangedRows:
+        """Return the rows of a batch that have changed since a place in the feed."""
+        with self._database.reading() as connection:
+            return changed_rows(connection, batch_id, since)
 
     def set_priority(self, task_id: str, priority: int) -> None:
         """Commit the priority of a task."""
         with self._database.writing() as connection:
-            connection.execute(
-                tasks.update().where(tasks.c.id == task_id).values(priority=priority)
-            )
+            moved = connection.execute(
+                tasks.update()
+                .where(tasks.c.id == task_id)
+                .values(priority=priority)
+                .returning(tasks.c.id, tasks.c.batch_id, tasks.c.status)
+            ).all()
+            for row in moved:
+                append(connection, changed([row], row.status), self._now())
 
     def adopt_tasks(self, *, rerun_lost: bool = False) -> list[TaskRecord]:
         """Make the tasks of processes that are gone this one's.
@@ -286,11 +282,12 @@ class TaskStore:
         """
         waiting = tasks.c.status == Status.PENDING
         running = tasks.c.status == Status.GENERATING
+        now = self._now()
         lost = {
             "status": Status.FAILED,
             "outcome": Outcome.LOST,
             "error": "The process that ran this task ended. Submit it again.",
-            "ended_at": self._now(),
+            "ended_at": _not_before_start(now),
         }
         again = {"status": Status.PENDING, "started_at": None}
         with self._database.writing() as connection:
@@ -299,11 +296,12 @@ class TaskStore:
             )
             gone = [owner for owner in owners.all() if self._database.is_gone(owner)]
             theirs = tasks.c.owner.in_(gone)
-            connection.execute(
+            left = connection.execute(
                 tasks.update()
                 .where(running, theirs)
                 .values(again if rerun_lost else lost)
-            )
+                .returning(tasks.c.id, tasks.c.batch_id)
+            ).all()
             # In one statement: of two that take over at the same moment, each gets
             # what the other has not got.
             rows = connection.execute(
@@ -312,8 +310,17 @@ class TaskStore:
                 .values(owner=self._database.owner)
                 .returning(tasks)
             ).all()
+            became = Status.PENDING if rerun_lost else Outcome.LOST
+            append(connection, changed(left, became), now)
         rows = sorted(rows, key=attrgetter("number"))
         return [read_task(row, ()) for row in rows]
+
+
+def _not_before_start(moment: dt.datetime) -> sa.ColumnElement[Any]:
+    """Return the moment, or the start of the task if a clock was set back since."""
+    bound = sa.bindparam(None, moment, tasks.c.ended_at.type)
+    started = tasks.c.started_at
+    return sa.case((started > bound, started), else_=bound)
 
 
 def _contains(
@@ -334,14 +341,11 @@ def _of_task(table: sa.Table, column: sa.Column[str]) -> sa.ColumnElement[str]:
 
 
 def _cursor(row: Row) -> str:
-    return f"{(row.created_at - _EPOCH) // _MICROSECOND:x}-{row.number:x}"
+    return f"{row.number:x}"
 
 
-def _read_cursor(cursor: str) -> tuple[sa.ColumnElement[Any], int]:
-    found = _CURSOR.fullmatch(cursor)
-    if found is None:
+def _read_cursor(cursor: str) -> int:
+    if _CURSOR.fullmatch(cursor) is None:
         allowed = "the next_cursor of a page, or left out"
         raise InvalidRequest("cursor", cursor, allowed)
-    microseconds, number = (int(part, 16) for part in found.groups())
-    created_at = _EPOCH + microseconds * _MICROSECOND
-    return sa.bindparam("created_at", created_at, tasks.c.created_at.type), number
+    return int(cursor, 16)

@@ -16,20 +16,22 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from nbgen.backend import PreviewCallback, ProgressCallback, StopWatching
+from nbgen.backend import (
+    ChangesCallback,
+    PreviewCallback,
+    ProgressCallback,
+    StopWatching,
+)
 from nbgen.errors import (
-    InvalidRequest,
     NbgenError,
     StudioClosed,
-    TaskConflict,
-    TaskNotEnded,
     TaskNotWaiting,
     UnknownBatch,
     UnknownTask,
 )
 from nbgen.generation.engine import Engine
+from nbgen.progress import ChangeFollower
 from nbgen.review.answers import decided
-from nbgen.review.changes import changed_request, check_same_changes
 from nbgen.review.content import read_metadata
 from nbgen.review.publishers import Publisher
 from nbgen.review.quorum import read_quorum
@@ -37,6 +39,7 @@ from nbgen.review.rules import fold
 from nbgen.schema import (
     DECISION_FIELDS,
     BatchRow,
+    ChangedRows,
     ContentTask,
     Decided,
     Decision,
@@ -44,6 +47,7 @@ from nbgen.schema import (
     Draft,
     GenerationProgress,
     GenerationRequest,
+    Position,
     PublicationRecord,
     Review,
     Status,
@@ -51,9 +55,6 @@ from nbgen.schema import (
     TaskPage,
     TaskQuery,
     TaskRecord,
-    new_child,
-    new_record,
-    plan_batch,
     progress_of_record,
     resolved,
     utc_now,
@@ -68,6 +69,7 @@ from nbgen.testing.memory_finding import page_of, rows_of
 from nbgen.testing.memory_pictures import MemoryPictures
 from nbgen.testing.memory_queue import MemoryQueue
 from nbgen.testing.memory_reviews import MemoryReviews
+from nbgen.testing.memory_submitter import MemorySubmitter
 
 
 class MemoryBackend:
@@ -105,7 +107,6 @@ class MemoryBackend:
         now: Callable[[], dt.datetime] = utc_now,
     ) -> None:
         self._quorum = read_quorum(quorum)
-        self._draft = Draft(now=now)
         self._pictures = MemoryPictures(now)
         self._queue = MemoryQueue(
             engine or PatternEngine(), self._pictures, queue_limit, now
@@ -113,65 +114,43 @@ class MemoryBackend:
         self._tasks = self._queue.tasks
         self._open = self._queue.opened
         self._reviews = MemoryReviews(
-            self._tasks, self._pictures.has, self._quorum, publishers, now
+            self._tasks,
+            self._pictures.has,
+            self._quorum,
+            publishers,
+            now=now,
+            tell=self._queue.changes.append,
         )
+        self._submitter = MemorySubmitter(
+            self._queue, self._pictures, self._reviews, Draft(now=now)
+        )
+        self._follower = ChangeFollower(self._queue.changes)
 
     def submit(
         self, request: GenerationRequest, *, task_id: str | None, priority: int
     ) -> TaskRecord:
         """Queue a task; see ``Running.submit``."""
-        task_id = self._draft.new_id() if task_id is None else check_task_id(task_id)
-        check_priority(priority)
         with self._open():
-            self._keep_pictures(request)
-            standing = self._tasks.get(task_id)
-            if standing is None:
-                self._queue.add(
-                    [new_record(task_id, request, priority=priority, draft=self._draft)]
-                )
-            elif standing.request != request:
-                raise TaskConflict(task_id)
-            return self._record(task_id)
+            new = self._submitter.submit(request, task_id, priority)
+            return self._record(new)
 
     def submit_batch(
         self, batch_id: str, rows: Mapping[str, GenerationRequest], *, priority: int
     ) -> None:
         """Queue what is missing of a batch; see ``Running.submit_batch``."""
-        check_batch_name("batch_id", batch_id)
-        check_priority(priority)
         with self._open():
-            for name, request in rows.items():
-                check_batch_name("row", name)
-                self._keep_pictures(request)
-            known = rows_of(self._tasks.values(), batch_id)
-            records = plan_batch(
-                batch_id, rows, known, self._tasks, priority=priority, draft=self._draft
-            )
-            self._queue.add(records)
+            self._submitter.submit_batch(batch_id, rows, priority)
 
     def retry(self, task_ids: Sequence[str]) -> list[TaskRecord]:
         """Queue ended tasks again; see ``Running.retry``."""
         with self._open():
             olds = [self._record(task_id) for task_id in task_ids]
-            for old in olds:
-                if not old.status.ended:
-                    raise TaskNotEnded(old.id)
-            children = [new_child(old, draft=self._draft) for old in olds]
-            self._queue.add(children)
-            return children
+            return self._submitter.retry(olds)
 
     def retry_rows(self, batch_id: str, rows: Iterable[str]) -> None:
         """Queue missing rows again; see ``Running.retry_rows``."""
         with self._open():
-            wanted = frozenset(rows)
-            present = rows_of(self._tasks.values(), batch_id)
-            missing = [row for row in present if row.name in wanted and row.is_missing]
-            self._queue.add(
-                [
-                    new_child(self._tasks[row.task_id], draft=self._draft)
-                    for row in missing
-                ]
-            )
+            self._submitter.retry_rows(batch_id, frozenset(rows))
 
     def cancel(self, task_ids: Sequence[str]) -> None:
         """Ask tasks to end; see ``Running.cancel``."""
@@ -230,6 +209,13 @@ class MemoryBackend:
         callback(progress_of_record(record))
         return lambda: None
 
+    def watch_changes(
+        self, callback: ChangesCallback, *, since: Position | None = None
+    ) -> StopWatching:
+        """Call back with each change; see ``Watching.watch_changes``."""
+        with self._open():
+            return self._follower.watch(callback, since)
+
     def watch_previews(self, task_id: str, callback: PreviewCallback) -> StopWatching:
         """Call back with previews; see ``Watching.watch_previews``."""
         with self._open():
@@ -255,6 +241,21 @@ class MemoryBackend:
         if not rows:
             raise UnknownBatch(batch_id)
         return rows
+
+    def changed_rows(self, batch_id: str, since: Position | None) -> ChangedRows:
+        """Return what changed of a batch; see ``Finding.changed_rows``."""
+        check_batch_name("batch_id", batch_id)
+        with self._open():
+            feed = self._queue.changes
+            news = feed.read(since or feed.position())
+            rows = rows_of(self._tasks.values(), batch_id)
+        if not rows:
+            raise UnknownBatch(batch_id)
+        if since is None or news.missed:
+            return ChangedRows(rows, news.position, is_whole=True)
+        ids = {change.id for change in news.changes}
+        changed = [row for row in rows if row.task_id in ids]
+        return ChangedRows(changed, news.position, is_whole=False)
 
     def keep_picture(self, field: str, picture: str | bytes) -> str:
         """Return the name of a picture to refer to; see ``Pictures.keep_picture``."""
@@ -291,27 +292,9 @@ class MemoryBackend:
         self, request: DecisionRequest, *, prompt: str | None
     ) -> TaskRecord | None:
         """Send a task back and queue its child; see ``Deciding.request_changes``."""
-        if request.feedback is None:
-            raise InvalidRequest("feedback", request.feedback, "what should change")
         with self._open():
-            parent = self._tasks.get(request.task_id)
-            child = None
-            if parent is not None:
-                child = new_child(
-                    parent, changed_request(parent, prompt), draft=self._draft
-                )
-                self._queue.check_room(1)
-            [answer] = self._reviews.decide([request], child)
-            if isinstance(answer, NbgenError):
-                raise answer
-            if child is not None and answer.child_id == child.id:
-                self._queue.add([child])
-            if answer.child_id is None:
-                return None
-            standing = self._record(answer.child_id)
-            if prompt is not None and child is not None:
-                check_same_changes(standing, child.request)
-            return standing
+            child_id = self._submitter.request_changes(request, prompt)
+            return None if child_id is None else self._record(child_id)
 
     def undo(
         self, task_id: str, *, reviewer_id: str, expect_version: int | None = None
@@ -375,16 +358,12 @@ class MemoryBackend:
     def close(self, *, finish: bool = False) -> None:
         """Cancel what runs and end the thread; see ``Backend.close``."""
         self._queue.close(finish=finish)
+        self._follower.close()
 
     def _record(self, task_id: str) -> TaskRecord:
         if task_id not in self._tasks:
             raise UnknownTask(task_id)
         return self._reviews.reviewed_task(self._tasks[task_id])
-
-    def _keep_pictures(self, request: GenerationRequest) -> None:
-        for field, name in (("image", request.image), ("mask", request.mask)):
-            if name is not None:
-                self._pictures.keep(field, name)
 
     def _publish(self) -> None:
         with suppress(StudioClosed):  # what was decided is decided all the same

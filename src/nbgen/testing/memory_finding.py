@@ -37,7 +37,7 @@ def page_of(records: Iterable[TaskRecord], query: TaskQuery) -> TaskPage:
 def rows_of(records: Iterable[TaskRecord], batch_id: str) -> list[BatchRow]:
     """Return the rows of a batch, in the order of their first tasks."""
     rows: dict[str, BatchRow] = {}
-    for record in records:
+    for number, record in enumerate(records):
         if record.batch_id == batch_id and record.batch_row is not None:
             rows[record.batch_row] = BatchRow(
                 record.batch_row,
@@ -47,6 +47,7 @@ def rows_of(records: Iterable[TaskRecord], batch_id: str) -> list[BatchRow]:
                 record.error,
                 record.took_s,
                 record.ended_at,
+                number,
             )
     return list(rows.values())
 

@@ -20,12 +20,17 @@ from nbgen.generation.thread import ThreadEngine
 from nbgen.progress import ProgressService
 from nbgen.schema import (
     NEVER_RAN,
+    ChangeKind,
+    NewChange,
     Outcome,
     Status,
     TaskEnd,
     TaskRecord,
+    changes_of_new,
+    queue_change,
     utc_now,
 )
+from nbgen.testing.memory_changes import MemoryChanges
 from nbgen.testing.memory_pictures import MemoryPictures
 from nbgen.testing.memory_run import MemoryRun
 from nbgen.threads import start_thread
@@ -62,6 +67,7 @@ class MemoryQueue:
         tasks: All tasks by their ids, in the order in which they were added.
         unended: What those have that have not ended.
         progress: Tells the watchers.
+        changes: The change feed.
     """
 
     def __init__(
@@ -75,6 +81,7 @@ class MemoryQueue:
         self.tasks: dict[str, TaskRecord] = {}
         self.unended: dict[str, Unended] = {}
         self.progress = ProgressService()
+        self.changes = MemoryChanges()
         self._engine = engine
         self._runner = ThreadEngine(lambda: engine)
         self._pictures = pictures
@@ -107,6 +114,7 @@ class MemoryQueue:
             self.tasks[record.id] = record
             self.unended[record.id] = Unended()
             self.progress.create_progress(record.id, record.request.num_inference_steps)
+        self.changes.append(changes_of_new(records))
         self._changed.notify_all()
 
     def check_room(self, count: int) -> None:
@@ -125,11 +133,17 @@ class MemoryQueue:
     def pause(self, *, paused: bool) -> None:
         """Start no further task while paused."""
         self._paused = paused
+        self.changes.append([queue_change(paused=paused)])
         self._changed.notify_all()
 
     def change(self, task_id: str, **fields: object) -> None:
         """Replace fields of a task."""
-        self.tasks[task_id] = msgspec.structs.replace(self.tasks[task_id], **fields)
+        record = msgspec.structs.replace(self.tasks[task_id], **fields)
+        self.tasks[task_id] = record
+        state = record.outcome or record.status
+        self.changes.append(
+            [NewChange(ChangeKind.TASK, task_id, state, record.batch_id)]
+        )
 
     def cancel(self, task_ids: Iterable[str]) -> list[TaskEnd]:
         """Ask tasks to end; return the ends of those that waited, for ``resolve``."""

@@ -19,9 +19,11 @@ from nbgen.review.publishers import Publication, Publisher, publication_of
 from nbgen.review.quorum import Quorum
 from nbgen.review.rules import find_picture, reviewed, rule, rule_undo
 from nbgen.schema import (
+    ChangeKind,
     ContentTask,
     Decision,
     DecisionRequest,
+    NewChange,
     PublicationRecord,
     PublicationState,
     Ruling,
@@ -35,7 +37,8 @@ class MemoryReviews:
 
     Example::
 
-        reviews = MemoryReviews(tasks, pictures.has, read_quorum("any"), (), now)
+        quorum = read_quorum("any")
+        reviews = MemoryReviews(tasks, pictures.has, quorum, (), now=now, tell=print)
         [decision] = reviews.decide([request])
 
     Args:
@@ -44,6 +47,7 @@ class MemoryReviews:
         quorum: The approvals that a task needs.
         publishers: Publish what is approved.
         now: Returns the present time in UTC.
+        tell: Appends changes to the feed.
     """
 
     def __init__(
@@ -52,7 +56,9 @@ class MemoryReviews:
         has_picture: Callable[[str], bool],
         quorum: Quorum,
         publishers: Sequence[Publisher],
+        *,
         now: Callable[[], dt.datetime],
+        tell: Callable[[list[NewChange]], None],
     ) -> None:
         self.log: list[Decision] = []
         self.content: dict[str, ContentTask] = {}
@@ -62,6 +68,7 @@ class MemoryReviews:
         self._quorum = quorum
         self._publishers = {publisher.name: publisher for publisher in publishers}
         self._now = now
+        self._tell = tell
 
     def decide(
         self, requests: Sequence[DecisionRequest], child: TaskRecord | None = None
@@ -110,6 +117,7 @@ class MemoryReviews:
             featured_image_url=featured_image_url or known.featured_image_url,
             updated_at=now,
         )
+        self._tell([NewChange(ChangeKind.CONTENT, task_id, "known")])
 
     def reviewed_task(self, record: TaskRecord) -> TaskRecord:
         """Return the task with its decisions and its review."""
@@ -154,7 +162,7 @@ class MemoryReviews:
         now_is = self.publications[tried.number].state
         published = tried.state is PublicationState.PUBLISHED
         if published or now_is is PublicationState.PENDING:
-            self.publications[tried.number] = tried
+            self._keep(tried)
 
     def _subject(self, task_id: str) -> Subject:
         task, content = self._tasks.get(task_id), self.content.get(task_id)
@@ -172,12 +180,12 @@ class MemoryReviews:
             child_id=None if child is None else child.id,
         )
         self.log.append(decision)
+        self._tell([NewChange(ChangeKind.DECISION, decision.task_id, decision.verdict)])
         if ruling.withdraws:
             for each in self.publications_of(decision.task_id):
                 if each.state is PublicationState.PENDING:
-                    self.publications[each.number] = msgspec.structs.replace(
-                        each, state=PublicationState.CANCELLED
-                    )
+                    cancelled = PublicationState.CANCELLED
+                    self._keep(msgspec.structs.replace(each, state=cancelled))
         if ruling.publishes is not None:
             is_this = ruling.publishes is ruling.decision
             self._queue(decision if is_this else ruling.publishes, decision.decided_at)
@@ -196,15 +204,22 @@ class MemoryReviews:
             if own and out[-1:] == [approval.sequence]:
                 continue
             number = own[0] if own else len(self.publications) + 1
-            self.publications[number] = PublicationRecord(
-                number=number,
-                decision=approval.sequence,
-                task_id=approval.task_id,
-                publisher=name,
-                state=PublicationState.PENDING,
-                attempts=0,
-                next_at=at,
+            self._keep(
+                PublicationRecord(
+                    number=number,
+                    decision=approval.sequence,
+                    task_id=approval.task_id,
+                    publisher=name,
+                    state=PublicationState.PENDING,
+                    attempts=0,
+                    next_at=at,
+                )
             )
+
+    def _keep(self, record: PublicationRecord) -> None:
+        self.publications[record.number] = record
+        kind = ChangeKind.PUBLICATION
+        self._tell([NewChange(kind, record.task_id, record.state)])
 
     def _publication(self, record: PublicationRecord) -> Publication:
         subject = self._subject(record.task_id)

@@ -1,0 +1,154 @@
+"""The change feed: every committed change, numbered in the order of the commits.
+
+``append`` belongs to the transaction that makes the change, and comes last in it.
+Every method of ``ChangeStore`` may be called from any thread. Several processes may
+append and follow at the same time.
+
+The numbers come from the one row of the table ``feed``. To update it, a transaction
+waits until the one before has ended. So a number is never visible before a smaller one,
+and a transaction that is rolled back leaves no gap.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Sequence
+from typing import Any
+
+import sqlalchemy as sa
+
+from nbgen.schema import Change, ChangeKind, Changes, NewChange, Position, utc_now
+from nbgen.store.database import Database
+from nbgen.store.signal import CHANNEL
+from nbgen.store.tables import Row, changes, feed
+
+MOST_AT_ONCE = 1_000
+"""How many changes one reading returns."""
+
+KEPT_COUNT = 200_000
+KEPT_FOR = dt.timedelta(days=7)
+"""How many of the newest changes are kept, and for how long."""
+
+_PRUNE_EVERY = 1_000
+_PRUNED_AT_ONCE = 5_000
+
+
+def append(
+    connection: sa.Connection,
+    entries: Sequence[NewChange],
+    at: dt.datetime | None = None,
+) -> None:
+    """Append changes to the feed, within the transaction that makes them.
+
+    Call it last in the transaction: until the commit, nobody else can append.
+
+    Args:
+        connection: The transaction.
+        entries: The changes, in their order.
+        at: The present time in UTC, by which old changes are pruned later; None reads
+            the clock.
+    """
+    if not entries:
+        return
+    answer: list[sa.ColumnElement[Any]] = [feed.c.newest]
+    if connection.dialect.name == "postgresql":
+        # It is sent at the commit. In the same statement it costs no round trip.
+        answer.append(sa.func.pg_notify(CHANNEL, ""))
+    count = len(entries)
+    newest: int = connection.execute(
+        feed.update().values(newest=feed.c.newest + count).returning(*answer)
+    ).one()[0]
+    first = newest - count + 1
+    now = at or utc_now()
+    connection.execute(
+        changes.insert(),
+        [
+            {
+                "number": number,
+                "kind": entry.kind,
+                "id": entry.id,
+                "state": entry.state,
+                "batch_id": entry.batch_id,
+                "at": now,
+            }
+            for number, entry in enumerate(entries, first)
+        ],
+    )
+    if newest // _PRUNE_EVERY != (first - 1) // _PRUNE_EVERY:
+        _prune(connection, newest, now)
+
+
+class ChangeStore:
+    """The change feed of one database; it implements ``ChangeSource``."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def position(self) -> Position:
+        """Return the place behind the newest change."""
+        with self._database.reading() as connection:
+            row = connection.execute(sa.select(feed)).one()
+        return Position(row.epoch, row.newest)
+
+    def read(self, since: Position) -> Changes:
+        """Return up to ``MOST_AT_ONCE`` changes behind a place in the feed."""
+        with self._database.reading() as connection:
+            known = connection.execute(sa.select(feed)).one()
+            newest = Position(known.epoch, known.newest)
+            if since == newest:
+                return Changes(since)
+            # In PostgreSQL this sees what was committed since the row was read.
+            rows = connection.execute(
+                sa.select(changes)
+                .where(
+                    changes.c.number > since.number, changes.c.number <= newest.number
+                )
+                .order_by(changes.c.number)
+                .limit(MOST_AT_ONCE)
+            ).all()
+        # Pruned, or of another feed: there is no change that follows on this place.
+        follows = rows and rows[0].number == since.number + 1
+        if since.epoch != newest.epoch or not follows:
+            return Changes(newest, missed=True)
+        place = Position(newest.epoch, rows[-1].number)
+        return Changes(place, tuple(_change(row) for row in rows))
+
+    def record(self, entry: NewChange) -> None:
+        """Append one change by itself: of what is in no table."""
+        with self._database.writing() as connection:
+            append(connection, [entry])
+
+    def wait(self) -> None:
+        """Return when something may have changed, at the latest after a second.
+
+        It belongs to one thread at a time.
+
+        Raises:
+            DataFolderUnusable: The database cannot be reached, or has vanished.
+            StudioClosed: The database is closed.
+        """
+        self._database.wait_for_changes()
+
+    def wake(self) -> None:
+        """Have ``wait`` return now."""
+        self._database.wake()
+
+
+def _change(row: Row) -> Change:
+    return Change(row.number, ChangeKind(row.kind), row.id, row.state, row.batch_id)
+
+
+def _prune(connection: sa.Connection, newest: int, now: dt.datetime) -> None:
+    """Forget old changes, some at a time, so that no transaction takes long."""
+    pruned: int = connection.execute(sa.select(feed.c.pruned)).scalar_one()
+    first_kept = (
+        sa.select(changes.c.number)
+        .where(changes.c.at >= now - KEPT_FOR)
+        .order_by(changes.c.number)
+        .limit(1)
+    )
+    upto = max(connection.execute(first_kept).scalar_one() - 1, newest - KEPT_COUNT)
+    upto = min(upto, pruned + _PRUNED_AT_ONCE)
+    if upto > pruned:
+        connection.execute(changes.delete().where(changes.c.number <= upto))
+        connection.execute(feed.update().values(pruned=upto))
