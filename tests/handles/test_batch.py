@@ -23,9 +23,11 @@ from nbgen.errors import (
 )
 from nbgen.schema import (
     BatchProgress,
+    ChangedRows,
     GenerationRequest,
     GenerationResult,
     Outcome,
+    Position,
     TaskRecord,
 )
 from nbgen.studio import Studio
@@ -364,6 +366,8 @@ def test_the_time_left_is_that_of_the_usual_row(
         for number, each in enumerate([*new, running, *old])
     ]
     monkeypatch.setattr(studio.backend, "batch_rows", lambda _batch_id: standing)
+    whole = ChangedRows(standing, Position("epoch", 1), is_whole=True)
+    monkeypatch.setattr(studio.backend, "changed_rows", lambda *_: whole)
     progress = studio.batch("pets").progress
     assert progress.remaining_known
     assert 0 < progress.estimated_remaining <= 2

@@ -9,19 +9,17 @@ from typing import Any, cast
 import ipywidgets
 import pytest
 
-from nbgen.backend import Backend
+from nbgen.backend import Backend, StopWatching
 from nbgen.errors import InvalidRequest, UnknownBatch
 from nbgen.handles.batch import Batch
 from nbgen.schema import BatchProgress, GenerationRequest
 from nbgen.studio import Studio
 from nbgen.testing import Gate
 from nbgen.widgets import BatchPanel
-from nbgen.widgets.batch_panel import Timing
 from nbgen.widgets.progress_view import duration
 from tests.widgets.driver import Driver
 
 MakeStudio = Callable[..., Studio]
-QUICK = Timing(look_every_s=0.05, look_after_end_every_s=0.05)
 
 
 def requests(*prompts: str) -> dict[str, GenerationRequest]:
@@ -36,6 +34,7 @@ class Stage(Batch):
 
     def __init__(self, **counts: Any) -> None:
         super().__init__(cast("Backend", None), "pets", ())
+        self.on_change: Callable[[], None] = lambda: None
         self.put(**counts)
 
     def put(self, *, left_s: float | None = None, **counts: int) -> None:
@@ -49,6 +48,11 @@ class Stage(Batch):
             remaining_known=left_s is not None,
             **all_counts,
         )
+        self.on_change()
+
+    def watch(self, on_change: Callable[[], None]) -> StopWatching:
+        self.on_change = on_change
+        return lambda: None
 
     @property
     def progress(self) -> BatchProgress:
@@ -64,8 +68,8 @@ def show() -> Iterator[Callable[..., Driver]]:
     """Return a function that shows a batch until the test has ended."""
     panels: list[BatchPanel] = []
 
-    def show(batch: Batch, timing: Timing | None = None) -> Driver:
-        panels.append(BatchPanel(batch, timing=timing))
+    def show(batch: Batch) -> Driver:
+        panels.append(BatchPanel(batch))
         return Driver(panels[-1])
 
     yield show
@@ -225,7 +229,7 @@ def test_what_others_try_again_is_seen_after_the_end(
     show: Callable[..., Driver],
 ) -> None:
     batch = Stage(cancelled=2)
-    shown = show(batch, QUICK)
+    shown = show(batch)
     shown.until_text("0 of 2 made · 2 cancelled")
     batch.put(succeeded=2)
     shown.until_text("2 of 2 made")
@@ -245,7 +249,7 @@ def test_what_ended_and_is_gone_stays_as_it_was(
             return self.now
 
     shown_once = threading.Event()
-    shown = show(Gone(succeeded=1), QUICK)
+    shown = show(Gone(succeeded=1))
     shown.until_text("1 of 1 made")
     shown_once.set()
     assert gone.wait(10)

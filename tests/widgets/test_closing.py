@@ -20,12 +20,10 @@ from nbgen.schema import GenerationRequest
 from nbgen.studio import Studio
 from nbgen.testing.engine import PatternEngine
 from nbgen.widgets import BatchPanel, GenerationPanel
-from nbgen.widgets.batch_panel import Timing
 from tests.widgets.driver import Driver
 
 MakeStudio = Callable[..., Studio]
 CLOSED = "This studio is closed. Open another with Studio()."
-QUICK = Timing(look_every_s=0.01, look_after_end_every_s=0.01)
 
 
 @pytest.fixture
@@ -49,7 +47,7 @@ def generation_panel(
 
 
 def batch_panel(panels: ExitStack, batch: Batch) -> Driver:
-    panel = BatchPanel(batch, timing=QUICK)
+    panel = BatchPanel(batch)
     panels.callback(panel.close)
     return Driver(panel)
 

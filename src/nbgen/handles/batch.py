@@ -3,27 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-import datetime as dt
-import heapq
-import statistics
+import threading
 import time
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
-from nbgen.backend import Backend
+from nbgen.backend import Backend, StopWatching
 from nbgen.errors import TaskError, TaskUnfinished
+from nbgen.handles.batch_watch import BatchWatch
+from nbgen.handles.tally import BatchTally
 from nbgen.handles.task import result_of
 from nbgen.schema import (
     BatchProgress,
     BatchRow,
     GenerationResult,
-    Outcome,
-    Status,
+    Position,
     counted_rows,
-    shown_percentage,
 )
-
-_LAST_ROWS = 10
 
 # What a row came to.
 RowResult = GenerationResult | TaskError
@@ -50,6 +47,9 @@ class Batch:
         self._backend = backend
         self.id = batch_id
         self.rows = tuple(rows)
+        self._guard = threading.Lock()
+        self._tally = BatchTally(batch_id, self.rows)
+        self._seen: Position | None = None
 
     def __repr__(self) -> str:
         # A notebook compares this text, so it holds nothing that differs between runs.
@@ -66,19 +66,53 @@ class Batch:
     @property
     def task_ids(self) -> list[str]:
         """The ids of the tasks that count, one for each row."""
-        return [row.task_id for row in self._standing()]
+        with self._tallied() as tally:
+            return [row.task_id for row in tally.rows()]
+
+    @property
+    def running_ids(self) -> list[str]:
+        """The ids of the tasks that run."""
+        with self._tallied() as tally:
+            return [row.task_id for row in tally.running.values()]
 
     @property
     def progress(self) -> BatchProgress:
         """The present state of the batch."""
-        return self._progress_of(self._standing())
+        with self._tallied() as tally:
+            running = list(tally.running.values())
+        # Without the lock, as it may look into the store.
+        shares = {row.name: self._share_of(row) for row in running}
+        with self._guard:
+            return tally.progress(lambda row: shares.get(row.name, 0.0))
 
     @property
     def newest_error(self) -> str | None:
         """Why the last row ended that failed or was lost; None if none did."""
-        standing = self._standing()
-        failed = [r for r in standing if r.outcome in (Outcome.FAILED, Outcome.LOST)]
-        return max(failed, key=_ended_at).error if failed else None
+        with self._tallied() as tally:
+            return tally.newest_error()
+
+    def watch(self, on_change: Callable[[], None]) -> StopWatching:
+        """Call back whenever ``progress`` may have changed, whoever changed it.
+
+        Args:
+            on_change: Called on a thread of the backend, at each step of a row too; it
+                must return quickly and call nothing of the batch.
+
+        Returns:
+            A function that ends the watching.
+
+        Raises:
+            DataFolderUnusable: The changes cannot be read.
+            StudioClosed: The studio is closed.
+        """
+        watch = BatchWatch(self._backend, self.id, on_change)
+        try:
+            # Begun before this is read, so that none which starts now is left out.
+            watch.follow(self.running_ids)
+        except BaseException:
+            watch.stop()
+            raise
+        return watch.stop
 
     def cancel(self) -> None:
         """Ask all of its tasks that have not ended to end.
@@ -172,50 +206,21 @@ class Batch:
         return TaskUnfinished(row.task_id, message)
 
     def _unfinished(self) -> list[BatchRow]:
-        return [row for row in self._standing() if not row.status.ended]
+        with self._tallied() as tally:
+            return list(tally.unfinished.values())
 
-    def _standing(self) -> list[BatchRow]:
-        if not self.rows:
-            return []  # nothing of it is stored
-        standing = {row.name: row for row in self._backend.batch_rows(self.id)}
-        return [standing[name] for name in self.rows]
+    def _share_of(self, row: BatchRow) -> float:
+        return self._backend.get_progress(row.task_id).overall_percentage / 100
 
-    def _progress_of(self, rows: Sequence[BatchRow]) -> BatchProgress:
-        counts = dict.fromkeys((*Status, *Outcome), 0)
-        under_way = 0.0
-        for row in rows:
-            counts[row.outcome or row.status] += 1
-            if row.status is Status.GENERATING:
-                progress = self._backend.get_progress(row.task_id)
-                under_way += progress.overall_percentage / 100
-        left = counts[Status.PENDING] + counts[Status.GENERATING]
-        # The first rows may have waited for the model to load, and a middle one for
-        # whatever else the machine did.
-        took_s = _took_last_s(rows) if left else []
-        done = len(rows) - left + under_way
-        status = Status.GENERATING if left else Status.COMPLETED
-        usual_s = statistics.median(took_s) if took_s else 0.0
-        return BatchProgress(
-            batch_id=self.id,
-            total=len(rows),
-            pending=counts[Status.PENDING],
-            generating=counts[Status.GENERATING],
-            succeeded=counts[Outcome.SUCCEEDED],
-            failed=counts[Outcome.FAILED],
-            cancelled=counts[Outcome.CANCELLED],
-            lost=counts[Outcome.LOST],
-            percentage=shown_percentage(done, len(rows), status),
-            estimated_remaining=usual_s * (left - under_way),
-            remaining_known=bool(took_s),
-        )
-
-
-def _took_last_s(rows: Iterable[BatchRow]) -> list[float]:
-    succeeded = [row for row in rows if row.outcome is Outcome.SUCCEEDED]
-    last = heapq.nlargest(_LAST_ROWS, succeeded, key=_ended_at)
-    return [row.took_s for row in last if row.took_s is not None]
-
-
-def _ended_at(row: BatchRow) -> dt.datetime:
-    assert row.ended_at is not None  # of a row that has ended
-    return row.ended_at
+    @contextmanager
+    def _tallied(self) -> Iterator[BatchTally]:
+        """Hold the lock of the tally, brought up to date."""
+        with self._guard:
+            if self.rows:  # else nothing of it is stored
+                found = self._backend.changed_rows(self.id, self._seen)
+                if found.is_whole:
+                    self._tally.reset(found.rows)
+                else:
+                    self._tally.update(found.rows)
+                self._seen = found.position
+            yield self._tally

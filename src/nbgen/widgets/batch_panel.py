@@ -1,40 +1,24 @@
 """The panel of a batch: its progress, and the buttons that cancel and retry it.
 
-Threads: as for the generation panel. The state of a batch is in the store, where other
-processes change it too, so the pump reads it twice a second until the batch has ended,
-and less often afterwards, since any process may retry it. It stops once the studio is
-closed.
+Threads: as for the generation panel. The pump reads the state of the batch whenever the
+change feed or a step tells that it may be another, whichever process changed it. Once
+the studio is closed nothing tells.
 """
 
 from __future__ import annotations
 
 import threading
-import time
+from contextlib import suppress
 from html import escape
 
 import ipywidgets
-import msgspec
 
-from nbgen.errors import InvalidRequest, StudioClosed
+from nbgen.backend import StopWatching
+from nbgen.errors import DataFolderUnusable, InvalidRequest, StudioClosed
 from nbgen.handles.batch import Batch
 from nbgen.schema import BatchProgress
 from nbgen.widgets.panel import ErrorLine, Panel
 from nbgen.widgets.progress_view import duration
-
-# Reading a huge batch takes long; a twentieth of a core for it is enough.
-_LOOK_SHARE = 20
-
-
-class Timing(msgspec.Struct, frozen=True, kw_only=True):
-    """How often a batch panel reads the state of its batch.
-
-    Attributes:
-        look_every_s: Seconds between two reads while the batch runs.
-        look_after_end_every_s: Seconds between two reads after its end.
-    """
-
-    look_every_s: float = 0.5
-    look_after_end_every_s: float = 5.0
 
 
 class BatchPanel(Panel):
@@ -46,7 +30,6 @@ class BatchPanel(Panel):
 
     Args:
         batch: The batch to show: running, ended, or from long ago.
-        timing: How often its state is read.
 
     Raises:
         InvalidRequest: ``batch`` is not a batch.
@@ -57,13 +40,15 @@ class BatchPanel(Panel):
         BatchPanel(batch)
     """
 
-    def __init__(self, batch: Batch, *, timing: Timing | None = None) -> None:
+    # ipywidgets also closes a panel whose constructor raised.
+    _stop_watching: StopWatching | None = None
+
+    def __init__(self, batch: Batch) -> None:
         if not isinstance(batch, Batch):
             batch_id = repr(batch) if isinstance(batch, str) else "batch_id"
             allowed = f"a batch, such as studio.batch({batch_id})"
             raise InvalidRequest("batch", batch, allowed)
         self._batch = batch
-        self._timing = timing or Timing()
         self._guard = threading.Lock()
         self._cancelling = False
         self._shown: BatchProgress | None = None  # the pump's
@@ -81,6 +66,14 @@ class BatchPanel(Panel):
         self._error_line = ErrorLine()
         super().__init__([progress, self._actions, self._error_line])
         self._start(self._render)
+        with suppress(StudioClosed, DataFolderUnusable):  # the rendering says it
+            self._stop_watching = batch.watch(self._wake)
+
+    def close(self) -> None:
+        """Take the panel off the page, end its thread and watch; the batch goes on."""
+        if self._stop_watching is not None:
+            self._stop_watching()
+        super().close()
 
     @property
     def batch(self) -> Batch:
@@ -121,13 +114,12 @@ class BatchPanel(Panel):
         self._show_error(None)
         self._wake()
 
-    def _render(self) -> float | None:
+    def _render(self) -> None:
         """Bring all widgets to the present state; the pump's thread only."""
         # Before the read, so that the tasks it finds ended are those cancelled.
         with self._guard:
             cancelling = self._cancelling
         error = self._shown_error()
-        began_s = time.monotonic()
         try:
             progress = self._batch.progress
             failed = progress.failed + progress.lost
@@ -143,8 +135,7 @@ class BatchPanel(Panel):
                 error = str(failure)
             if error is not None:
                 self._error_line.show(error)
-            return None
-        took_s = time.monotonic() - began_s
+            return
         self._shown = progress
         if cancelling and progress.ended:
             cancelling = False
@@ -169,12 +160,6 @@ class BatchPanel(Panel):
             self._actions.children = shown
         self._actions.layout.display = None if shown else "none"
         self._error_line.show(error)
-        every_s = (
-            self._timing.look_after_end_every_s
-            if progress.ended
-            else self._timing.look_every_s
-        )
-        return max(every_s, _LOOK_SHARE * took_s)
 
 
 def _share(progress: BatchProgress) -> float:

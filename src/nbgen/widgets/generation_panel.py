@@ -18,9 +18,11 @@ from typing import Unpack
 
 import ipywidgets
 
-from nbgen.errors import NbgenError, StudioClosed
+from nbgen.backend import StopWatching
+from nbgen.errors import DataFolderUnusable, NbgenError, StudioClosed
 from nbgen.handles.task import Task
 from nbgen.schema import (
+    Changes,
     Decision,
     GenerationProgress,
     Outcome,
@@ -70,6 +72,7 @@ class GenerationPanel(Panel):
 
     # ipywidgets also closes a panel whose constructor raised.
     _watches: ExitStack | None = None
+    _stop_changes: StopWatching | None = None
     _is_closed = False
 
     @takes_request_fields
@@ -128,6 +131,8 @@ class GenerationPanel(Panel):
             self._attach(task)
         # Last, so that no thread is left if the studio is closed already.
         self._start(self._render)
+        with suppress(StudioClosed, DataFolderUnusable):
+            self._stop_changes = studio.watch_changes(self._on_changes)
 
     # As ipywidgets' own would hide the arguments.
     __signature__ = inspect.signature(partial(__init__, None))  # type: ignore[arg-type]
@@ -178,6 +183,8 @@ class GenerationPanel(Panel):
     def close(self) -> None:
         """Take the panel off the page, end its thread and watches; the task goes on."""
         self._is_closed = True
+        if self._stop_changes is not None:
+            self._stop_changes()
         if self._watches is not None:
             self._watches.close()
         super().close()
@@ -227,6 +234,13 @@ class GenerationPanel(Panel):
             if progress.seq > shown.seq:
                 self._progress = progress
         self._wake()
+
+    def _on_changes(self, changes: Changes) -> None:
+        """Render anew what somebody decided or published, wherever that was."""
+        task = self.task
+        ids = {change.id for change in changes.changes}
+        if task is not None and (changes.missed or task.id in ids):
+            self._wake()
 
     def _on_preview(self, task: Task, preview: Preview) -> None:
         at_s = time.monotonic()

@@ -1,0 +1,84 @@
+"""Tells when something of a batch changes: an end of a row, a retry, a step.
+
+The watches belong to a lock; the callback runs on the thread ``nbgen-changes`` or
+``nbgen-progress``, without it.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable
+
+from nbgen.backend import Backend, StopWatching
+from nbgen.schema import ChangeKind, Changes, Status
+
+
+class BatchWatch:
+    """Follows the tasks of a batch: all in the change feed, running ones step by step.
+
+    Args:
+        backend: Where the batch is.
+        batch_id: The id of the batch.
+        on_change: Called without arguments; it must return quickly.
+
+    Raises:
+        DataFolderUnusable: The feed cannot be read.
+        StudioClosed: The backend is closed.
+    """
+
+    def __init__(
+        self, backend: Backend, batch_id: str, on_change: Callable[[], None]
+    ) -> None:
+        self._backend = backend
+        self._batch_id = batch_id
+        self._on_change = on_change
+        self._lock = threading.Lock()
+        self._watches: dict[str, StopWatching] = {}
+        self._stopped = False
+        self._stop_changes = backend.watch_changes(self._take_in)
+
+    def follow(self, task_ids: Iterable[str]) -> None:
+        """Follow each step of running tasks."""
+        for task_id in task_ids:
+            with self._lock:
+                if self._stopped or task_id in self._watches:
+                    continue
+                self._watches[task_id] = _nothing
+            # Without the lock: the callback may be called at once.
+            stop = self._backend.watch(task_id, lambda _progress: self._on_change())
+            with self._lock:
+                is_wanted = task_id in self._watches and not self._stopped
+                if is_wanted:
+                    self._watches[task_id] = stop
+            if not is_wanted:
+                stop()
+
+    def stop(self) -> None:
+        """End all watches; idempotent."""
+        self._stop_changes()
+        with self._lock:
+            self._stopped = True
+            watches, self._watches = self._watches, {}
+        for stop in watches.values():
+            stop()
+
+    def _take_in(self, changes: Changes) -> None:
+        own = [
+            change
+            for change in changes.changes
+            if change.kind is ChangeKind.TASK and change.batch_id == self._batch_id
+        ]
+        runs = {change.id: change.state == Status.GENERATING for change in own}
+        with self._lock:
+            ended = [
+                self._watches.pop(each, _nothing) for each in runs if not runs[each]
+            ]
+        for stop in ended:
+            stop()
+        self.follow(task_id for task_id, is_running in runs.items() if is_running)
+        if own or changes.missed or changes.problem:
+            self._on_change()
+
+
+def _nothing() -> None:
+    """Do nothing."""
