@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from nbgen.errors import InvalidRequest, UnknownImage
+from nbgen.errors import InvalidRequest, PictureDamaged, UnknownImage
 from nbgen.exporting import Exported, export_pictures
 from nbgen.schema import (
     GenerationRequest,
@@ -35,7 +35,7 @@ def task(number: int) -> TaskRecord:
 
 
 class Paged:
-    """Tasks in pages of two; the picture of task 3 is gone."""
+    """Tasks in pages of two; the picture of task 3 is gone, that of 1 damaged."""
 
     def __init__(self) -> None:
         self.records = [task(number) for number in range(5)]
@@ -51,15 +51,19 @@ class Paged:
     def read_picture(self, name: str) -> bytes:
         if name.startswith(f"{3:032x}"):
             raise UnknownImage(name)
+        if name.startswith(f"{1:032x}"):
+            raise PictureDamaged(name)
         return name.encode()
 
 
-def test_all_pages_are_exported_and_what_is_gone_is_named(tmp_path: Path) -> None:
+def test_all_pages_are_exported_and_what_is_gone_or_damaged_is_named(
+    tmp_path: Path,
+) -> None:
     folder = tmp_path / "new" / "out"
     names = [f"{number:032x}.png" for number in range(5)]
-    gone = names.pop(3)
+    gone, damaged = names.pop(3), names.pop(1)
     done = export_pictures(Paged(), folder, "all")
-    assert done == Exported(5, tuple(names), (gone,))
+    assert done == Exported(5, tuple(names), (damaged, gone))
     assert [(folder / name).read_bytes() for name in names] == [
         name.encode() for name in names
     ]
@@ -69,9 +73,9 @@ def test_all_pages_are_exported_and_what_is_gone_is_named(tmp_path: Path) -> Non
 
 def test_a_file_of_several_tasks_is_exported_and_missed_once(tmp_path: Path) -> None:
     paged = Paged()
-    paged.records = [task(1), task(1), task(3), task(3)]
+    paged.records = [task(2), task(2), task(3), task(3)]
     done = export_pictures(paged, tmp_path, "all")
-    assert done == Exported(4, (f"{1:032x}.png",), (f"{3:032x}.png",))
+    assert done == Exported(4, (f"{2:032x}.png",), (f"{3:032x}.png",))
 
 
 def test_an_approval_that_is_none_writes_nothing(tmp_path: Path) -> None:

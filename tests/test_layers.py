@@ -53,7 +53,7 @@ HOMES = {
     },
     "transformers": {"nbgen.generation.loading"},
     "sqlalchemy": {"nbgen.store"},
-    "alembic": {"nbgen.store.database", "nbgen.store.migrations"},
+    "alembic": {"nbgen.store.opening", "nbgen.store.migrations"},
     "filelock": {"nbgen.store.owners", "nbgen.local.runner_lock"},
     "fsspec": {"nbgen.images.bucket"},
     "platformdirs": {"nbgen.settings"},

@@ -12,7 +12,7 @@ from typing import NamedTuple, Protocol
 import msgspec
 
 from nbgen.atomic import write_atomic
-from nbgen.errors import InvalidRequest, UnknownImage
+from nbgen.errors import InvalidRequest, PictureDamaged, UnknownImage
 from nbgen.handles.pages import Paged, iter_tasks
 from nbgen.schema import ApprovalStatus, TaskRecord
 
@@ -26,7 +26,7 @@ class Exported(NamedTuple):
     Attributes:
         tasks: How many tasks ``tasks.json`` describes.
         files: The names of the pictures, newest task first.
-        missing: The names of pictures whose file is gone.
+        missing: The names of pictures whose file is gone or damaged.
     """
 
     tasks: int
@@ -46,7 +46,7 @@ def export_pictures(backend: Exportable, folder: Path, approval: str) -> Exporte
 
     Of an approved task that is the picture that was approved. Files are written whole
     or not at all; those that are there already are replaced. A picture whose file is
-    gone does not keep the others from being written.
+    gone or damaged does not keep the others from being written.
 
     Example:
         ``export_pictures(backend, Path("approved"), "approved").files``
@@ -87,10 +87,10 @@ def export_pictures(backend: Exportable, folder: Path, approval: str) -> Exporte
 
 
 def _export(backend: Exportable, name: str, folder: Path) -> bool:
-    """Copy a picture; return False if its file is gone."""
+    """Copy a picture; return False if its file is gone or damaged."""
     try:
         data = backend.read_picture(name)
-    except UnknownImage:
+    except (PictureDamaged, UnknownImage):
         return False
     write_atomic(folder / name, data)
     return True

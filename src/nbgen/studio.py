@@ -137,6 +137,7 @@ class Studio:
     image_path = forwarded(Pictures.picture_path, "image_path")
     read_image = forwarded(Pictures.read_picture, "read_image")
     collect_garbage = forwarded(Pictures.collect_garbage)
+    check = forwarded(Pictures.check_pictures, "check")
     decide_many = forwarded(Deciding.decide, "decide_many")
     undo = forwarded(Deciding.undo)
     decisions = forwarded(Deciding.decisions)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -150,7 +152,7 @@ def test_an_export_goes_on_where_a_file_is_gone(folder: Path, tmp_path: Path) ->
     (folder / "images" / gone.name).unlink()
     done = nbgen("export", str(tmp_path), "--approval", "all", folder=folder)
     assert done.exit_code == 1
-    assert f"1 file missing: {gone.name}" in done.stderr
+    assert f"1 file missing or damaged: {gone.name}" in done.stderr
     assert "3 tasks with 1 picture exported" in done.stdout
 
 
@@ -187,7 +189,7 @@ def test_a_long_prompt_hides_nothing_else(folder: Path, width: str) -> None:
 
 def test_to_look_makes_nothing(tmp_path: Path) -> None:
     nowhere = tmp_path / "nowhere"
-    for words in (("tasks",), ("gc",), ("export", str(tmp_path / "out"))):
+    for words in (("tasks",), ("gc",), ("check",), ("export", str(tmp_path / "out"))):
         done = nbgen(*words, folder=nowhere)
         assert done.exit_code == 1
         assert done.stderr.startswith(f"Error: Nothing is kept in '{nowhere}' yet.")
@@ -226,3 +228,64 @@ def test_a_picture_is_named_by_its_address(folder: Path) -> None:
         studio.put_content("post", {})
     words = ("approve", "post", "--reviewer", "ada", "--featured-image-url", url)
     assert read_json(*words, folder=folder)["featured_image_url"] == url
+
+
+def picture_file(folder: Path) -> Path:
+    """Return the only picture of a data folder."""
+    [path] = (folder / "images").glob("*.png")
+    return path
+
+
+def test_a_check_of_what_is_sound(folder: Path) -> None:
+    done = nbgen("check", folder=folder)
+    assert (done.exit_code, done.stdout) == (0, "All is sound. 1 picture checked.\n")
+    told = read_json("check", folder=folder)
+    assert (told["sound"], told["files"], told["missing"]) == (True, 1, [])
+
+
+def test_a_check_names_damaged_files_and_repairs_once_asked(folder: Path) -> None:
+    path = picture_file(folder)
+    path.write_bytes(b"not a picture")
+    found = nbgen("check", folder=folder)
+    assert found.exit_code == 1
+    assert f"damaged: {path.name}, needed by done\n" in found.stdout
+    assert "same request and seed" in found.stderr
+    repaired = nbgen("check", "--repair", folder=folder)
+    assert repaired.exit_code == 1  # a task has lost its picture
+    assert f"set aside: {path.name}, needed by done\n" in repaired.stdout
+    assert f"missing: {path.name}, needed by done\n" in repaired.stdout
+    aside = folder / "images" / "damaged" / path.name
+    assert aside.read_bytes() == b"not a picture"
+    done = nbgen("check", "--json", folder=folder)
+    assert done.exit_code == 1
+    told = json.loads(done.stdout)
+    assert (told["sound"], told["damaged"]) == (False, [])
+    assert told["missing"] == [{"name": path.name, "task_ids": ["done"]}]
+
+
+def test_a_repair_of_what_nobody_needs_leaves_nothing_wrong(folder: Path) -> None:
+    spare = folder / "images" / ("0" * 32 + ".png")
+    spare.write_bytes(b"not a picture")
+    assert nbgen("check", folder=folder).exit_code == 1
+    done = nbgen("check", "--repair", folder=folder)
+    assert done.exit_code == 0
+    assert f"set aside: {spare.name}, needed by no task" in done.stdout
+
+
+def test_a_check_finds_a_database_that_contradicts_itself(folder: Path) -> None:
+    with closing(sqlite3.connect(folder / "nbgen.sqlite")) as connection:
+        connection.execute("UPDATE tasks SET parent_id = 'gone' WHERE id = 'done'")
+        connection.commit()
+    done = nbgen("check", folder=folder)
+    assert done.exit_code == 1
+    assert "a row of tasks refers to a row of tasks that is not there" in done.stdout
+    assert "restore it from a backup" in done.stderr
+
+
+def test_a_lost_database_beside_pictures_is_said(folder: Path) -> None:
+    (folder / "nbgen.sqlite").unlink()
+    for words in (("tasks",), ("check",), ("gc",)):
+        done = nbgen(*words, folder=folder)
+        assert done.exit_code == 1
+        assert "nbgen.sqlite' is missing" in done.stderr
+    assert not (folder / "nbgen.sqlite").exists()

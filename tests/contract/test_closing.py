@@ -62,6 +62,7 @@ CALLS: dict[str, Callable[[Backend, Decision], Any]] = {
     "keep_picture": lambda b, _: b.keep_picture("image", png()),
     "read_picture": lambda b, _: b.read_picture("x"),
     "picture_path": lambda b, _: b.picture_path("x"),
+    "check_pictures": lambda b, _: b.check_pictures(repair=False),
     "collect_garbage": lambda b, _: b.collect_garbage(dry_run=True),
     "decide": lambda b, _: b.decide([says("a", "ada")]),
     "request_changes": lambda b, _: b.request_changes(

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from nbgen.backend import Backend
-from nbgen.errors import ForeignPictures, InvalidRequest, UnknownImage
-from nbgen.schema import TaskRecord
+from nbgen.errors import (
+    ForeignPictures,
+    InvalidRequest,
+    PictureDamaged,
+    UnknownImage,
+)
+from nbgen.schema import FaultyPicture, Outcome, TaskRecord, Verdict
+from nbgen.testing import MemoryBackend
 from tests.contract.conftest import MakeBackend
 from tests.contract.making import (
     A_PICTURE,
@@ -24,6 +31,37 @@ from tests.contract.making import (
 )
 
 MakeOld = Callable[[Backend, str], None]
+Change = Callable[[Backend, str], None]
+
+
+@pytest.fixture
+def damage(kind: str, tmp_path: Path) -> Callable[[Backend, str], None]:
+    """Return a function that changes a byte in the file of a picture."""
+
+    def change(backend: Backend, name: str) -> None:
+        if kind == "memory":
+            assert isinstance(backend, MemoryBackend)
+            files = backend._pictures._files
+            files[name] = b"!" + files[name][1:]
+        else:
+            path = tmp_path / "data" / "images" / name
+            path.write_bytes(b"!" + path.read_bytes()[1:])
+
+    return change
+
+
+@pytest.fixture
+def remove(kind: str, tmp_path: Path) -> Callable[[Backend, str], None]:
+    """Return a function that removes the file of a picture."""
+
+    def unlink(backend: Backend, name: str) -> None:
+        if kind == "memory":
+            assert isinstance(backend, MemoryBackend)
+            del backend._pictures._files[name]
+        else:
+            (tmp_path / "data" / "images" / name).unlink()
+
+    return unlink
 
 
 def name_of(record: TaskRecord) -> str:
@@ -145,3 +183,155 @@ def test_garbage_of_unknown_owners_is_left(backend: Backend, make_old: MakeOld) 
     with pytest.raises(ForeignPictures):
         backend.collect_garbage(dry_run=True)
     assert path.exists()
+
+
+def test_a_damaged_picture_is_not_read_or_kept_by_name(
+    backend: Backend, damage: Change
+) -> None:
+    name = backend.keep_picture("image", png())
+    assert backend.read_picture(name)
+    damage(backend, name)
+    with pytest.raises(PictureDamaged, match=r"same request and seed.*'nbgen check'"):
+        backend.read_picture(name)
+    with pytest.raises(PictureDamaged):
+        backend.keep_picture("image", name)
+    with pytest.raises(PictureDamaged):
+        backend.submit(asks(image=name), task_id="a", priority=0)
+
+
+@local_only
+def test_a_damaged_picture_has_no_path_unless_nobody_looks(
+    backend: Backend, damage: Change
+) -> None:
+    name = backend.keep_picture("image", png())
+    assert backend.picture_path(name) is not None
+    damage(backend, name)
+    with pytest.raises(PictureDamaged):
+        backend.picture_path(name)
+    assert backend.picture_path(name, check=False) is not None
+
+
+def test_the_same_picture_again_replaces_a_damaged_one(
+    backend: Backend, damage: Change
+) -> None:
+    [record] = made(backend, "a")
+    name, kept = name_of(record), backend.keep_picture("image", png())
+    damage(backend, name)
+    damage(backend, kept)
+    assert backend.keep_picture("image", png()) == kept
+    assert backend.read_picture(kept) == png()
+    [again] = made(backend, "b")  # the same request and seed
+    assert name_of(again) == name
+    assert backend.read_picture(name)
+
+
+def test_a_damaged_picture_is_not_approved(backend: Backend, damage: Change) -> None:
+    [record] = made(backend, "a")
+    name = name_of(record)
+    decide(backend, says("a", "ada", Verdict.REJECTED))
+    damage(backend, name)
+    url = f"/images/{name}"
+    for request in (
+        says("a", "ada", expect_version=1),
+        says("a", "ada", expect_version=1, image=name),
+        says("a", "ada", expect_version=1, featured_image_url=url),
+    ):
+        with pytest.raises(PictureDamaged):
+            decide(backend, request)
+    assert len(backend.decisions("a")) == 1
+    made(backend, "b")
+    decide(backend, says("a", "ada", expect_version=1))
+
+
+def test_the_first_sound_picture_is_approved(backend: Backend, damage: Change) -> None:
+    backend.submit(asks(num_images=2), task_id="a", priority=0)
+    result = backend.ended("a").result(WAIT_S).result
+    assert result is not None
+    first, second = result.images
+    damage(backend, first.name)
+    with pytest.raises(PictureDamaged):
+        decide(backend, says("a", "ada", image=first.name))
+    assert decide(backend, says("a", "ada")).featured_image_url == second.url
+
+
+def test_a_repeated_approval_that_lost_its_picture_is_refused(
+    backend: Backend, damage: Change
+) -> None:
+    [record] = made(backend, "a")
+    approval = decide(backend, says("a", "ada"))
+    damage(backend, name_of(record))
+    assert decide(backend, says("a", "ada")) == approval  # nothing new is approved
+    with pytest.raises(PictureDamaged):
+        decide(backend, says("a", "bob"))
+
+
+def test_a_check_finds_nothing_wrong(backend: Backend) -> None:
+    made(backend, "a")
+    report = backend.check_pictures()
+    assert (report.is_sound, report.files) == (True, 1)
+    assert (report.damaged, report.missing, report.faults) == ((), (), ())
+
+
+def test_a_check_names_what_is_wrong_and_which_tasks_need_it(
+    backend: Backend, damage: Change, remove: Change
+) -> None:
+    started, masked, told, url, spare = [
+        backend.keep_picture("image", png(colour))
+        for colour in ("red", "green", "blue", "white", "black")
+    ]
+    backend.submit(asks(image=started, mask=masked), task_id="a", priority=0)
+    assert backend.ended("a").result(WAIT_S).outcome is Outcome.SUCCEEDED
+    [sound] = backend.get_tasks(["a"])
+    shared = name_of(made(backend, "b", "c")[0])
+    elsewhere = f"https://x.org/images/{A_PICTURE}"
+    backend.put_content("post", {"body": f"<img src='/images/{told}'> {elsewhere}"})
+    decide(backend, says("b", "ada", featured_image_url=f"/images/{url}"))
+    for name in (started, told, url):
+        remove(backend, name)
+    for name in (masked, shared, spare):
+        damage(backend, name)
+    report = backend.check_pictures(repair=False)
+    assert not report.is_sound
+    assert report.missing == faulty({started: "a", told: "post", url: "b"})
+    assert report.damaged == faulty({masked: "a", shared: "bc", spare: ""})
+    assert (report.set_aside, report.faults) == ((), ())
+    assert backend.read_picture(name_of(sound))
+
+
+def faulty(needed: dict[str, str]) -> tuple[FaultyPicture, ...]:
+    """Return pictures with the ids of their tasks: of one letter each, or one id."""
+    return tuple(
+        FaultyPicture(name=name, task_ids=(ids,) if ids == "post" else tuple(ids))
+        for name, ids in sorted(needed.items())
+    )
+
+
+def test_a_repair_takes_damaged_files_away(backend: Backend, damage: Change) -> None:
+    [record] = made(backend, "a")
+    name, spare = name_of(record), backend.keep_picture("image", png())
+    damage(backend, name)
+    damage(backend, spare)
+    report = backend.check_pictures(repair=True)
+    assert report.set_aside == faulty({name: "a", spare: ""})
+    assert (report.damaged, report.missing) == ((), faulty({name: "a"}))
+    assert backend.get_tasks(["a"]) == [record]
+    with pytest.raises(UnknownImage):
+        backend.read_picture(name)
+    made(backend, "b")
+    assert backend.read_picture(name)
+    assert backend.check_pictures().is_sound
+
+
+@local_only
+def test_a_damaged_file_is_moved_beside_the_pictures(
+    backend: Backend, damage: Change
+) -> None:
+    name = backend.keep_picture("image", png())
+    path = backend.picture_path(name)
+    assert path is not None
+    damage(backend, name)
+    damaged = path.read_bytes()
+    assert backend.check_pictures(repair=True).is_sound
+    assert (path.parent / "damaged" / name).read_bytes() == damaged
+    assert not path.exists()
+    assert backend.check_pictures().files == 0

@@ -14,8 +14,16 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 from PIL import Image
 
-from nbgen.errors import DataFolderUnusable, ForeignPictures, InvalidRequest
+from nbgen.errors import (
+    DataFolderUnusable,
+    ForeignPictures,
+    InvalidRequest,
+    PictureDamaged,
+)
 from nbgen.images import BucketImages, FolderImages, Images, open_images
+from nbgen.images.checking import check_files
+from nbgen.images.store import is_named_after
+from nbgen.images.verified import Verified
 from nbgen.store import garbage
 from nbgen.studio import Studio
 from nbgen.testing.engine import PatternEngine
@@ -103,13 +111,129 @@ def test_pictures_are_the_same_wherever_they_are(images: Images) -> None:
     assert list(images.files()) == []
 
 
-def test_a_picture_is_never_overwritten(tmp_path: Path) -> None:
-    images = open_images(f"memory://{tmp_path.name}")
+def damage(images: Images, name: str) -> None:
+    """Change the first byte of a picture, wherever it is."""
+    if isinstance(images, FolderImages):
+        path = images._folder / name
+        path.write_bytes(b"!" + path.read_bytes()[1:])
+        return
     assert isinstance(images, BucketImages)
+    place = images._place(name)
+    images._system.pipe_file(place, b"!" + images._system.cat_file(place)[1:])
+
+
+def test_a_damaged_picture_is_told_from_a_sound_one(images: Images) -> None:
     name = images.save(b"red", "png")
-    images._system.pipe_file(images._place(name), b"not red")
+    assert (images.has(name), images.read(name)) == (True, b"red")
+    assert not images.is_damaged(name)
+    damage(images, name)
+    for use in (images.has, images.read, images.keep):
+        with pytest.raises(PictureDamaged):
+            use(name)
+    assert images.is_damaged(name)
+    assert not images.is_damaged("0" * 32 + ".png")
+
+
+def test_only_a_damaged_picture_is_overwritten(
+    images: Images, caplog: pytest.LogCaptureFixture
+) -> None:
+    name = images.save(b"red", "png")
+    damage(images, name)
     assert images.save(b"red", "png") == name
-    assert images.read(name) == b"not red"
+    assert (images.read(name), images.has(name)) == (b"red", True)
+    assert [entry.message for entry in caplog.records] == [
+        f"The damaged file of the picture {name} is replaced."
+    ]
+
+
+def test_a_damaged_file_is_set_aside_and_a_sound_one_left(images: Images) -> None:
+    name, sound = images.save(b"red", "png"), images.save(b"blue", "png")
+    assert not images.set_aside(sound)
+    assert not images.set_aside("0" * 32 + ".png")
+    damage(images, name)
+    assert images.set_aside(name)
+    assert (images.has(name), images.read(sound)) == (False, b"blue")
+    assert [file.name for file in images.files()] == [sound]
+    images.save(b"red", "png")
+    damage(images, name)
+    assert images.set_aside(name)
+
+
+def test_a_file_is_compared_once_unless_its_size_or_mtime_changes(
+    images: Images, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compared: list[str] = []
+
+    def note(name: str, data: bytes) -> bool:
+        compared.append(name)
+        return is_named_after(name, data)
+
+    monkeypatch.setattr("nbgen.images.verified.is_named_after", note)
+    name = images.save(b"red", "png")
+    for _ in range(3):
+        assert images.has(name)
+        images.read(name)
+        images.keep(name)
+        images.save(b"red", "png")
+    assert compared == [name]
+    damage(images, name)
+    with pytest.raises(PictureDamaged):
+        images.has(name)
+
+
+def test_a_file_of_the_same_size_and_mtime_is_not_compared_again(
+    tmp_path: Path,
+) -> None:
+    """Reading each file whole at each use would cost too much; a check does."""
+    images = FolderImages(tmp_path)
+    name = images.save(b"red", "png")
+    assert images.has(name)
+    before = (tmp_path / name).stat()
+    (tmp_path / name).write_bytes(b"bad")
+    os.utime(tmp_path / name, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert images.has(name)
+    assert images.is_damaged(name)
+    with pytest.raises(PictureDamaged):
+        images.has(name)
+
+
+def test_no_more_files_are_remembered_than_may_be() -> None:
+    verified = Verified(most=2)
+    for name in ("a", "b", "a", "c"):
+        verified.remember(name, 1)
+    assert [verified.knows(name, 1) for name in "abc"] == [True, False, True]
+    assert not verified.knows("a", 2)
+
+
+def test_what_is_saved_while_it_is_set_aside_stays(tmp_path: Path) -> None:
+    images = FolderImages(tmp_path)
+    name = images.save(b"red", "png")
+    damage(images, name)
+    assert images.is_damaged(name)
+    images.save(b"red", "png")  # by another process
+    assert not images.set_aside(name)
+    assert images.read(name) == b"red"
+
+
+def test_a_check_goes_on_where_a_file_cannot_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = FolderImages(tmp_path)
+    bad, sound = images.save(b"red", "png"), images.save(b"blue", "png")
+    read = FolderImages.read
+
+    def fail(self: FolderImages, name: str) -> bytes | None:
+        if name == bad:
+            raise OSError(5, "Input/output error")
+        return read(self, name)
+
+    monkeypatch.setattr(FolderImages, "read", fail)
+    report = check_files(images, {bad: ["a"], sound: ["b"]}, repair=True)
+    assert report.faults == (
+        f"The picture {bad} cannot be checked: Input/output error.",
+    )
+    assert (report.files, report.damaged, report.missing) == (2, (), ())
+    assert not report.is_sound
 
 
 def test_an_address_that_nobody_knows_is_said() -> None:
@@ -130,7 +254,7 @@ class Growing(MemoryFileSystem):  # type: ignore[misc]  # fsspec has no types
     store: ClassVar[dict[str, Any]] = {}
     pseudo_dirs: ClassVar[list[str]] = [""]
     breaks = False
-    listed: ClassVar[dict[str, bool]] = {}
+    listed: ClassVar[dict[str, Any]] = {}
 
     def pipe_file(self, path: str, value: bytes, **options: Any) -> None:
         if self.breaks:
@@ -138,8 +262,10 @@ class Growing(MemoryFileSystem):  # type: ignore[misc]  # fsspec has no types
             raise OSError("the line is dead")
         super().pipe_file(path, value, **options)
 
-    def isfile(self, path: str) -> bool:
-        return self.listed.setdefault(path, super().isfile(path))
+    def info(self, path: str, **options: Any) -> Any:
+        if path not in self.listed:
+            self.listed[path] = super().info(path, **options)
+        return self.listed[path]
 
     def invalidate_cache(self, path: str | None = None) -> None:  # noqa: ARG002
         self.listed.clear()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from nbgen.errors import InvalidRequest, WorkerDied
+from nbgen.errors import InvalidRequest, PictureDamaged, WorkerDied
 from nbgen.generation.engine import CancelToken, EngineRunner, Work
 from nbgen.generation.events import Ended, EngineEvent, PictureMade, StageStarted
 from nbgen.generation.thread import ThreadEngine
@@ -182,6 +182,21 @@ def test_a_picture_to_start_from_that_is_gone_fails_the_job(house: House) -> Non
     end = job.done.result(10)
     assert end.outcome is Outcome.FAILED
     assert isinstance(end.cause, InvalidRequest)
+    lane.close()
+
+
+def test_a_picture_to_start_from_that_is_damaged_fails_the_job(
+    house: House, tmp_path: Path
+) -> None:
+    name = house.images.save(b"red", "png")
+    (tmp_path / "images" / name).write_bytes(b"not red")
+    runner = Dying(0)
+    lane = house.lane(lambda: runner)
+    job = house.job("a", image=name)
+    lane.run(job)
+    end = job.done.result(10)
+    assert isinstance(end.cause, PictureDamaged)
+    assert (end.outcome, runner.runs) == (Outcome.FAILED, 0)
     lane.close()
 
 

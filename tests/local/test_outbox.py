@@ -467,6 +467,40 @@ def test_a_picture_that_is_gone_is_not_published(make_studio: MakeStudio) -> Non
     assert recorder.seen.empty()
 
 
+def test_a_picture_that_is_damaged_since_its_approval_is_not_published(
+    make_studio: MakeStudio,
+) -> None:
+    studio = make_studio(publishers=[])
+    parts, recorder = library(studio), Recorder()
+    name = parts.images.save(b"good", "png")
+    studio.put_content("a", {})
+    approve = partial(
+        rule,
+        request=DecisionRequest(
+            task_id="a", verdict=Verdict.APPROVED, reviewer_id="ada"
+        ),
+        quorum=read_quorum("any"),
+        picture=f"/images/{name}",
+        now=dt.datetime.now(dt.UTC),
+    )
+    [_] = parts.store.decisions.decide([Proposal("a", approve)], ["recorder"])
+    path = studio.image_path(name)
+    assert path is not None
+    path.write_bytes(b"damaged")
+    runner = Outbox(parts.store, parts.images, [recorder])
+    [record] = runner.wait_tried("a", 30)
+    runner.close()
+    assert record.state is PublicationState.PENDING
+    assert "is damaged" in (record.error or "")
+    assert recorder.seen.empty()
+    parts.images.save(b"good", "png")
+    later = Clock()
+    later.now += HOUR
+    runner = Outbox(parts.store, parts.images, [recorder], later)
+    assert recorder.seen.get(timeout=30).task_id == "a"
+    runner.close()
+
+
 def test_an_attempt_that_ends_late_takes_nothing_back(
     tmp_path: Path, database: str | None
 ) -> None:

@@ -16,8 +16,9 @@ from nbgen.errors import (
     InvalidRequest,
     UnknownTask,
 )
+from nbgen.review.candidates import find_candidates
 from nbgen.review.quorum import Quorum, read_quorum
-from nbgen.review.rules import describe, find_candidates, fold, rule, rule_undo
+from nbgen.review.rules import describe, fold, rule, rule_undo
 from nbgen.schema import (
     ApprovalStatus,
     ContentTask,

@@ -335,6 +335,22 @@ def test_what_is_no_text_and_not_ours_is_ignored(server: Server) -> None:
     assert ask(server, "/api/tasks?x=%ff").status == 200
 
 
+def test_a_damaged_picture_is_an_error_and_not_a_picture(
+    studio: Studio, server: Server
+) -> None:
+    task = studio.generate("a cat", task_id="a")
+    [image] = task.result(30).images
+    assert ask(server, image.url).status == 200
+    task.image_paths[0].write_bytes(b"not a picture")
+    answer = ask(server, image.url)
+    assert (answer.status, answer.body["error"]["code"]) == (409, "picture_damaged")
+    assert answer.body["error"]["details"] == {"name": image.name}
+    assert "same request and seed" in answer.body["error"]["message"]
+    body = {"approved": True, "reviewer_id": "ada"}
+    refused = ask(server, approve_path("a"), body)
+    assert (refused.status, refused.body["error"]["code"]) == (409, "picture_damaged")
+
+
 def test_health(server: Server) -> None:
     for path in ("/health", "/api/media/health"):
         answer = ask(server, path)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import datetime as dt
 import sqlite3
+import subprocess
+import sys
 import threading
 from contextlib import closing
 from pathlib import Path
@@ -19,8 +21,9 @@ from nbgen.errors import DataFolderUnusable
 from nbgen.schema import TaskQuery, Verdict
 from nbgen.server import Server
 from nbgen.store import Store
-from nbgen.store import database as module
+from nbgen.store import opening as module
 from nbgen.store.database import Database
+from nbgen.store.sqlite_file import read_identity
 from nbgen.store.tables import metadata
 from nbgen.studio import Studio
 from nbgen.testing.engine import PatternEngine
@@ -223,3 +226,110 @@ def test_an_sqlite_file_has_its_locks_beside_it_whoever_opens_it(
     by_default = Store(tmp_path / "link")
     assert by_default.lock_folder == folder
     by_default.close()
+
+
+def contents(folder: Path) -> dict[str, bytes | None]:
+    """Return all that lies in a folder, with the bytes of files."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None
+        for path in folder.rglob("*")
+    }
+
+
+def make_foreign(folder: Path) -> Path:
+    """Make the database of another program, and return its file."""
+    file = folder / "nbgen.sqlite"
+    with closing(sqlite3.connect(file)) as connection:
+        connection.executescript(
+            "CREATE TABLE notes (text); CREATE TABLE alembic_version (version_num)"
+        )
+    return file
+
+
+@pytest.mark.parametrize("form", ["the folder", "a URL", "a file: URL"])
+def test_the_database_of_another_program_is_left_as_it_is(
+    tmp_path: Path, form: str
+) -> None:
+    file = make_foreign(tmp_path)
+    url = {
+        "the folder": None,
+        "a URL": f"sqlite:///{file}",
+        "a file: URL": f"sqlite:///file:{file}?uri=true",
+    }[form]
+    before = contents(tmp_path)
+    with pytest.raises(DataFolderUnusable, match=r"another program.*\bnotes\b"):
+        Store(tmp_path, url)
+    assert contents(tmp_path) == before
+
+
+def test_a_file_in_use_by_another_program_is_left_as_it_is(tmp_path: Path) -> None:
+    with closing(sqlite3.connect(make_foreign(tmp_path))) as other:
+        other.execute("PRAGMA journal_mode=WAL")
+        other.execute("CREATE TABLE more (text)")
+        names = set(contents(tmp_path))
+        with pytest.raises(DataFolderUnusable, match=r"tables .*more.*notes"):
+            Store(tmp_path)
+        assert set(contents(tmp_path)) == names
+
+
+@pytest.mark.parametrize("data", [b"notes", b"\0" * 8_192, b"not a database" * 100])
+def test_a_file_that_is_not_of_sqlite_is_left_as_it_is(
+    tmp_path: Path, data: bytes
+) -> None:
+    (tmp_path / "nbgen.sqlite").write_bytes(data)
+    with pytest.raises(DataFolderUnusable, match=r"not a SQLite .*put a backup in its"):
+        Store(tmp_path)
+    assert contents(tmp_path) == {"nbgen.sqlite": data}
+
+
+def test_an_empty_file_is_a_new_database(tmp_path: Path) -> None:
+    (tmp_path / "nbgen.sqlite").touch()
+    store = Store(tmp_path)
+    assert store.identity
+    store.close()
+
+
+def overwrite_pages(file: Path, first: int) -> None:
+    """Write over all pages of a database from that one on."""
+    size, page = file.stat().st_size, 4_096
+    with file.open("r+b") as opened:
+        opened.seek(first * page)
+        opened.write(b"\xff" * (size - first * page))
+
+
+def test_a_damaged_database_says_how_to_go_on(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.tasks.add_tasks([record()])
+    store.close()
+    overwrite_pages(tmp_path / "nbgen.sqlite", 1)
+    with pytest.raises(
+        DataFolderUnusable, match=r"malformed\..*backup.*pictures.*safe.*\.recover"
+    ):
+        Store(tmp_path)
+
+
+def test_a_database_that_is_damaged_while_it_is_open_says_how_to_go_on(
+    tmp_path: Path,
+) -> None:
+    Store(tmp_path).close()
+    store = Store(tmp_path)
+    overwrite_pages(tmp_path / "nbgen.sqlite", 1)
+    with pytest.raises(DataFolderUnusable, match=r"malformed\..*backup.*\.recover"):
+        store.tasks.list_tasks(TaskQuery())
+    store.close()
+
+
+def test_to_look_at_a_database_drops_no_lock_of_this_process(tmp_path: Path) -> None:
+    """POSIX drops all locks of a process on a file when it closes the file once."""
+    store = Store(tmp_path)
+    store.tasks.add_tasks([record()])
+    assert read_identity(tmp_path / "nbgen.sqlite") == store.identity
+    program = (
+        "import sqlite3, sys; c = sqlite3.connect(sys.argv[1]); "
+        "c.execute('SELECT count(*) FROM tasks').fetchone(); c.close()"
+    )
+    # The last one to close a database removes its side files.
+    command = [sys.executable, "-c", program, str(tmp_path / "nbgen.sqlite")]
+    subprocess.run(command, check=True, timeout=60)
+    assert (tmp_path / "nbgen.sqlite-wal").exists()
+    store.close()

@@ -295,7 +295,7 @@ def test_a_folder_that_cannot_be_used_is_said(tmp_path: Path) -> None:
     with pytest.raises(DataFolderUnusable, match=r"cannot be used: .*Choose another"):
         Store(tmp_path / "file")
     (tmp_path / "nbgen.sqlite").write_bytes(b"not a database" * 100)
-    with pytest.raises(DataFolderUnusable, match="file is not a database"):
+    with pytest.raises(DataFolderUnusable, match="is not a SQLite database"):
         Store(tmp_path)
 
 

@@ -287,6 +287,21 @@ def test_the_pictures_that_are_left_are_shown(
     assert len(driver.of_kind(ipywidgets.Image)) == 2
 
 
+def test_a_damaged_picture_is_not_shown_but_said(
+    studio: Studio, make_panel: MakePanel
+) -> None:
+    task = studio.generate("a cat", task_id="a", num_images=2, seed=3)
+    task.result(10)
+    task.image_paths[0].write_bytes(b"not a picture")
+    driver = make_panel(studio, "a")
+    driver.until_text("is damaged: its bytes changed")
+    assert len(driver.of_kind(ipywidgets.Image)) == 1
+    assert "seed 3, 4" in driver.text()
+    driver.labelled("Approve").click()  # of the picture that is shown
+    driver.until_text("Approved")
+    assert studio.decisions("a")[0].featured_image_url == task.result().images[1].url
+
+
 def test_an_unknown_keyword_is_refused(studio: Studio) -> None:
     with pytest.raises(InvalidRequest, match="such as 'num_inference_steps'; got 'st"):
         GenerationPanel(studio, steps=3)  # type: ignore[call-arg]

@@ -28,6 +28,7 @@ EXAMPLES: dict[str, NbgenError] = {
     "RowErrors": errors.RowErrors("1 of 4 rows asks for what is wrong.", [MISTAKE]),
     "WorkerDied": errors.WorkerDied("It was killed.", of_memory=True),
     "UnknownImage": errors.UnknownImage("a.png"),
+    "PictureDamaged": errors.PictureDamaged("a.png"),
     "UnknownBatch": errors.UnknownBatch("pets"),
     "PackageMissing": errors.PackageMissing("pandas", "notebook"),
     "DataFolderInUse": errors.DataFolderInUse("data", "process 5"),

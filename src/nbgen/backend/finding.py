@@ -9,6 +9,7 @@ from typing import Protocol
 from nbgen.schema import (
     BatchRow,
     ChangedRows,
+    CheckReport,
     Position,
     TaskPage,
     TaskQuery,
@@ -73,6 +74,7 @@ class Pictures(Protocol):
 
         Raises:
             InvalidRequest: No picture of that name is kept here.
+            PictureDamaged: The file of that name is damaged.
         """
 
     def read_picture(self, name: str) -> bytes:
@@ -80,10 +82,19 @@ class Pictures(Protocol):
 
         Raises:
             UnknownImage: There is no picture of that name.
+            PictureDamaged: Its file is damaged.
         """
 
-    def picture_path(self, name: str) -> Path | None:
-        """Return the file of a picture; None if it is not on this machine's disk."""
+    def picture_path(self, name: str, *, check: bool = True) -> Path | None:
+        """Return the file of a picture; None if it is not on this machine's disk.
+
+        Args:
+            name: The name of the picture.
+            check: Whether to compare its bytes with its name, once in a process.
+
+        Raises:
+            PictureDamaged: Its file is damaged.
+        """
 
     def collect_garbage(self, *, dry_run: bool = True) -> list[str]:
         """Remove picture files that nothing refers to; return their names.
@@ -96,4 +107,11 @@ class Pictures(Protocol):
 
         Raises:
             ForeignPictures: Another database may refer to them.
+        """
+
+    def check_pictures(self, *, repair: bool = False) -> CheckReport:
+        """Check all picture files, the rows that name them, and the database.
+
+        Args:
+            repair: Whether to take damaged files away. No row is changed.
         """

@@ -1,9 +1,9 @@
 """The command line.
 
 Commands on a data folder: ``generate`` has those that make pictures, ``tasks`` those
-that list, clear up and export them, ``decide`` those that decide on them. Commands on a
-server: ``server`` has those that serve, or that speak to a server. Commands only
-translate; the rules are the studio's and the server's.
+that list, check, clear up and export them, ``decide`` those that decide on them.
+Commands on a server: ``server`` has those that serve, or that speak to a server.
+Commands only translate; the rules are the studio's and the server's.
 """
 
 from __future__ import annotations

@@ -12,7 +12,13 @@ import typer
 
 from nbgen.cli.terminal import clear_errors
 from nbgen.errors import DataFolderUnusable
-from nbgen.settings import DATABASE_FILE, default_data_dir, default_database
+from nbgen.images import find_owners
+from nbgen.settings import (
+    DATABASE_FILE,
+    default_data_dir,
+    default_database,
+    default_images,
+)
 
 if TYPE_CHECKING:
     from nbgen.review.publishers import Publisher
@@ -51,6 +57,8 @@ def print_json(value: object) -> None:
 def _check_is_there(data_dir: Path | None) -> None:
     """Refuse a folder where nothing is kept; a studio would create it."""
     folder = default_data_dir() if data_dir is None else data_dir
+    if default_images() is None and find_owners(folder / "images"):
+        return  # opening it says where the database might be
     if default_database() is None and not (folder / DATABASE_FILE).is_file():
         raise DataFolderUnusable(
             f"Nothing is kept in {str(folder)!r} yet. Check --data-dir or "

@@ -1,4 +1,4 @@
-"""The commands that list, clear up and export what was made: ``tasks | gc | export``.
+"""The commands on what was made: ``tasks | gc | check | export``.
 
 They load no model and start no task, so a studio or server beside them is undisturbed.
 """
@@ -15,7 +15,7 @@ from rich.table import Table
 
 from nbgen.cli.data_folder import AsJson, opened_studio, print_json
 from nbgen.cli.terminal import DataDir, app, console, counted, fail
-from nbgen.schema import ApprovalStatus
+from nbgen.schema import ApprovalStatus, CheckReport
 from nbgen.schema.checks import MOST_LISTED
 
 _COLOURS = {
@@ -90,6 +90,37 @@ def gc(
 
 
 @app.command()
+def check(
+    repair: Annotated[
+        bool,
+        typer.Option("--repair", help="Take damaged files away; no task changes."),
+    ] = False,
+    as_json: AsJson = False,
+    data_dir: DataDir = None,
+) -> None:
+    """Read all picture files and the database, and say what is damaged or missing.
+
+    With --repair, damaged files are moved into the folder "damaged" beside the
+    pictures (in a bucket they are removed). Then nothing serves them, and the next good
+    picture of the name takes the place. The exit code is 1 if anything is wrong and
+    left.
+    """
+    with opened_studio(data_dir) as studio:
+        report = studio.check(repair=repair)
+    if as_json:
+        print_json({"sound": report.is_sound, **msgspec.to_builtins(report)})
+    else:
+        _show_report(report)
+    if report.damaged or report.missing:
+        fail(
+            "Pictures are damaged or missing. Generate them again with the same "
+            "request and seed, or put the files back from a backup."
+        )
+    if report.faults:
+        fail("Something cannot be read. Close nbgen and restore it from a backup.")
+
+
+@app.command()
 def export(
     folder: Annotated[Path, typer.Argument(help="Where to write; made if missing.")],
     approval: Annotated[
@@ -115,7 +146,23 @@ def export(
         console.print(f"{what} exported to {escape(str(folder))}", soft_wrap=True)
     if done.missing:
         gone = ", ".join(done.missing)
-        fail(f"{counted(len(done.missing), 'file')} missing: {gone}")
+        fail(f"{counted(len(done.missing), 'file')} missing or damaged: {gone}")
+
+
+def _show_report(report: CheckReport) -> None:
+    for what, pictures in (
+        ("damaged", report.damaged),
+        ("set aside", report.set_aside),
+        ("missing", report.missing),
+    ):
+        for picture in pictures:
+            needed = ", ".join(picture.task_ids) or "no task"
+            line = f"{what}: {picture.name}, needed by {needed}"
+            console.print(escape(line), highlight=False, soft_wrap=True)
+    for fault in report.faults:
+        console.print(escape(fault), highlight=False, soft_wrap=True)
+    sound = "All is sound. " if report.is_sound else ""
+    console.print(f"{sound}{counted(report.files, 'picture')} checked.")
 
 
 def _one_line(text: str) -> str:

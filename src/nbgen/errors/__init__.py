@@ -12,6 +12,7 @@
     ├── WorkerDied                worker_died             the process of the model ended
     ├── NoRecipe                  no_recipe               a file without its recipe
     ├── UnknownImage              unknown_image           no picture of that name
+    ├── PictureDamaged            picture_damaged         a file has other bytes now
     ├── UnknownBatch              unknown_batch           no batch of that id
     ├── PackageMissing            package_missing         an optional package is needed
     ├── DataFolderUnusable        data_folder_unusable    nothing can be kept there
@@ -56,6 +57,7 @@ from nbgen.errors.engine import (
 from nbgen.errors.requests import (
     InvalidRequest,
     NoRecipe,
+    PictureDamaged,
     RowErrors,
     RowMistake,
     UnknownBatch,
@@ -106,6 +108,7 @@ __all__ = [
     "NoRecipe",
     "OutOfMemory",
     "PackageMissing",
+    "PictureDamaged",
     "PortTaken",
     "PublishFailed",
     "QueueFull",

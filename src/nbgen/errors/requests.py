@@ -103,6 +103,25 @@ class UnknownImage(NbgenError, LookupError):
         )
 
 
+class PictureDamaged(NbgenError):
+    """The file of a picture does not have the bytes that its name was made from.
+
+    Attributes:
+        name: The name of the picture.
+    """
+
+    code = "picture_damaged"
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        super().__init__(
+            f"The file of the picture {shown(name)} is damaged: its bytes changed "
+            "after it was saved. Generate the picture again with the same request and "
+            "seed, and the good file takes its place. 'nbgen check' lists all damaged "
+            "files. A damaged picture is never shown, approved or published."
+        )
+
+
 class UnknownBatch(NbgenError, LookupError):
     """There is no batch of that id."""
 

@@ -278,7 +278,7 @@ def _shown_image(record: TaskRecord) -> str | None:
 
 
 def _path(backend: Backend, name: str) -> str | None:
-    path = backend.picture_path(name)
+    path = backend.picture_path(name, check=False)  # a table may name thousands
     return None if path is None else str(path)
 
 

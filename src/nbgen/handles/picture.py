@@ -45,7 +45,11 @@ class Picture:
 
     @property
     def path(self) -> Path | None:
-        """The file; None if it is not on this machine's disk."""
+        """The file; None if it is not on this machine's disk.
+
+        Raises:
+            PictureDamaged: The file is damaged.
+        """
         return self._backend.picture_path(self.name)
 
     def read(self) -> bytes:
@@ -53,6 +57,7 @@ class Picture:
 
         Raises:
             UnknownImage: The file is gone.
+            PictureDamaged: The file is damaged.
         """
         return self._backend.read_picture(self.name)
 
@@ -75,6 +80,7 @@ def copy_picture(backend: Backend, name: str, target: Path) -> None:
 
     Raises:
         UnknownImage: The picture's file is gone.
+        PictureDamaged: The picture's file is damaged.
     """
     data = backend.read_picture(name)
     target.parent.mkdir(parents=True, exist_ok=True)

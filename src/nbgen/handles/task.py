@@ -89,7 +89,11 @@ class Task:
 
     @property
     def image_paths(self) -> list[Path]:
-        """The files of the task's pictures that are on this machine's disk."""
+        """The files of the task's pictures that are on this machine's disk.
+
+        Raises:
+            PictureDamaged: One of them is damaged.
+        """
         return [path for picture in self.pictures if (path := picture.path)]
 
     def watch(self, callback: ProgressCallback) -> StopWatching:

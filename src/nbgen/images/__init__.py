@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from nbgen.images.bucket import BucketImages
-from nbgen.images.folder import FolderImages
+from nbgen.images.folder import FolderImages, find_owners
 from nbgen.images.inputs import PictureSource, keep_picture, read_source
 from nbgen.images.store import FoundFile, Images
 
@@ -15,6 +15,7 @@ __all__ = [
     "FoundFile",
     "Images",
     "PictureSource",
+    "find_owners",
     "keep_picture",
     "open_images",
     "read_source",

@@ -4,15 +4,25 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
+import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from uuid import uuid4
 
 from nbgen.atomic import UNFINISHED
-from nbgen.errors import InvalidRequest
-from nbgen.images.store import FoundFile, image_name, is_ours, owners_marked
+from nbgen.errors import InvalidRequest, PictureDamaged
+from nbgen.images.store import (
+    FoundFile,
+    image_name,
+    is_named_after,
+    is_ours,
+    owners_marked,
+)
+from nbgen.images.verified import Verified
 from nbgen.schema import utc_now
 from nbgen.schema.checks import IMAGE_NAME
+
+logger = logging.getLogger(__name__)
 
 # An object need not be written again to be young when it was written so lately.
 _FRESH = dt.timedelta(minutes=10)
@@ -56,20 +66,27 @@ class BucketImages:
         names = {protocol} if isinstance(protocol, str) else set(protocol)
         self._moves = not names & _WHOLE_OR_NOT
         self._unmarked = owner
+        self._verified = Verified()
         self._now = now
 
     def save(self, data: bytes, kind: str) -> str:
         """Write a picture file, whole or not at all; see ``Images.save``."""
         name = image_name(data, kind)
-        if not self.keep(name):
+        try:
+            kept = self.keep(name)
+        except PictureDamaged:
+            logger.warning("The damaged file of the picture %s is replaced.", name)
+            self._remove(name)  # some systems do not move onto a file
+            kept = False
+        if not kept:
             self._mark()
             self._write(name, data)
         return name
 
     def keep(self, name: str) -> bool:
-        """Return whether the picture exists, and reset its age."""
+        """Return whether the picture exists, and reset its age; see ``Images``."""
         written_at = self._written_at(name) if IMAGE_NAME.fullmatch(name) else None
-        if written_at is None:
+        if written_at is None or not self.has(name):
             return False
         self._mark()
         if written_at < self._now() - _FRESH:
@@ -85,33 +102,57 @@ class BucketImages:
         written_at = self._written_at(name)
         if written_at is None or written_at >= written_before:
             return False
-        try:
-            self._system.rm_file(self._place(name))
-        except FileNotFoundError:
-            return False
-        return True
+        return self._remove(name)
 
     def read(self, name: str) -> bytes | None:
-        """Return the bytes of the picture of that name, or None if there is none."""
+        """Return the bytes of a picture, or None; see ``Images.read``."""
         if not IMAGE_NAME.fullmatch(name):
             return None
         try:
             data: bytes = self._system.cat_file(self._place(name))
         except FileNotFoundError:
             return None
+        if not is_named_after(name, data):  # cheap, beside the download
+            raise PictureDamaged(name)
         return data
 
-    def path(self, name: str) -> Path | None:  # noqa: ARG002 - none lies here
+    def path(self, name: str, *, check: bool = True) -> Path | None:  # noqa: ARG002
         """Return None: no picture lies on this machine."""
         return None
 
     def has(self, name: str) -> bool:
-        """Say whether there is a picture of that name."""
+        """Say whether there is a picture of that name; see ``Images.has``.
+
+        A picture that this process has not compared yet is downloaded once.
+        """
         if not IMAGE_NAME.fullmatch(name):
             return False
         # A listing that was kept knows nothing of what others did since.
         self._system.invalidate_cache()
-        return bool(self._system.isfile(self._place(name)))
+        try:
+            # A hash of what the system tells of it: its size, time and the like.
+            stamp = self._system.ukey(self._place(name))
+        except FileNotFoundError:
+            return False
+        if not self._verified.knows(name, stamp):
+            data = self.read(name)
+            if data is None:  # removed since
+                return False
+            self._verified.check(name, stamp, data)
+        return True
+
+    def is_damaged(self, name: str) -> bool:
+        """Download a file again and say whether it is damaged."""
+        self._verified.forget(name)
+        try:
+            self.read(name)
+        except PictureDamaged:
+            return True
+        return False
+
+    def set_aside(self, name: str) -> bool:
+        """Remove a damaged file; see ``Images.set_aside``."""
+        return self.is_damaged(name) and self._remove(name)
 
     def files(self) -> Iterator[FoundFile]:
         """Yield the pictures and what unfinished writing left behind."""
@@ -151,6 +192,13 @@ class BucketImages:
             # Some do not move onto a file; then it is there, with the same bytes.
             if not (isinstance(error, OSError) and self.has(name)):
                 raise
+
+    def _remove(self, name: str) -> bool:
+        try:
+            self._system.rm_file(self._place(name))
+        except FileNotFoundError:
+            return False
+        return True
 
     def _written_at(self, name: str) -> dt.datetime | None:
         self._system.invalidate_cache()

@@ -3,14 +3,28 @@
 from __future__ import annotations
 
 import datetime as dt
+import logging
 import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
 from nbgen.atomic import write_atomic
-from nbgen.errors import DataFolderUnusable
-from nbgen.images.store import FoundFile, image_name, is_ours, owners_marked
+from nbgen.errors import DataFolderUnusable, PictureDamaged
+from nbgen.images.store import (
+    FoundFile,
+    image_name,
+    is_named_after,
+    is_ours,
+    owners_marked,
+)
+from nbgen.images.verified import Verified
 from nbgen.schema.checks import IMAGE_NAME
+
+logger = logging.getLogger(__name__)
+
+DAMAGED_FOLDER = "damaged"
+"""The folder beside the pictures that damaged files are moved into."""
 
 
 class FolderImages:
@@ -27,6 +41,7 @@ class FolderImages:
     def __init__(self, folder: Path, owner: str | None = None) -> None:
         self._folder = folder
         self._unmarked = owner
+        self._verified = Verified()
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -39,19 +54,26 @@ class FolderImages:
     def save(self, data: bytes, kind: str) -> str:
         """Write a picture file, whole or not at all; see ``Images.save``."""
         name = image_name(data, kind)
-        if not self.keep(name):
+        try:
+            kept = self.keep(name)
+        except PictureDamaged:
+            logger.warning("The damaged file of the picture %s is replaced.", name)
+            kept = False
+        if not kept:
             self._mark()
             self._write(self._folder / name, data)
         return name
 
     def keep(self, name: str) -> bool:
-        """Return whether the picture exists, and reset its age."""
+        """Return whether the picture exists, and reset its age; see ``Images``."""
         path = self.path(name)
         if path is None:
             return False
         self._mark()
         try:
             os.utime(path)
+            # The bytes are those that were compared; only the mtime is another.
+            self._verified.remember(name, _stamp(path.stat()))
         except FileNotFoundError:  # removed since
             return False
         except PermissionError:  # written by another user of the folder
@@ -73,23 +95,62 @@ class FolderImages:
         return True
 
     def read(self, name: str) -> bytes | None:
-        """Return the bytes of the picture of that name, or None if there is none."""
-        path = self.path(name)
+        """Return the bytes of a picture, or None; see ``Images.read``."""
+        path = self.path(name, check=False)
+        if path is None:
+            return None
         try:
-            return None if path is None else path.read_bytes()
+            with path.open("rb") as file:
+                stamp = _stamp(os.fstat(file.fileno()))
+                data = file.read()
         except FileNotFoundError:  # removed since
             return None
+        self._verified.check(name, stamp, data)
+        return data
 
-    def path(self, name: str) -> Path | None:
-        """Return where the picture of that name lies, or None if there is none."""
+    def path(self, name: str, *, check: bool = True) -> Path | None:
+        """Return where a picture lies, or None; see ``Images.path``."""
         if not IMAGE_NAME.fullmatch(name):
             return None
         path = self._folder / name
-        return path if path.is_file() else None
+        try:
+            found = path.stat()
+        except OSError:
+            return None
+        if not stat.S_ISREG(found.st_mode):
+            return None
+        known = not check or self._verified.knows(name, _stamp(found))
+        return path if known or self.read(name) is not None else None
 
     def has(self, name: str) -> bool:
-        """Say whether there is a picture of that name."""
+        """Say whether there is a picture of that name; see ``Images.has``."""
         return self.path(name) is not None
+
+    def is_damaged(self, name: str) -> bool:
+        """Read a file again and say whether it is damaged."""
+        self._verified.forget(name)
+        try:
+            self.read(name)
+        except PictureDamaged:
+            return True
+        return False
+
+    def set_aside(self, name: str) -> bool:
+        """Move a damaged file into the folder ``damaged``; see ``Images``.
+
+        A file of the same name that was moved there before is replaced.
+        """
+        path, aside = self._folder / name, self._folder / DAMAGED_FOLDER / name
+        aside.parent.mkdir(exist_ok=True)
+        try:
+            path.replace(aside)
+        except FileNotFoundError:
+            return False
+        if is_named_after(name, aside.read_bytes()):  # saved anew since it was read
+            aside.replace(path)
+            return False
+        self._sync_folder()
+        return True
 
     def files(self) -> Iterator[FoundFile]:
         """Yield the pictures and what unfinished writing left behind."""
@@ -104,7 +165,7 @@ class FolderImages:
 
     def owners(self) -> set[str]:
         """Return the identities of the databases that refer to pictures here."""
-        return owners_marked(path.name for path in self._folder.iterdir())
+        return find_owners(self._folder)
 
     def _mark(self) -> None:
         if self._unmarked is not None:
@@ -125,6 +186,21 @@ class FolderImages:
             os.fsync(handle)
         finally:
             os.close(handle)
+
+
+def find_owners(folder: Path) -> set[str]:
+    """Return the identities of the databases that refer to pictures in a folder.
+
+    Empty for a folder that does not exist.
+    """
+    try:
+        return owners_marked(path.name for path in folder.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return set()
+
+
+def _stamp(found: os.stat_result) -> tuple[int, int]:
+    return found.st_size, found.st_mtime_ns
 
 
 def _written_at(path: Path) -> dt.datetime:

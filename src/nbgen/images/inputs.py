@@ -70,6 +70,7 @@ def keep_picture(images: Images, field: str, picture: str | bytes) -> str:
 
     Raises:
         InvalidRequest: No picture of that name is kept.
+        PictureDamaged: Its file is damaged.
     """
     if isinstance(picture, bytes):
         return images.save(picture, "png")

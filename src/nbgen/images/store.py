@@ -1,7 +1,8 @@
 """The finished pictures, in a folder or wherever fsspec can write.
 
 Thread-safe: a file is written whole or not at all, and its name is made from its
-bytes, so no file is ever overwritten with another.
+bytes. So the name tells whether the file is damaged, and only a damaged file is ever
+overwritten with other bytes: with those that it should have.
 
 Beside the pictures lies a mark for each database that refers to any, an empty file
 ``owner-…`` with the identity of that database. Several databases may share pictures;
@@ -31,12 +32,16 @@ class FoundFile(NamedTuple):
 
 
 class Images(Protocol):
-    """Picture files under names that say what is in them."""
+    """Picture files under names that say what is in them.
+
+    Each file is compared with its name when a process first uses it, and again when its
+    size or mtime has changed. ``PictureDamaged`` says that they disagree.
+    """
 
     def save(self, data: bytes, kind: str) -> str:
         """Write a picture file, whole or not at all, and return its name.
 
-        The age of one that exists is reset.
+        The age of one that exists is reset; a damaged one is replaced.
 
         Args:
             data: The bytes of the file.
@@ -48,6 +53,9 @@ class Images(Protocol):
 
         Call it before committing a row that refers to it: garbage collection removes
         unreferenced files older than an hour.
+
+        Raises:
+            PictureDamaged: Its file is damaged.
         """
 
     def discard(self, name: str, written_before: dt.datetime) -> bool:
@@ -57,13 +65,42 @@ class Images(Protocol):
         """
 
     def read(self, name: str) -> bytes | None:
-        """Return the bytes of the picture of that name, or None if there is none."""
+        """Return the bytes of the picture of that name, or None if there is none.
 
-    def path(self, name: str) -> Path | None:
-        """Return where it lies on this machine, or None if it does not."""
+        Raises:
+            PictureDamaged: Its file is damaged.
+        """
+
+    def path(self, name: str, *, check: bool = True) -> Path | None:
+        """Return where it lies on this machine, or None if it does not.
+
+        Args:
+            name: The name of the picture.
+            check: Whether its bytes are compared with its name.
+
+        Raises:
+            PictureDamaged: Its file is damaged.
+        """
 
     def has(self, name: str) -> bool:
-        """Say whether there is a picture of that name."""
+        """Say whether there is a picture of that name.
+
+        Raises:
+            PictureDamaged: Its file is damaged.
+        """
+
+    def is_damaged(self, name: str) -> bool:
+        """Read the whole file, whatever was found before; say whether it is damaged.
+
+        False for a file that is gone.
+        """
+
+    def set_aside(self, name: str) -> bool:
+        """Take a damaged file away, so that its name is free for the good one.
+
+        Returns:
+            False if it is gone or sound by now, and was left as it is.
+        """
 
     def files(self) -> Iterator[FoundFile]:
         """Yield the pictures and what unfinished writing left behind."""
@@ -75,6 +112,11 @@ class Images(Protocol):
 def image_name(data: bytes, kind: str) -> str:
     """Return the name of a picture file: a hash of its bytes, and its kind."""
     return f"{hashlib.sha256(data).hexdigest()[:32]}.{kind}"
+
+
+def is_named_after(name: str, data: bytes) -> bool:
+    """Return whether the name of a picture file was made from these bytes."""
+    return image_name(data, name.rpartition(".")[2]) == name
 
 
 def is_ours(name: str) -> bool:

@@ -17,6 +17,7 @@ from nbgen.schema import (
     PICTURE_FIELDS,
     BatchRow,
     ChangedRows,
+    CheckReport,
     GenerationRequest,
     Position,
     TaskPage,
@@ -74,6 +75,7 @@ class Archive:
 
         Raises:
             InvalidRequest: One of them is not kept here.
+            PictureDamaged: The file of one of them is damaged.
         """
         for field in PICTURE_FIELDS:
             name = getattr(request, field)
@@ -87,13 +89,17 @@ class Archive:
             raise UnknownImage(name)
         return data
 
-    def picture_path(self, name: str) -> Path | None:
+    def picture_path(self, name: str, *, check: bool) -> Path | None:
         """Return the file of a picture, or None; see ``Pictures.picture_path``."""
-        return self._images.path(name)
+        return self._images.path(name, check=check)
 
     def collect_garbage(self, *, dry_run: bool) -> list[str]:
         """Remove unreferenced files; see ``Pictures.collect_garbage``."""
         return self._store.collect_garbage(self._images, dry_run=dry_run)
+
+    def check_pictures(self, *, repair: bool) -> CheckReport:
+        """Look at files, rows and database; see ``Pictures.check_pictures``."""
+        return self._store.check_pictures(self._images, repair=repair)
 
     def _reviewed(self, record: TaskRecord) -> TaskRecord:
         return reviewed(record, self._quorum)

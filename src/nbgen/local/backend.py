@@ -36,6 +36,7 @@ from nbgen.schema import (
     DRAFT,
     BatchRow,
     ChangedRows,
+    CheckReport,
     ContentTask,
     Decided,
     Decision,
@@ -246,13 +247,17 @@ class LocalBackend:
         """See ``nbgen.backend.Pictures``."""
         return self._archive.read_picture(name)
 
-    def picture_path(self, name: str) -> Path | None:
+    def picture_path(self, name: str, *, check: bool = True) -> Path | None:
         """See ``nbgen.backend.Pictures``."""
-        return self._archive.picture_path(name)
+        return self._archive.picture_path(name, check=check)
 
     def collect_garbage(self, *, dry_run: bool = True) -> list[str]:
         """See ``nbgen.backend.Pictures``."""
         return self._archive.collect_garbage(dry_run=dry_run)
+
+    def check_pictures(self, *, repair: bool = False) -> CheckReport:
+        """See ``nbgen.backend.Pictures``."""
+        return self._archive.check_pictures(repair=repair)
 
     # Deciding.
 

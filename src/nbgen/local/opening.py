@@ -5,15 +5,17 @@ The last one that is opened is closed first.
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
 from typing import NamedTuple
 
+from nbgen.errors import DataFolderUnusable
 from nbgen.generation.engine import Engine, EngineRunner
 from nbgen.generation.process import ProcessEngine, load_sdxl
 from nbgen.generation.thread import ThreadEngine
-from nbgen.images import Images, open_images
+from nbgen.images import Images, find_owners, open_images
 from nbgen.local.archive import Archive
 from nbgen.local.config import StudioConfig
 from nbgen.local.endings import Endings
@@ -34,6 +36,7 @@ from nbgen.review.publishers import Publisher
 from nbgen.review.quorum import read_quorum
 from nbgen.schema import Draft, utc_now
 from nbgen.store import Store
+from nbgen.store.sqlite_file import file_at, read_identity
 
 
 class Library(NamedTuple):
@@ -73,17 +76,20 @@ def open_library(
         opening: Gets a callback that closes each part.
 
     Raises:
-        DataFolderUnusable: The folder or the database cannot be read or written.
+        DataFolderUnusable: The folder or the database cannot be read or written, or
+            the pictures in the folder are of another database.
         InvalidRequest: A setting is not allowed.
         PublishFailed: An installed publisher cannot be loaded.
     """
     quorum = read_quorum(config.approvals_needed)
     publishers = load_publishers() if publishers is None else publishers
+    _check_file(config)
     store = Store(config.folder, config.database_url)
     turn = RunnerLock(store.lock_folder)
     # The turn is released last, so that the next runner finds our tasks to take over.
     opening.callback(turn.release)
     opening.callback(store.close)
+    _check_owner(config, store.identity, "another one")  # of PostgreSQL, known only now
     images = open_images(config.picture_place, owner=store.identity)
     if progress is None:
         progress = ProgressService()
@@ -97,6 +103,57 @@ def open_library(
     archive = Archive(store, images, quorum)
     reviews = Reviews(store.decisions, images, outbox, quorum, utc_now)
     return Library(store, turn, images, progress, changes, archive, reviews, watching)
+
+
+def _check_file(config: StudioConfig) -> None:
+    """Refuse a SQLite file that does not belong to the pictures, before it is opened.
+
+    A new database beside the pictures of a lost one would hide the loss.
+
+    Raises:
+        DataFolderUnusable: The file is missing, empty or another one.
+    """
+    file = file_at(config.folder, config.database_url)
+    if file is None or not find_owners(config.folder / "images"):
+        return
+    try:
+        identity = read_identity(file)
+        size = file.stat().st_size if file.exists() else None
+    except (OSError, sqlite3.Error):
+        return  # opening it says what is wrong with it
+    state = {None: "missing", 0: "empty"}.get(size, "another one")
+    _check_owner(config, identity, state)
+
+
+def _check_owner(config: StudioConfig, identity: str | None, state: str) -> None:
+    """Refuse a database without a mark where only others have left theirs.
+
+    Several databases may share a place that was chosen for the pictures.
+
+    Args:
+        config: The settings.
+        identity: The identity of the database; None if it has none yet.
+        state: What is wrong with the database, for the error.
+
+    Raises:
+        DataFolderUnusable: The pictures in the data folder are of other databases.
+    """
+    pictures = config.folder / "images"
+    owners = find_owners(pictures) if config.picture_place == pictures else set()
+    if not owners or identity in owners:
+        return
+    raise DataFolderUnusable(
+        f"The data folder {str(config.folder)!r} has pictures, but their database is "
+        f"not there: {_database_name(config)} is {state}. Nothing was changed. Put the "
+        "database back, from a backup if it is lost. If the tasks are in another "
+        "database, name that one with database or NBGEN_DATABASE. To start anew, move "
+        f"the folder {str(pictures)!r} away."
+    )
+
+
+def _database_name(config: StudioConfig) -> str:
+    file = file_at(config.folder, config.database_url)
+    return "the database that was named" if file is None else repr(str(file))
 
 
 def open_workshop(

@@ -247,6 +247,7 @@ class Outbox:
 
         Raises:
             PublishFailed: The picture is kept here, and its file is gone.
+            PictureDamaged: Its file is damaged.
         """
         url = decision.featured_image_url or ""
         if not url.startswith(IMAGE_URL):

@@ -15,11 +15,11 @@ from nbgen.errors import NbgenError, UnknownTask
 from nbgen.images import Images
 from nbgen.local.outbox import Outbox
 from nbgen.review.answers import decided
+from nbgen.review.candidates import find_picture
 from nbgen.review.changes import check_needs_no_child
 from nbgen.review.content import read_metadata
 from nbgen.review.quorum import Quorum
 from nbgen.review.rules import (
-    find_picture,
     fold,
     reviewed,
     rule,
@@ -48,7 +48,7 @@ class Reviews:
 
     Args:
         decisions: The log of decisions.
-        images: The picture files; an approval needs one that still exists.
+        images: The picture files; an approval needs one that exists and is sound.
         outbox: Publishes what is approved; woken after each change.
         quorum: The approvals that a task needs.
         now: Returns the present time in UTC.

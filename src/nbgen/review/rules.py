@@ -7,8 +7,8 @@ the transaction that appends to the log.
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable, Sequence
-from typing import NamedTuple, TypeVar
+from collections.abc import Sequence
+from typing import TypeVar
 
 import msgspec
 
@@ -16,9 +16,10 @@ from nbgen.errors import (
     DecisionConflict,
     FeaturedImageMissing,
     InvalidRequest,
+    PictureDamaged,
     UnknownTask,
 )
-from nbgen.review.image_url import find_image_url, searched_places
+from nbgen.review.image_url import searched_places
 from nbgen.review.quorum import Quorum, either
 from nbgen.schema import (
     ApprovalStatus,
@@ -84,7 +85,7 @@ def rule(
     request: DecisionRequest,
     quorum: Quorum,
     *,
-    picture: str | None,
+    picture: str | PictureDamaged | None,
     now: dt.datetime,
 ) -> Ruling:
     """Say what is to be done about a request to decide.
@@ -98,7 +99,8 @@ def rule(
         subject: What is decided on.
         request: What is to be decided.
         quorum: Whose approvals are needed.
-        picture: The URL of the featured image that was found; None if there is none.
+        picture: The URL of the featured image, as ``find_picture`` found it; None if
+            there is none, the error if its file is damaged.
         now: The time of the decision, in UTC.
 
     Raises:
@@ -106,6 +108,7 @@ def rule(
         DecisionConflict: It does not await a decision, somebody else decided
             meanwhile, or another verdict or picture stands.
         FeaturedImageMissing: An approval of a generated task without a picture.
+        PictureDamaged: An approval of a picture whose file is damaged.
         InvalidRequest: The reviewer is none of those who are named in the quorum.
     """
     _check_awaits(subject)
@@ -124,6 +127,8 @@ def rule(
     _check_expected(subject, expected)
     image = request.image
     approves = request.verdict is Verdict.APPROVED
+    if isinstance(picture, PictureDamaged):
+        raise picture
     if approves:
         votes = [own, *before.votes.values()]
         approvals = [v for v in votes if v and v.verdict is Verdict.APPROVED]
@@ -215,64 +220,6 @@ def rule_undo(
         supersedes=undone.sequence,
     )
     return _appended(subject.log, decision, quorum)
-
-
-class Candidate(NamedTuple):
-    """A picture that an approval may stand for.
-
-    Attributes:
-        url: Its URL.
-        name: The name of its file, which must still exist; None for a picture whose
-            existence is not checked.
-    """
-
-    url: str
-    name: str | None = None
-
-
-def find_picture(
-    subject: Subject, request: DecisionRequest, has_picture: Callable[[str], bool]
-) -> str | None:
-    """Return the URL of the first candidate whose file exists, or None.
-
-    Args:
-        subject: What is decided on.
-        request: The decision.
-        has_picture: Returns whether there is a picture of that name.
-    """
-    for url, name in find_candidates(subject, request):
-        if name is None or has_picture(name):
-            return url
-    return None
-
-
-def find_candidates(subject: Subject, request: DecisionRequest) -> list[Candidate]:
-    """Return the pictures that an approval may stand for, the preferred one first.
-
-    That is the decision's own URL, or the picture that it names; else what the metadata
-    say, the task's own URL, then the pictures that were generated. Any other verdict
-    has none.
-
-    Raises:
-        InvalidRequest: The decision names a picture that is none of the task's.
-    """
-    made = subject.task.result.images if subject.task and subject.task.result else ()
-    urls = {picture.name: picture.url for picture in made}
-    if request.image is not None and request.image not in urls:
-        allowed = f"the name of a picture of task {subject.task_id!r}, or left out"
-        raise InvalidRequest("image", request.image, allowed)
-    if request.verdict is not Verdict.APPROVED:
-        return []
-    if request.featured_image_url is not None:
-        return [Candidate(request.featured_image_url)]
-    if request.image is not None:
-        return [Candidate(urls[request.image], request.image)]
-    if subject.content is not None:
-        content = subject.content
-        url = find_image_url(content.metadata) or content.featured_image_url
-        if url is not None:
-            return [Candidate(url)]
-    return [Candidate(url, name) for name, url in urls.items()]
 
 
 def is_generated(subject: Subject) -> bool:

@@ -43,6 +43,7 @@ from nbgen.schema.progress import (
     rough_plan,
     shown_percentage,
 )
+from nbgen.schema.report import CheckReport, FaultyPicture
 from nbgen.schema.request import (
     PICTURE_FIELDS,
     REQUEST_FIELDS,
@@ -98,12 +99,14 @@ __all__ = [
     "ChangeKind",
     "ChangedRows",
     "Changes",
+    "CheckReport",
     "ContentTask",
     "Decided",
     "Decision",
     "DecisionFields",
     "DecisionRequest",
     "Draft",
+    "FaultyPicture",
     "GenerationProgress",
     "GenerationRequest",
     "GenerationResult",

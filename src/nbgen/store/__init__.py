@@ -8,7 +8,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from nbgen.images import Images
+from nbgen.schema import CheckReport
 from nbgen.store.changes import ChangeStore
+from nbgen.store.checking import check_pictures
 from nbgen.store.database import Database
 from nbgen.store.decisions import DecisionStore
 from nbgen.store.garbage import collect_garbage
@@ -72,6 +74,10 @@ class Store:
     def collect_garbage(self, images: Images, *, dry_run: bool) -> list[str]:
         """Remove what nothing refers to; see ``nbgen.store.garbage``."""
         return collect_garbage(self._database, images, dry_run=dry_run)
+
+    def check_pictures(self, images: Images, *, repair: bool) -> CheckReport:
+        """Look at files, rows and database; see ``nbgen.store.checking``."""
+        return check_pictures(self._database, images, repair=repair)
 
     def close(self) -> None:
         """Close the database; tasks that still run count as lost."""

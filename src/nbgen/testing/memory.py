@@ -40,6 +40,7 @@ from nbgen.schema import (
     DECISION_FIELDS,
     BatchRow,
     ChangedRows,
+    CheckReport,
     ContentTask,
     Decided,
     Decision,
@@ -267,7 +268,7 @@ class MemoryBackend:
         with self._open():
             return self._pictures.read(name)
 
-    def picture_path(self, name: str) -> Path | None:  # noqa: ARG002
+    def picture_path(self, name: str, *, check: bool = True) -> Path | None:  # noqa: ARG002
         """Return None: no picture is on a disk."""
         with self._open():
             return None
@@ -275,9 +276,13 @@ class MemoryBackend:
     def collect_garbage(self, *, dry_run: bool = True) -> list[str]:
         """Remove unreferenced pictures; see ``Pictures.collect_garbage``."""
         with self._open():
-            reviews = self._reviews
-            referring = [*self._tasks.values(), *reviews.log, *reviews.content.values()]
+            referring = self._referring()
             return self._pictures.collect_garbage(referring, dry_run=dry_run)
+
+    def check_pictures(self, *, repair: bool = False) -> CheckReport:
+        """Compare all pictures with their names; see ``Pictures.check_pictures``."""
+        with self._open():
+            return self._pictures.check(self._referring(), repair=repair)
 
     def decide(
         self, requests: Iterable[DecisionRequest]
@@ -364,6 +369,10 @@ class MemoryBackend:
         if task_id not in self._tasks:
             raise UnknownTask(task_id)
         return self._reviews.reviewed_task(self._tasks[task_id])
+
+    def _referring(self) -> list[TaskRecord | Decision | ContentTask]:
+        reviews = self._reviews
+        return [*self._tasks.values(), *reviews.log, *reviews.content.values()]
 
     def _publish(self) -> None:
         with suppress(StudioClosed):  # what was decided is decided all the same

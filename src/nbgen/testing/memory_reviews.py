@@ -13,11 +13,12 @@ from typing import Any
 import msgspec
 
 from nbgen.errors import NbgenError, UnknownTask
+from nbgen.review.candidates import find_picture
 from nbgen.review.changes import check_needs_no_child
 from nbgen.review.content import merge_metadata
 from nbgen.review.publishers import Publication, Publisher, publication_of
 from nbgen.review.quorum import Quorum
-from nbgen.review.rules import find_picture, reviewed, rule, rule_undo
+from nbgen.review.rules import reviewed, rule, rule_undo
 from nbgen.schema import (
     ChangeKind,
     ContentTask,

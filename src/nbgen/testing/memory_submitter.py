@@ -10,7 +10,6 @@ from collections.abc import Collection, Mapping, Sequence
 from nbgen.errors import InvalidRequest, NbgenError, TaskConflict, TaskNotEnded
 from nbgen.review.changes import changed_request, check_same_changes
 from nbgen.schema import (
-    PICTURE_FIELDS,
     DecisionRequest,
     Draft,
     GenerationRequest,
@@ -55,7 +54,7 @@ class MemorySubmitter:
         """Queue a task unless it exists; return its id."""
         task_id = self._draft.new_id() if task_id is None else check_task_id(task_id)
         check_priority(priority)
-        self._keep_pictures(request)
+        self._pictures.keep_pictures_of(request)
         standing = self._tasks.get(task_id)
         if standing is None:
             self._queue.add(
@@ -73,7 +72,7 @@ class MemorySubmitter:
         check_priority(priority)
         for name, request in rows.items():
             check_batch_name("row", name)
-            self._keep_pictures(request)
+            self._pictures.keep_pictures_of(request)
         known = rows_of(self._tasks.values(), batch_id)
         records = plan_batch(
             batch_id, rows, known, self._tasks, priority=priority, draft=self._draft
@@ -124,9 +123,3 @@ class MemorySubmitter:
         children = [new_child(old, draft=self._draft) for old in olds]
         self._queue.add(children)
         return children
-
-    def _keep_pictures(self, request: GenerationRequest) -> None:
-        for field in PICTURE_FIELDS:
-            name = getattr(request, field)
-            if name is not None:
-                self._pictures.keep(field, name)

@@ -6,13 +6,12 @@ Only the pump of its panel writes it; any thread may read the review fields.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from html import escape
 from pathlib import PurePath
 
 import ipywidgets
 
-from nbgen.errors import UnknownImage
+from nbgen.errors import PictureDamaged, UnknownImage
 from nbgen.schema import Decision, GenerationResult, TaskRecord
 
 
@@ -20,8 +19,9 @@ class ResultView(ipywidgets.VBox):  # type: ignore[misc]
     """Shows pictures, and asks for a decision or shows it.
 
     Args:
-        read_image: Returns the bytes of a picture by its name, and raises
-            ``UnknownImage`` if there is none; pictures need not be on this disk.
+        read_image: Returns the bytes of a picture by its name. It raises
+            ``UnknownImage`` if there is none, and ``PictureDamaged`` if its file is
+            damaged. Pictures need not be on this disk.
         reviewer_id: The name to propose as the reviewer's.
         approve: Called when Approve is clicked.
         reject: Called when Reject is clicked.
@@ -98,9 +98,14 @@ class ResultView(ipywidgets.VBox):  # type: ignore[misc]
     def _show_pictures(self, record: TaskRecord) -> None:
         assert record.result is not None
         found: list[tuple[str, bytes]] = []
+        gone, damaged = 0, []
         for image in record.result.images:
-            with suppress(UnknownImage):
+            try:
                 found.append((image.name, self._read_image(image.name)))
+            except UnknownImage:
+                gone += 1
+            except PictureDamaged as error:
+                damaged.append(str(error))
         earlier = self._pictures.children
         self._pictures.children = [
             ipywidgets.Image(value=data, format=PurePath(name).suffix.removeprefix("."))
@@ -108,19 +113,18 @@ class ResultView(ipywidgets.VBox):  # type: ignore[misc]
         ]
         for picture in earlier:
             picture.close()
-        gone = len(record.result.images) - len(found)
-        self._caption.value = _caption(record.result, gone)
+        self._caption.value = _caption(record.result, gone, damaged)
 
 
-def _caption(result: GenerationResult, gone: int) -> str:
+def _caption(result: GenerationResult, gone: int, damaged: Sequence[str]) -> str:
     images = result.images
-    lines = []
+    lines = [f'<div class="nbgen-error">{escape(text)}</div>' for text in damaged]
     if gone:
         lost = "The picture's file is gone."
         if len(images) > 1:
             lost = f"The files of {gone} of {len(images)} pictures are gone."
         lines.append(f'<div class="nbgen-error">{lost}</div>')
-    if gone < len(images):
+    if gone + len(damaged) < len(images):
         lines.append(f'<span class="nbgen-soft">{escape(_facts(result))}</span>')
     return "".join(lines)
 
