@@ -249,9 +249,11 @@ def test_what_ended_and_is_gone_stays_as_it_was(
             return self.now
 
     shown_once = threading.Event()
-    shown = show(Gone(succeeded=1))
+    batch = Gone(succeeded=1)
+    shown = show(batch)
     shown.until_text("1 of 1 made")
     shown_once.set()
+    batch.on_change()
     assert gone.wait(10)
     shown.panel.close()
     assert not caplog.records

@@ -68,14 +68,13 @@ class BatchWatch:
             for change in changes.changes
             if change.kind is ChangeKind.TASK and change.batch_id == self._batch_id
         ]
-        runs = {change.id: change.state == Status.GENERATING for change in own}
+        states = {change.id: change.state for change in own}
+        runs = {i for i, state in states.items() if state == Status.GENERATING}
         with self._lock:
-            ended = [
-                self._watches.pop(each, _nothing) for each in runs if not runs[each]
-            ]
+            ended = [self._watches.pop(i, _nothing) for i in states.keys() - runs]
         for stop in ended:
             stop()
-        self.follow(task_id for task_id, is_running in runs.items() if is_running)
+        self.follow(runs)
         if own or changes.missed or changes.problem:
             self._on_change()
 
