@@ -11,8 +11,9 @@ from typing import Any
 import ipywidgets
 import pytest
 
-from nbgen.errors import InvalidRequest, NbgenError, UnknownTask
+from nbgen.errors import InvalidRequest, NbgenError, PublishFailed, UnknownTask
 from nbgen.generation.checkpoints import TINY_FOLDER
+from nbgen.review.publishers import Publication
 from nbgen.schema import Outcome, Verdict
 from nbgen.studio import Studio
 from nbgen.testing import Gate
@@ -200,9 +201,45 @@ def test_somebody_else_was_faster(studio: Studio, make_panel: MakePanel) -> None
     driver = make_panel(studio, prompt="a cat", task_id="a")
     driver.labelled("Generate").click()
     driver.until_text("seed ")
+    approve = driver.labelled("Approve")
     studio.reject("a", reviewer_id="bob")
-    driver.labelled("Approve").click()
+    approve.click()
     driver.until_text("was rejected by bob")
+
+
+class Site:
+    """A publisher that fails once, then publishes at an address."""
+
+    name = "site"
+
+    def __init__(self) -> None:
+        self._failed = False
+
+    def publish(self, _publication: Publication) -> str:
+        if self._failed:
+            return "https://site.example/1"
+        self._failed = True
+        raise PublishFailed("The <site> is down.")
+
+
+def test_what_is_decided_elsewhere_is_shown(
+    make_studio: MakeStudio, make_panel: MakePanel
+) -> None:
+    """By another process, say, through the command line or HTTP."""
+    driver = make_panel(make_studio(), prompt="a cat", task_id="a")
+    driver.labelled("Generate").click()
+    driver.until_text("seed ")
+    elsewhere = make_studio(publishers=[Site()], take_over=False)
+    elsewhere.approve("a", reviewer_id="bob", feedback="Fine")
+    driver.until_text("<b>Approved</b> by bob. “Fine”")
+    driver.until_text("failed: The &lt;site&gt; is down. It is tried again.")
+    driver.until_text('Published with site: <a href="https://site.example/1"')
+    assert not driver.all_labelled("Approve")
+    elsewhere.undo("a", reviewer_id="bob")
+    driver.until(lambda: bool(driver.all_labelled("Approve")))
+    assert "Approved" not in driver.text()
+    elsewhere.request_changes("a", reviewer_id="bob", feedback="Bluer")
+    driver.until_text("<b>Changes requested</b> by bob. “Bluer”")
 
 
 def test_the_methods_are_the_buttons_twins(

@@ -12,6 +12,7 @@ import getpass
 import inspect
 import threading
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from functools import partial
 from typing import Unpack
@@ -27,6 +28,7 @@ from nbgen.schema import (
     GenerationProgress,
     Outcome,
     Preview,
+    PublicationRecord,
     RequestFields,
     Status,
     TaskRecord,
@@ -268,11 +270,13 @@ class GenerationPanel(Panel):
         self._error_line.show(error)
         self._progress_view.show(progress, cancelling=cancelling, preview=preview)
         record: TaskRecord | None = None
+        publications: Sequence[PublicationRecord] = ()
         # Nothing can be read once the studio is closed; the pictures shown stay.
         with suppress(StudioClosed):
             if task and progress and progress.status is Status.COMPLETED:
                 record = task.record
-            self._result_view.show(record)
+                publications = self._studio.publications(task.id)
+            self._result_view.show(record, publications)
 
 
 def _user_name() -> str:

@@ -12,7 +12,21 @@ from pathlib import PurePath
 import ipywidgets
 
 from nbgen.errors import PictureDamaged, UnknownImage
-from nbgen.schema import Decision, GenerationResult, TaskRecord
+from nbgen.schema import (
+    Decision,
+    GenerationResult,
+    PublicationRecord,
+    PublicationState,
+    TaskRecord,
+    Verdict,
+)
+
+_WORDS = {
+    Verdict.APPROVED: "Approved",
+    Verdict.REJECTED: "Rejected",
+    Verdict.CHANGES_REQUESTED: "Changes requested",
+    Verdict.UNDONE: "Undone",
+}
 
 
 class ResultView(ipywidgets.VBox):  # type: ignore[misc]
@@ -74,8 +88,12 @@ class ResultView(ipywidgets.VBox):  # type: ignore[misc]
         """The text of the feedback field."""
         return str(self._feedback.value)
 
-    def show(self, record: TaskRecord | None) -> None:
-        """Show a completed task; None hides everything.
+    def show(
+        self,
+        record: TaskRecord | None,
+        publications: Sequence[PublicationRecord] = (),
+    ) -> None:
+        """Show a completed task with its publications; None hides everything.
 
         Raises:
             NbgenError: Its pictures cannot be read; what was shown stays.
@@ -92,7 +110,8 @@ class ResultView(ipywidgets.VBox):  # type: ignore[misc]
             last: ipywidgets.Widget = self._question
         else:
             last = self._verdict
-            self._verdict.value = _verdict(record.decision)
+            said = [_verdict(record.decision), *map(_publication, publications)]
+            self._verdict.value = "".join(said)
         self.children = (self._pictures, self._caption, last)
 
     def _show_pictures(self, record: TaskRecord) -> None:
@@ -144,6 +163,28 @@ def _verdict(decision: Decision) -> str:
     said = f" “{escape(decision.feedback)}”" if decision.feedback else ""
     return (
         f'<div class="nbgen-verdict {decision.verdict.value}">'
-        f"<b>{decision.verdict.value.capitalize()}</b> by "
+        f"<b>{_WORDS[decision.verdict]}</b> by "
         f"{escape(decision.reviewer_id)}.{said}</div>"
     )
+
+
+def _publication(record: PublicationRecord) -> str:
+    name = escape(record.publisher)
+    if record.state is PublicationState.CANCELLED:
+        return ""
+    if record.state is PublicationState.PUBLISHED:
+        where = f": {_link(record.url)}" if record.url else "."
+        return f'<div class="nbgen-soft">Published with {name}{where}</div>'
+    if record.error is None:
+        return f'<div class="nbgen-soft">Publishing with {name}…</div>'
+    return (
+        f'<div class="nbgen-error">Publishing with {name} failed: '
+        f"{escape(record.error)} It is tried again.</div>"
+    )
+
+
+def _link(url: str) -> str:
+    shown = escape(url)
+    if not url.startswith(("https://", "http://")):
+        return shown
+    return f'<a href="{shown}" target="_blank" rel="noopener">{shown}</a>'

@@ -56,7 +56,9 @@ _CSS = """
   border-left: 3px solid var(--nb-bad); padding: 2px 0 2px 10px; }
 .nbgen-panel .nbgen-verdict { padding: 2px 0 2px 10px; overflow-wrap: anywhere;
   border-left: 3px solid var(--nb-good); }
-.nbgen-panel .nbgen-verdict.rejected { border-color: var(--nb-bad); }
+.nbgen-panel .nbgen-verdict.rejected, .nbgen-panel .nbgen-verdict.changes_requested {
+  border-color: var(--nb-bad); }
+.nbgen-panel .nbgen-verdict + div { margin-top: 6px; }
 .nbgen-panel .widget-image { width: min(100%, 320px); height: auto;
   object-fit: contain; border-radius: 6px; border: 1px solid var(--nb-line); }
 .nbgen-panel .nbgen-review { border-top: 1px solid var(--nb-line);
