@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -92,6 +94,23 @@ def test_generate_and_approve(panel_page: Page) -> None:
     approve.click()
     expect(page.get_by_text("Approved by ada. “Just right”")).to_be_visible()
     expect(approve).to_be_hidden()
+
+
+def test_an_undo_on_the_command_line_is_shown(
+    panel_page: Page, lab: tuple[str, Path]
+) -> None:
+    page = panel_page
+    task_id = "undone"
+    page.get_by_label("Task id").fill(task_id)
+    button(page, "Generate").click()
+    button(page, "Approve").click()
+    page.get_by_text("Approved by ada.").wait_for()
+    _, folder = lab
+    data = folder / ".lab" / "nbgen"
+    undo = ["undo", task_id, "--reviewer", "ada", "--data-dir", str(data)]
+    subprocess.run([sys.executable, "-m", "nbgen", *undo], check=True)
+    expect(button(page, "Approve")).to_be_visible()
+    expect(page.get_by_text("Approved by ada.")).to_be_hidden()
 
 
 def test_cancel(panel_page: Page) -> None:

@@ -351,6 +351,25 @@ def test_a_damaged_picture_is_an_error_and_not_a_picture(
     assert (refused.status, refused.body["error"]["code"]) == (409, "picture_damaged")
 
 
+def test_health_says_that_the_data_folder_has_vanished(
+    make_studio: Callable[..., Studio],
+    make_server: Callable[..., Server],
+    tmp_path: Path,
+) -> None:
+    studio = make_studio()
+    server = make_server(studio)
+    [database] = tmp_path.rglob("nbgen.sqlite")
+    away = database.parent.rename(tmp_path / "away")
+    answer = ask(server, "/health")
+    assert (answer.status, answer.body["status"]) == (503, "unhealthy")
+    assert "The data folder has vanished" in answer.body["message"]
+    assert str(tmp_path) not in answer.body["message"]
+    refused = ask(server, "/api/media/generate", {"prompt": "a cat", "wait": False})
+    assert error_of(refused)[:2] == (503, "data_folder_unusable")
+    away.rename(database.parent)
+    assert ask(server, "/health").body == {"status": "healthy"}
+
+
 def test_health(server: Server) -> None:
     for path in ("/health", "/api/media/health"):
         answer = ask(server, path)

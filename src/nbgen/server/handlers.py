@@ -24,6 +24,8 @@ from nbgen.wire.http import (
     sent_pictures,
 )
 
+_UNREADABLE = "The tasks cannot be read. The log of the server says more."
+
 
 class GenerateHandler(BaseHandler):
     """``POST /api/media/generate``: make pictures, and wait for them or not."""
@@ -132,7 +134,9 @@ class HealthHandler(BaseHandler):
         """Answer 200, or 503 when the store cannot be read."""
         try:
             await asyncio.to_thread(self.studio.tasks, limit=1)
-        except (NbgenError, OSError):
-            self.write_json(HealthBody("unhealthy"), 503)
+        except (NbgenError, OSError) as error:
+            # Whatever the system says of a file may hold its path.
+            message = str(error) if isinstance(error, NbgenError) else _UNREADABLE
+            self.write_json(HealthBody("unhealthy", message), 503)
         else:
             self.write_json(HealthBody("healthy"))

@@ -260,10 +260,16 @@ def read_task_query(arguments: Mapping[str, str]) -> TaskQuery:
     return TaskQuery(**fields)
 
 
-class HealthBody(msgspec.Struct, frozen=True):
-    """Whether the server can read its store."""
+class HealthBody(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Whether the server can read its store.
+
+    Attributes:
+        status: Whether it can.
+        message: Why it cannot, for a person; None if it can.
+    """
 
     status: Literal["healthy", "unhealthy"]
+    message: str | None = None
 
 
 def _fields_of(value: msgspec.Struct, kind: type[msgspec.Struct]) -> dict[str, Any]:
