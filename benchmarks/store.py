@@ -62,14 +62,7 @@ def fill(store: Store) -> None:
             connection.execute(tasks.insert(), [task_row(number) for number in numbers])
             connection.execute(
                 prompts.insert(),
-                [
-                    {
-                        "created_at": START + dt.timedelta(seconds=n),
-                        "number": n,
-                        "folded": prompt(n).casefold(),
-                    }
-                    for n in numbers
-                ],
+                [{"number": n, "folded": prompt(n).casefold()} for n in numbers],
             )
             connection.execute(
                 decisions.insert(), [decision_row(n) for n in numbers if n % 10 == 0]

@@ -36,8 +36,8 @@ class ChangeSource(Protocol):
         ``Changes.missed`` is set if they are not known any more.
         """
 
-    def wait(self) -> None:
-        """Return when something may have changed, at the latest after a second."""
+    def wait(self) -> bool:
+        """Return at a change, or after a second; say whether there may be one."""
 
     def wake(self) -> None:
         """Have ``wait`` return now; any thread may ask."""
@@ -133,17 +133,19 @@ class ChangeFollower:
 
     def _follow(self) -> None:
         watchers: list[_Watcher] = []
+        may_have_changed = False
         while not self._closed.is_set():
             watchers = [watcher for watcher in watchers if not watcher.gone]
-            watchers += self._take_joined(wait=not watchers)
+            joined = self._take_joined(wait=not watchers)
+            watchers += joined
             try:
-                self._tell_changes(watchers)
-                if watchers:
-                    self._source.wait()
+                self._tell_changes(watchers if may_have_changed else joined)
+                may_have_changed = bool(watchers) and self._source.wait()
             except StudioClosed:
                 return
             except Exception as error:  # noqa: BLE001 - it may be there a second later
                 self._tell_problem(watchers, str(error))
+                may_have_changed = True
                 self._closed.wait(_RETRY_S)
 
     def _take_joined(self, *, wait: bool) -> list[_Watcher]:

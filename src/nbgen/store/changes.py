@@ -118,8 +118,8 @@ class ChangeStore:
         with self._database.writing() as connection:
             append(connection, [entry])
 
-    def wait(self) -> None:
-        """Return when something may have changed, at the latest after a second.
+    def wait(self) -> bool:
+        """Return at a change, or after a second; say whether there may be one.
 
         It belongs to one thread at a time.
 
@@ -127,7 +127,7 @@ class ChangeStore:
             DataFolderUnusable: The database cannot be reached, or has vanished.
             StudioClosed: The database is closed.
         """
-        self._database.wait_for_changes()
+        return self._database.wait_for_changes()
 
     def wake(self) -> None:
         """Have ``wait`` return now."""

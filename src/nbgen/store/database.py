@@ -79,7 +79,8 @@ class Database:
         if file is None:
             self._signal = ServerSignal(self._engine)
         else:
-            self._signal = FileSignal(self._engine)
+            bells = self.lock_folder / "followers"
+            self._signal = FileSignal(self._engine, bells, self._owners.own)
         # SQLite lets one write, and the others look again after a while of sleep; our
         # own threads need not sleep.
         self._writer: AbstractContextManager[Any] = (
@@ -113,8 +114,7 @@ class Database:
                 transaction.commit()
             # What was written into a file that is gone must not be acknowledged.
             self._check_file()
-            if self.is_file:  # PostgreSQL notifies this process as it does others
-                self._signal.wake()
+            self._signal.tell()
 
     @contextmanager
     def reading(self) -> Iterator[sa.Connection]:
@@ -131,8 +131,8 @@ class Database:
         ):
             yield connection
 
-    def wait_for_changes(self) -> None:
-        """Return when something may have changed, at the latest after a second.
+    def wait_for_changes(self) -> bool:
+        """Return at a change, or after a second; say whether there may be one.
 
         It belongs to one thread at a time. Any process may have made the change.
 
@@ -142,7 +142,7 @@ class Database:
         """
         with self._use():
             try:
-                self._signal.wait()
+                return self._signal.wait()
             except Exception as error:
                 raise DataFolderUnusable(
                     f"The database cannot be followed: {_first_line(error)}. It is "

@@ -7,85 +7,171 @@ called from any. A signal holds one connection of its own.
 from __future__ import annotations
 
 import contextlib
+import errno
+import logging
 import os
 import select
 import time
+from pathlib import Path
 from threading import Event
 from typing import Any, Protocol
 
 import sqlalchemy as sa
 
+logger = logging.getLogger(__name__)
+
 CHANNEL = "nbgen"
 """On which PostgreSQL notifies; the payload is empty."""
 
 LONGEST_WAIT_S = 1.0
-# Of the time from a commit to the follower, half of this is the usual part. Each look
-# takes some microseconds, so more of them would keep an idle processor from resting.
+# Where a system has no named pipes. Half of it is the usual time until a change of
+# another process is seen; each look costs a wake-up of the processor.
 _LOOK_EVERY_S = 0.04
+_BELL = ".bell"
 
 
 class ChangeSignal(Protocol):
     """Waits for changes of one database."""
 
-    def wait(self) -> None:
-        """Return when something may have changed, at the latest after a second."""
+    def wait(self) -> bool:
+        """Return at a change, or after a second; say whether there may be one."""
 
     def wake(self) -> None:
         """Have ``wait`` return now; any thread may call it."""
+
+    def tell(self) -> None:
+        """Tell the followers of other processes of a commit; any thread may call it."""
 
     def close(self) -> None:
         """Close the connection; ``wait`` must not be under way."""
 
 
 class FileSignal:
-    """Looks at a number that SQLite keeps in memory that its processes share.
+    """Wakes the followers of a SQLite file, in this and in other processes.
 
-    The number tells a connection of the commits of all others, so this one writes
-    nothing.
+    Each follower has a named pipe in a folder beside the file, and whoever commits
+    writes a byte into each of them. That is a hint only: it may be lost with a process
+    that dies after its commit. So a follower also looks, once a second, at a number
+    that SQLite keeps in the memory that its processes share. The number tells a
+    connection of the commits of all others, so this one writes nothing.
 
     Args:
         engine: The database.
+        folder: Where the pipes lie; made if it does not exist.
+        own: The name of this process's pipe.
     """
 
-    def __init__(self, engine: sa.Engine) -> None:
+    def __init__(self, engine: sa.Engine, folder: Path, own: str) -> None:
         self._engine = engine
-        self._woken = Event()
+        self._folder = folder
+        self._own = f"{own}{_BELL}"
+        self._bell: int | None = None
+        self._woken = Event()  # where there is no pipe
         self._connection: Any = None
         self._version: object = None
 
-    def wait(self) -> None:
-        """Return when something may have changed, at the latest after a second."""
+    def wait(self) -> bool:
+        """Return at a change, or after a second; say whether there may be one."""
         if self._connection is None:
             # Out of the pool, which would lend it to those who write.
             connection = self._engine.raw_connection()
             self._connection = connection.driver_connection
             connection.detach()
+            self._bell = self._make_bell()
         until_s = time.monotonic() + LONGEST_WAIT_S
         is_woken = False
-        while not is_woken and time.monotonic() < until_s:
-            is_woken = self._woken.wait(_LOOK_EVERY_S)
-            self._woken.clear()
-            version = self._connection.execute("PRAGMA data_version").fetchone()
-            if version != self._version:
-                self._version = version
-                return
+        while not is_woken:
+            is_woken = self._sleep()
+            if self._has_changed():
+                return True
+            if time.monotonic() > until_s:
+                return False
+        return False
 
     def wake(self) -> None:
         """Have ``wait`` return now."""
         self._woken.set()
+        if self._bell is not None:
+            with contextlib.suppress(OSError):  # it is full, or closed
+                os.write(self._bell, b".")
+
+    def tell(self) -> None:
+        """Tell the followers of other processes of a commit."""
+        self.wake()
+        try:
+            with os.scandir(self._folder) as found:
+                names = [entry.name for entry in found]
+        except OSError:  # nobody has followed yet
+            return
+        for name in names:
+            if name.endswith(_BELL) and name != self._own:
+                _ring(self._folder / name)
 
     def close(self) -> None:
-        """Close the connection."""
+        """Close the connection, and remove the pipe."""
+        bell, self._bell = self._bell, None
+        if bell is not None:
+            (self._folder / self._own).unlink(missing_ok=True)
+            os.close(bell)
         if self._connection is not None:
             self._connection.close()
             self._connection = None
+
+    def _sleep(self) -> bool:
+        """Wait until somebody wakes this; return False after the longest time."""
+        if self._bell is None:
+            is_woken = self._woken.wait(_LOOK_EVERY_S)
+        else:
+            ready, _, _ = select.select([self._bell], [], [], LONGEST_WAIT_S)
+            is_woken = bool(ready)
+            if is_woken:
+                os.read(self._bell, 4_096)
+        self._woken.clear()
+        return is_woken
+
+    def _has_changed(self) -> bool:
+        version = self._connection.execute("PRAGMA data_version").fetchone()
+        last, self._version = self._version, version
+        return bool(version != last)
+
+    def _make_bell(self) -> int | None:
+        """Make the pipe and open it; return None where that cannot be."""
+        if not hasattr(os, "mkfifo"):
+            return None
+        path = self._folder / self._own
+        try:
+            self._folder.mkdir(exist_ok=True)
+            path.unlink(missing_ok=True)
+            os.mkfifo(path)
+            # For writing too, or it would be at its end whenever nobody else writes.
+            return os.open(path, os.O_RDWR | os.O_NONBLOCK)
+        except OSError as error:  # a file system without pipes
+            logger.info("Changes are looked for; there can be no pipe: %s", error)
+            return None
+
+
+def _ring(path: Path) -> None:
+    """Write a byte into a follower's pipe; remove the pipe if its process is gone."""
+    try:
+        bell = os.open(path, os.O_WRONLY | os.O_NONBLOCK)
+    except OSError as error:
+        if error.errno == errno.ENXIO:  # nobody reads it
+            with contextlib.suppress(OSError):
+                path.unlink()
+        return
+    try:
+        with contextlib.suppress(BlockingIOError, BrokenPipeError):
+            os.write(bell, b".")
+    finally:
+        os.close(bell)
 
 
 class ServerSignal:
     """Listens to what PostgreSQL notifies at each commit.
 
-    A notification is a hint only: one that a dropped connection loses is made up for by
-    the look after a second.
+    A notification is a hint only: a connection that is dropped loses some. So the
+    number of the newest change is asked for once a second, which also tells whether the
+    connection still works.
 
     Args:
         engine: The database.
@@ -94,18 +180,19 @@ class ServerSignal:
     def __init__(self, engine: sa.Engine) -> None:
         self._engine = engine
         self._connection: Any = None
+        self._newest: object = None
         self._woken, self._wakes = os.pipe()
         os.set_blocking(self._woken, False)
         os.set_blocking(self._wakes, False)
         self._pipe: tuple[int, ...] = (self._woken, self._wakes)
 
-    def wait(self) -> None:
-        """Return when something may have changed, at the latest after a second."""
+    def wait(self) -> bool:
+        """Return at a change, or after a second; say whether there may be one."""
         try:
             if self._connection is None:
                 # It listens before the caller reads, so nothing falls in between.
                 self._connection = self._listen()
-                return
+                return True
             ready, _, _ = select.select(
                 [self._connection.fileno(), self._woken], [], [], LONGEST_WAIT_S
             )
@@ -113,14 +200,19 @@ class ServerSignal:
                 os.read(self._woken, 1_024)
             if len(ready) > (self._woken in ready):
                 self._take_notifications()
+                return True
+            return not ready and self._has_changed()
         except Exception:
             self._drop()
             raise
 
     def wake(self) -> None:
         """Have ``wait`` return now."""
-        with contextlib.suppress(BlockingIOError):  # it is full of wakes
+        with contextlib.suppress(OSError):  # it is full of wakes, or closed
             os.write(self._wakes, b".")
+
+    def tell(self) -> None:
+        """Do nothing: PostgreSQL notifies all processes, this one too."""
 
     def close(self) -> None:
         """Close the connection; a second call does nothing."""
@@ -133,14 +225,28 @@ class ServerSignal:
         connection = self._engine.raw_connection()
         driver: Any = connection.driver_connection
         connection.detach()
-        driver.autocommit = True
-        with driver.cursor() as cursor:
-            cursor.execute(f"LISTEN {CHANNEL}")
+        try:
+            driver.autocommit = True
+            with driver.cursor() as cursor:
+                cursor.execute(f"LISTEN {CHANNEL}")
+        except BaseException:
+            driver.close()
+            raise
         return driver
 
+    def _has_changed(self) -> bool:
+        with self._connection.cursor() as cursor:
+            cursor.execute("SELECT newest FROM feed")
+            newest = cursor.fetchone()
+        last, self._newest = self._newest, newest
+        return bool(newest != last)
+
     def _take_notifications(self) -> None:
-        if hasattr(self._connection, "pgconn"):  # psycopg, whose generator never ends
-            for _ in self._connection.notifies(timeout=0):
+        if hasattr(self._connection, "pgconn"):  # psycopg 3
+            # Its own generator says nothing of a connection that was dropped.
+            library = self._connection.pgconn
+            library.consume_input()
+            while library.notifies() is not None:
                 pass
         else:
             self._connection.poll()

@@ -29,6 +29,7 @@ class MemoryChanges:
         self._changes: list[Change] = []
         self._changed = threading.Condition()
         self._is_woken = False
+        self._waited = 0
 
     def append(self, new: Iterable[NewChange]) -> None:
         """Append changes, and tell whoever waits."""
@@ -50,11 +51,13 @@ class MemoryChanges:
                 return Changes(newest, missed=True)
             return Changes(newest, tuple(self._changes[since.number :]))
 
-    def wait(self) -> None:
-        """Return when something has changed, at the latest after a second."""
+    def wait(self) -> bool:
+        """Return at a change, or after a second; say whether there may be one."""
         with self._changed:
             self._changed.wait_for(lambda: self._is_woken, _LONGEST_WAIT_S)
             self._is_woken = False
+            last, self._waited = self._waited, len(self._changes)
+            return self._waited != last
 
     def wake(self) -> None:
         """Have ``wait`` return now."""
