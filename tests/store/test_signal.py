@@ -157,12 +157,11 @@ def test_following_goes_on_after_its_connection_was_dropped(
     settle(store)
     postgresql_server.drop_connections(url)
     other.tasks.add_tasks([record()])
-    answers = set()
+    answers: set[bool | str] = set()
     for _ in range(3):
         try:
             answers.add(store.changes.wait())
-        except DataFolderUnusable as error:
-            assert "cannot be followed" in str(error)
+        except DataFolderUnusable:
             answers.add("failed")
     # It listens again, and what was committed meanwhile has to be read.
     assert answers >= {"failed", True}
