@@ -11,7 +11,9 @@ import errno
 import logging
 import os
 import select
+import socket
 import time
+from io import FileIO
 from pathlib import Path
 from threading import Event
 from typing import Any, Protocol
@@ -65,7 +67,7 @@ class FileSignal:
         self._engine = engine
         self._folder = folder
         self._own = f"{own}{_BELL}"
-        self._bell: int | None = None
+        self._bell: FileIO | None = None
         self._woken = Event()  # where there is no pipe
         self._connection: Any = None
         self._version: object = None
@@ -92,8 +94,8 @@ class FileSignal:
         """Have ``wait`` return now."""
         self._woken.set()
         if self._bell is not None:
-            with contextlib.suppress(OSError):  # it is full, or closed
-                os.write(self._bell, b".")
+            with contextlib.suppress(OSError, ValueError):  # it is closed
+                self._bell.write(b".")
 
     def tell(self) -> None:
         """Tell the followers of other processes of a commit."""
@@ -111,8 +113,9 @@ class FileSignal:
         """Close the connection, and remove the pipe."""
         bell, self._bell = self._bell, None
         if bell is not None:
-            (self._folder / self._own).unlink(missing_ok=True)
-            os.close(bell)
+            with contextlib.suppress(OSError):  # the folder may have vanished
+                (self._folder / self._own).unlink()
+            bell.close()
         if self._connection is not None:
             self._connection.close()
             self._connection = None
@@ -125,8 +128,9 @@ class FileSignal:
             ready, _, _ = select.select([self._bell], [], [], LONGEST_WAIT_S)
             is_woken = bool(ready)
             if is_woken:
-                os.read(self._bell, 4_096)
-        self._woken.clear()
+                self._bell.read(4_096)
+        if is_woken:  # else one that comes just now would be lost
+            self._woken.clear()
         return is_woken
 
     def _has_changed(self) -> bool:
@@ -134,7 +138,7 @@ class FileSignal:
         last, self._version = self._version, version
         return bool(version != last)
 
-    def _make_bell(self) -> int | None:
+    def _make_bell(self) -> FileIO | None:
         """Make the pipe and open it; return None where that cannot be."""
         if not hasattr(os, "mkfifo"):
             return None
@@ -144,7 +148,7 @@ class FileSignal:
             path.unlink(missing_ok=True)
             os.mkfifo(path)
             # For writing too, or it would be at its end whenever nobody else writes.
-            return os.open(path, os.O_RDWR | os.O_NONBLOCK)
+            return FileIO(os.open(path, os.O_RDWR | os.O_NONBLOCK), "r+")
         except OSError as error:  # a file system without pipes
             logger.info("Changes are looked for; there can be no pipe: %s", error)
             return None
@@ -181,10 +185,9 @@ class ServerSignal:
         self._engine = engine
         self._connection: Any = None
         self._newest: object = None
-        self._woken, self._wakes = os.pipe()
-        os.set_blocking(self._woken, False)
-        os.set_blocking(self._wakes, False)
-        self._pipe: tuple[int, ...] = (self._woken, self._wakes)
+        self._woken, self._wakes = socket.socketpair()
+        self._woken.setblocking(False)
+        self._wakes.setblocking(False)
 
     def wait(self) -> bool:
         """Return at a change, or after a second; say whether there may be one."""
@@ -197,7 +200,7 @@ class ServerSignal:
                 [self._connection.fileno(), self._woken], [], [], LONGEST_WAIT_S
             )
             if self._woken in ready:
-                os.read(self._woken, 1_024)
+                self._woken.recv(1_024)
             if len(ready) > (self._woken in ready):
                 self._take_notifications()
                 return True
@@ -207,9 +210,9 @@ class ServerSignal:
             raise
 
     def wake(self) -> None:
-        """Have ``wait`` return now."""
+        """Have ``wait`` return now; does nothing once the signal is closed."""
         with contextlib.suppress(OSError):  # it is full of wakes, or closed
-            os.write(self._wakes, b".")
+            self._wakes.send(b".")
 
     def tell(self) -> None:
         """Do nothing: PostgreSQL notifies all processes, this one too."""
@@ -217,9 +220,8 @@ class ServerSignal:
     def close(self) -> None:
         """Close the connection; a second call does nothing."""
         self._drop()
-        pipe, self._pipe = self._pipe, ()
-        for end in pipe:
-            os.close(end)
+        self._woken.close()
+        self._wakes.close()
 
     def _listen(self) -> Any:
         connection = self._engine.raw_connection()
