@@ -53,6 +53,15 @@ class Server:
             make_url(url).database,
         )
 
+    def drop_listeners(self, url: str) -> int:
+        """End the connections that wait for notifications; return how many."""
+        ended = self._ask(
+            "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity"
+            " WHERE datname = %s AND query LIKE 'LISTEN%%'",
+            make_url(url).database,
+        )
+        return len(ended)
+
     def _ask(self, query: LiteralString, *values: object) -> list[tuple[Any, ...]]:
         with psycopg.connect(
             host=str(self._folder), user="nbgen", dbname="postgres", autocommit=True
