@@ -9,6 +9,8 @@ from queue import SimpleQueue
 
 from websockets.sync.client import connect
 
+from nbgen.backend import ProgressCallback
+from nbgen.progress import ProgressService
 from nbgen.schema import GenerationProgress, GenerationRequest, Outcome, Status
 from nbgen.server import Server
 from nbgen.studio import Studio
@@ -48,6 +50,43 @@ def test_a_reader_sees_the_present_state_and_the_end(tmp_path: Path) -> None:
         assert seqs == sorted(set(seqs))
         assert told.empty()
         assert too_late.empty()
+
+
+class LateService(ProgressService):
+    """Registers no watcher before it was told to go on, as a slow thread does."""
+
+    def __init__(self, before: Callable[[], None]) -> None:
+        super().__init__()
+        self._before = before
+
+    def register_callback(
+        self, task_id: str, callback: ProgressCallback
+    ) -> Callable[[], None]:
+        self._before()
+        return super().register_callback(task_id, callback)
+
+
+def test_an_end_while_the_watching_begins_is_told(tmp_path: Path) -> None:
+    gate = Gate()
+    runs = Studio(tmp_path, engine=PatternEngine(gate))
+    task = runs.submit(REQUEST, task_id="a")
+    gate.wait_reached()
+
+    def end() -> None:
+        gate.open()
+        task.result(10)
+        for thread in threading.enumerate():
+            if thread.name == "nbgen-watching":
+                thread.join(10)
+
+    told: SimpleQueue[GenerationProgress] = SimpleQueue()
+    service = LateService(end)
+    other = Studio(tmp_path, engine=PatternEngine(), progress=service, take_over=False)
+    with other:
+        other.watch("a", told.put)
+        assert until_end(told, 10)[-1].outcome is Outcome.SUCCEEDED
+    service.close()
+    runs.close()
 
 
 def test_nobody_looks_where_nobody_watches(tmp_path: Path) -> None:

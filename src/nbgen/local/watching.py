@@ -95,10 +95,13 @@ class Watching:
         if record is not None and record.status.ended:
             callback(progress_of_record(record))
             return lambda: None
-        self._follow(task_id)
-        if record is not None:
-            self._publish(self._newest([record])[task_id])
+        # Before it is followed, or an end that is found at once would not be told.
         stop = self._progress.register_callback(task_id, callback)
+        try:
+            self._follow(task_id)
+        except StudioClosed:
+            stop()
+            raise
         stopped = threading.Event()
 
         def unregister() -> None:
