@@ -447,3 +447,41 @@ def test_pages_hold_what_was_committed_and_is_kept(
                 numbers = [change.number for change in news.changes]
                 after = before.number + 1
                 assert numbers == list(range(after, after + len(expected)))
+
+
+def test_a_watching_may_be_ended_after_the_store_was_closed(
+    tmp_path: Path, database: str | None
+) -> None:
+    store = Store(tmp_path, database)
+    follower = ChangeFollower(store.changes)
+    stop = follower.watch(lambda _: None)
+    follower.close()
+    store.close()
+    stop()
+    follower.close()
+
+
+class HastyEvent(threading.Event):
+    """An event that is set just after a wait for it has timed out."""
+
+    waits = 0
+
+    def wait(self, timeout: float | None = None) -> bool:
+        self.waits += 1
+        is_set = super().wait(timeout)
+        if self.waits == 2:
+            self.set()
+        return is_set
+
+
+def test_a_wake_just_after_a_look_is_not_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first wait looks for the first time; the second is woken as it looks."""
+    woken = HastyEvent()
+    monkeypatch.setattr("nbgen.store.signal.Event", lambda: woken)
+    database = Database(tmp_path)
+    database.wait_for_changes()
+    database.wait_for_changes()
+    database.close()
+    assert woken.waits == 3
