@@ -3,7 +3,7 @@
 Run: ``.venv/bin/python benchmarks/crash.py --kills 200``. Each process submits,
 cancels, makes, saves, approves and undoes from two threads until it is killed with
 SIGKILL; then a studio is opened on the same folder, and all that was acknowledged must
-be there.
+be there. A follower must be told every change that the tables know, once.
 """
 
 from __future__ import annotations

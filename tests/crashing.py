@@ -3,7 +3,8 @@
 The process writes a line when it begins something and, once that has returned, another:
 what it has acknowledged. After each SIGKILL a studio is opened on the same folder, and
 all that was acknowledged must be there. In one of five the pictures are made by a
-process of its own, which must not outlive it.
+process of its own, which must not outlive it. A follower of the change feed, which is
+there at every other kill, must be told every change that the tables know, once.
 """
 
 from __future__ import annotations
@@ -31,13 +32,23 @@ from nbgen.errors import TaskError
 from nbgen.generation.engine import Engine
 from nbgen.generation.process import ProcessEngine
 from nbgen.handles.task import Task
-from nbgen.schema import GenerationRequest, Outcome, Status, TaskRecord
+from nbgen.schema import (
+    Change,
+    ChangeKind,
+    Changes,
+    GenerationRequest,
+    Outcome,
+    Position,
+    Status,
+    TaskRecord,
+)
 from nbgen.studio import Studio
 from nbgen.testing.engine import PatternEngine
 
 _BACKLOG = 12
 _STEP_S = 0.002
 _OLD_S = 7_200
+_WRONG_CHANGES = "changes missing, twice or out of order"
 
 
 def _tell(**what: object) -> None:
@@ -130,6 +141,83 @@ def _decide_all(
             _tell(did="deciding", id=task.id, sequence=undone.sequence)
 
 
+class _Feed:
+    """Follows the change feed, now and then, and holds it against the tables.
+
+    Args:
+        folder: The data folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.changes: list[Change] = []
+        self._folder = folder
+        self._studio: Studio | None = None
+        self._told: SimpleQueue[Changes] = SimpleQueue()
+        self._position: Position | None = None
+
+    def open(self) -> None:
+        """Go on from where it was left; from the beginning, the first time."""
+        if self._studio is None:
+            self._studio = Studio.open_library(self._folder)
+            if self._position is None:
+                self._position = _position(self._studio)._replace(number=0)
+            self._told = SimpleQueue()
+            self._studio.watch_changes(self._told.put, since=self._position)
+
+    def close(self) -> None:
+        """Follow no longer."""
+        if self._studio is not None:
+            self._studio.close()
+            self._studio = None
+
+    def count_wrong(self, looking: Studio) -> int:
+        """Take all changes there are, and return how many are not as they must be.
+
+        Args:
+            looking: A studio of the same folder, in which nothing changes.
+        """
+        self.open()
+        newest = _position(looking)
+        wrong = 0
+        while self._position != newest:
+            told = self._told.get(timeout=60)
+            self._position = told.position
+            self.changes += told.changes
+            wrong += told.missed or told.problem is not None
+        numbers = [change.number for change in self.changes]
+        wrong += sum(number != place for place, number in enumerate(numbers, 1))
+        records = list(_records(looking))
+        lives = {record.id: _life(record) for record in records}
+        logs: dict[str, list[str]] = {}
+        for decision in looking.decisions():
+            logs.setdefault(decision.task_id, []).append(decision.verdict.value)
+        for kind, known in ((ChangeKind.TASK, lives), (ChangeKind.DECISION, logs)):
+            said: dict[str, list[str]] = {}
+            for change in self.changes:
+                if change.kind is kind:
+                    said.setdefault(change.id, []).append(change.state)
+            wrong += sum(
+                said.get(i) != known.get(i) for i in said.keys() | known.keys()
+            )
+        return wrong
+
+
+def _life(record: TaskRecord) -> list[str]:
+    """Return the states of a task that was committed, as the feed must have them."""
+    states = [Status.PENDING.value]
+    if record.started_at is not None:
+        states.append(Status.GENERATING.value)
+    if record.outcome is not None:
+        states.append(record.outcome.value)
+    return states
+
+
+def _position(studio: Studio) -> Position:
+    told: SimpleQueue[Changes] = SimpleQueue()
+    studio.watch_changes(told.put)()
+    return told.get(timeout=60).position
+
+
 class Crashes:
     """Kills, checks and counts.
 
@@ -149,11 +237,15 @@ class Crashes:
         self._seed = seed
         self._draw = random.Random(seed)
         self._promised: list[dict[str, Any]] = []
+        self._feed = _Feed(folder)
 
     def kill_one(self) -> None:
         """Have a process work, kill it, and check what it leaves."""
         run = f"r{self._seed}-{self.counts['kills']}"
         of_its_own = self.counts["kills"] % 5 == 4
+        if self.counts["kills"] % 2:
+            # Not always: who opens the folder alone has what was written to recover.
+            self._feed.open()
         lines = self._run_and_kill(run, "process" if of_its_own else "thread")
         for line in lines:
             if "process" in line:
@@ -172,11 +264,13 @@ class Crashes:
         self._promised += promised
         with Studio(self._folder, engine=PatternEngine(), take_over=False) as looking:
             self._check(looking, promised)
+            self._check_changes(looking)
             left = [
                 record.id
                 for status in ("pending", "generating")
                 for record in looking.tasks(status=status, limit=1_000)
             ]
+        self._feed.close()
         self._reopen(left)
 
     def check_all(self) -> None:
@@ -186,6 +280,8 @@ class Crashes:
             self._check(studio, self._promised)
             for name in ("tasks acknowledged", "decisions acknowledged"):
                 self.counts[name] = before.get(name, 0)
+            self._check_changes(studio)
+            self._feed.close()
             self._check_files(studio)
 
     def _run_and_kill(self, run: str, engine: str) -> list[dict[str, Any]]:
@@ -250,6 +346,10 @@ class Crashes:
             except Exception:  # noqa: BLE001 - whatever is wrong with it is wrong
                 self.counts["pictures missing or broken"] += 1
 
+    def _check_changes(self, studio: Studio) -> None:
+        self.counts[_WRONG_CHANGES] += self._feed.count_wrong(studio)
+        self.counts["changes"] = len(self._feed.changes)
+
     def _check_files(self, studio: Studio) -> None:
         files = [
             path
@@ -297,6 +397,7 @@ WRONG = (
     "ends missing",
     "decisions missing",
     "pictures missing or broken",
+    _WRONG_CHANGES,
     "files that gc left and nobody wants",
     "files that gc removed and somebody wants",
     "processes that live on",

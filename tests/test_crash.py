@@ -21,6 +21,7 @@ def test_nothing_acknowledged_is_lost_when_a_process_is_killed(tmp_path: Path) -
         "tasks acknowledged",
         "decisions acknowledged",
         "finished tasks checked",
+        "changes",
     ):
         assert crashes.counts[name] > 25, crashes.counts
     assert crashes.counts["tasks lost"], crashes.counts
