@@ -240,6 +240,7 @@ def test_a_place_that_is_not_known_reads_all_rows(backend: Backend) -> None:
     assert [row.name for row in found.rows] == ["cat"]
     place = backend.changed_rows("pets", None).position
     assert place.epoch != "another"
+    assert backend.changed_rows("pets", place._replace(number=10**12)).is_whole
 
 
 def test_rows_of_no_batch_are_refused(backend: Backend) -> None:

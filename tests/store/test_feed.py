@@ -16,8 +16,10 @@ from unittest.mock import patch
 
 import msgspec
 import pytest
+import sqlalchemy as sa
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from nbgen.progress import ChangeFollower
 from nbgen.schema import Change, ChangeKind, Changes, NewChange, Position
@@ -27,6 +29,7 @@ from nbgen.store.database import Database
 from tests import postgresql
 from tests.store import feed_writer
 from tests.store.feed_writer import BEGINS, HOLDS, OVER, Line, Plan, Said
+from tests.store.test_tasks import record
 
 WAIT_S = 30.0
 KEPT = 100
@@ -485,3 +488,27 @@ def test_a_wake_just_after_a_look_is_not_lost(
     database.wait_for_changes()
     database.close()
     assert woken.waits == 3
+
+
+def test_rows_that_are_forgotten_while_they_are_read_are_not_left_out(
+    store: Store, writer: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = replace(record(), batch_id="pets", batch_row="cat")
+    place = store.changes.position()
+    store.tasks.add_tasks([task])
+    monkeypatch.setattr("nbgen.store.changes.KEPT_COUNT", 1)
+    monkeypatch.setattr("nbgen.store.changes._PRUNE_EVERY", 1)
+    forgotten: list[str] = []
+
+    def forget(*_about: object) -> None:
+        if not forgotten:
+            forgotten.append("all before")
+            add(writer, *forgotten)
+
+    sa.event.listen(sa.Engine, "after_cursor_execute", forget)
+    try:
+        found = store.tasks.changed_rows("pets", place)
+    finally:
+        sa.event.remove(sa.Engine, "after_cursor_execute", forget)
+    assert forgotten
+    assert [row.name for row in found.rows] == ["cat"]
