@@ -57,7 +57,8 @@ class Server:
         """End the connections that wait for notifications; return how many."""
         ended = self._ask(
             "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity"
-            " WHERE datname = %s AND query LIKE 'LISTEN%%'",
+            " WHERE datname = %s"
+            " AND (query LIKE 'LISTEN%%' OR query = 'SELECT newest FROM feed')",
             make_url(url).database,
         )
         return len(ended)

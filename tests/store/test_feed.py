@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import statistics
 import subprocess
@@ -267,7 +268,8 @@ def test_two_followers_see_what_four_writers_commit(
     assert traffic.overlaps > 30
     assert len(traffic.told[0]) > 2 * KEPT
     if server is not None:
-        assert traffic.problems >= traffic.cuts >= 3
+        assert traffic.cuts >= 3
+        assert traffic.problems == 0  # it only listened anew
     store = Store(tmp_path, database)
     newest = store.changes.position()
     assert newest.number == len(traffic.told[0])
@@ -481,6 +483,7 @@ def test_a_wake_just_after_a_look_is_not_lost(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The first wait looks for the first time; the second is woken as it looks."""
+    monkeypatch.delattr(os, "mkfifo")  # or the look would be a rare one
     woken = HastyEvent()
     monkeypatch.setattr("nbgen.store.signal.Event", lambda: woken)
     database = Database(tmp_path)

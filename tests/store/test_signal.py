@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from nbgen.errors import DataFolderUnusable
 from nbgen.store import Store
 from nbgen.store import signal as module
 from tests import postgresql
@@ -157,14 +156,7 @@ def test_following_goes_on_after_its_connection_was_dropped(
     settle(store)
     postgresql_server.drop_connections(url)
     other.tasks.add_tasks([record()])
-    answers: set[bool | str] = set()
-    for _ in range(3):
-        try:
-            answers.add(store.changes.wait())
-        except DataFolderUnusable:
-            answers.add("failed")
-    # It listens again, and what was committed meanwhile has to be read.
-    assert answers >= {"failed", True}
+    assert store.changes.wait()  # it listens anew, and what was committed is read
     settle(store)
     other.tasks.add_tasks([record("b")])
     assert store.changes.wait()

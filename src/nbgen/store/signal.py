@@ -191,23 +191,15 @@ class ServerSignal:
 
     def wait(self) -> bool:
         """Return at a change, or after a second; say whether there may be one."""
-        try:
-            if self._connection is None:
-                # It listens before the caller reads, so nothing falls in between.
-                self._connection = self._listen()
-                return True
-            ready, _, _ = select.select(
-                [self._connection.fileno(), self._woken], [], [], LONGEST_WAIT_S
-            )
-            if self._woken in ready:
-                self._woken.recv(1_024)
-            if len(ready) > (self._woken in ready):
-                self._take_notifications()
-                return True
-            return not ready and self._has_changed()
-        except Exception:
-            self._drop()
-            raise
+        if self._connection is not None:
+            try:
+                return self._wait()
+            except Exception as error:  # noqa: BLE001 - whatever a driver may raise
+                logger.info("Listening anew: %s", error)
+                self._drop()
+        # It listens before the caller reads, so nothing falls in between.
+        self._connection = self._listen()
+        return True
 
     def wake(self) -> None:
         """Have ``wait`` return now; does nothing once the signal is closed."""
@@ -222,6 +214,17 @@ class ServerSignal:
         self._drop()
         self._woken.close()
         self._wakes.close()
+
+    def _wait(self) -> bool:
+        ready, _, _ = select.select(
+            [self._connection.fileno(), self._woken], [], [], LONGEST_WAIT_S
+        )
+        if self._woken in ready:
+            self._woken.recv(1_024)
+        if len(ready) > (self._woken in ready):
+            self._take_notifications()
+            return True
+        return not ready and self._has_changed()
 
     def _listen(self) -> Any:
         connection = self._engine.raw_connection()
