@@ -24,7 +24,7 @@ ROWS = [
     {"local", "remote", "testing"},
     {"handles", "forwarding"},
     {"frames", "exporting"},
-    {"framing"},
+    {"framing", "keeping"},
     {"studio"},
     # The plugin's fixtures open studios; the other helpers for tests know none.
     {"widgets", "server", "cli", "testing.plugin"},

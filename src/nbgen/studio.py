@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, Unpack
 
-from nbgen import framing
+from nbgen import framing, keeping
 from nbgen.backend import (
     Backend,
     Deciding,
@@ -23,7 +23,6 @@ from nbgen.backend import (
     Watching,
 )
 from nbgen.errors import NbgenError
-from nbgen.exporting import Exported, export_pictures
 from nbgen.forwarding import forwarded
 from nbgen.handles import Batch, Task
 from nbgen.handles.picture import copy_picture, format_of
@@ -147,6 +146,12 @@ class Studio:
     get_content = forwarded(Deciding.get_content)
     publications = forwarded(Deciding.publications)
     close = forwarded(Backend.close)
+
+    delete = keeping.delete
+    delete_old = keeping.delete_old
+    export = keeping.export
+    backup = keeping.backup
+    restore = staticmethod(keeping.restore)
 
     # Tables; pandas is imported by the first of these that is called.
     generate_frame = framing.generate_frame
@@ -337,10 +342,6 @@ class Studio:
             source: A PIL image, the path or bytes of a file, or the name of a picture.
         """
         return self._backend.keep_picture(field, read_source(field, source))
-
-    def export(self, folder: str | Path, approval: str = "approved") -> Exported:
-        """Copy pictures into a folder; see ``nbgen.exporting.export_pictures``."""
-        return export_pictures(self._backend, Path(folder), approval)
 
     @takes_decision_fields
     def approve(self, task_id: str, **fields: Unpack[DecisionFields]) -> Decision:

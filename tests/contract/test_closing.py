@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import datetime as dt
 import inspect
 import re
 import threading
@@ -12,9 +13,17 @@ from typing import Any
 
 import pytest
 
-from nbgen.backend import Backend, Deciding, Finding, Pictures, Running, Watching
+from nbgen.backend import (
+    Backend,
+    Deciding,
+    Finding,
+    Keeping,
+    Pictures,
+    Running,
+    Watching,
+)
 from nbgen.errors import StudioClosed
-from nbgen.schema import Decision, Outcome, Status, TaskQuery, Verdict
+from nbgen.schema import Decision, OldTasks, Outcome, Status, TaskQuery, Verdict
 from nbgen.testing import Gate
 from tests.contract.conftest import MakeBackend
 from tests.contract.making import (
@@ -27,13 +36,16 @@ from tests.contract.making import (
     submit,
 )
 
-PROTOCOLS = (Running, Watching, Finding, Pictures, Deciding, Backend)
+PROTOCOLS = (Running, Watching, Finding, Pictures, Keeping, Deciding, Backend)
 METHODS = {
     name: method
     for protocol in PROTOCOLS
     for name, method in vars(protocol).items()
     if inspect.isfunction(method) and not name.startswith("_")
 }
+
+
+OLD = OldTasks(older_than=dt.timedelta(days=90))
 
 
 def ignore(_: object) -> None:
@@ -64,6 +76,9 @@ CALLS: dict[str, Callable[[Backend, Decision], Any]] = {
     "picture_path": lambda b, _: b.picture_path("x"),
     "check_pictures": lambda b, _: b.check_pictures(repair=False),
     "collect_garbage": lambda b, _: b.collect_garbage(dry_run=True),
+    "delete": lambda b, _: b.delete(["a"], force=True),
+    "delete_old": lambda b, _: b.delete_old(OLD),
+    "backup": lambda b, _: b.backup(Path("backup.zip")),
     "decide": lambda b, _: b.decide([says("a", "ada")]),
     "request_changes": lambda b, _: b.request_changes(
         says("a", "ada", Verdict.CHANGES_REQUESTED, feedback="No"), prompt=None

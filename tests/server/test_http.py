@@ -232,6 +232,29 @@ def test_cancel_over_http(make_studio: MakeStudio, make_server: MakeServer) -> N
     )
 
 
+def test_delete_over_http(make_studio: MakeStudio, make_server: MakeServer) -> None:
+    gate = Gate()
+    studio = make_studio(gate)
+    server = make_server(studio)
+    ask(server, GENERATE, {"prompt": "a cat", "task_id": "a", "wait": False})
+    busy = ask(server, "/api/tasks/a?force=true", method="DELETE")
+    assert error_of(busy) == (409, "task_not_ended", None)
+    gate.open()
+    ask(server, GENERATE, {"prompt": "a cat", "task_id": "a"})
+    ask(server, approve_path("a"), {"approved": True, "reviewer_id": "ada"})
+    kept = ask(server, "/api/tasks/a", method="DELETE")
+    assert error_of(kept) == (409, "task_protected", None)
+    assert "?force=true" in kept.body["error"]["message"]
+    unclear = ask(server, "/api/tasks/a?force=yes", method="DELETE")
+    assert error_of(unclear) == (422, "invalid_request", "force")
+    gone = ask(server, "/api/tasks/a?force=true", method="DELETE")
+    assert (gone.status, gone.body) == (204, b"")
+    for method in ("GET", "DELETE"):
+        again = ask(server, "/api/tasks/a", method=method)
+        assert error_of(again) == (404, "unknown_task", None)
+    assert ask(server, "/api/tasks/a%20b", method="DELETE").status == 422
+
+
 def test_a_client_that_hangs_up_does_not_stop_the_task(
     make_studio: MakeStudio, make_server: MakeServer
 ) -> None:
@@ -510,6 +533,7 @@ def test_origins(
     shown = preflight.headers["Access-Control-Allow-Origin"]
     assert shown == (origin if allowed else None)
     assert preflight.headers["Vary"] == "Origin"
+    assert "DELETE" in preflight.headers["Access-Control-Allow-Methods"]
     answer = ask(server, GENERATE, {"prompt": "a cat"}, headers=headers)
     assert answer.status == (200 if allowed else 403)
     upgrade = {

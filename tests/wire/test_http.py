@@ -39,6 +39,7 @@ from nbgen.wire.http import (
     Links,
     TaskBody,
     TaskPageBody,
+    read_flag,
     read_task_query,
     sent_pictures,
 )
@@ -295,3 +296,10 @@ def test_a_query_for_tasks_is_read() -> None:
     assert query.limit == 5
     assert query.since == dt.datetime(2026, 1, 2, 2, 4, 5, tzinfo=dt.UTC)
     assert read_task_query({}).limit == 100
+
+
+def test_a_flag_of_an_address_is_true_or_false() -> None:
+    assert (read_flag("force", "true"), read_flag("force", "false")) == (True, False)
+    for value in ("", "1", "True", "yes"):
+        with pytest.raises(InvalidRequest, match=r"^force must be true or false"):
+            read_flag("force", value)

@@ -16,6 +16,7 @@ from typing import Protocol
 
 from nbgen.backend.deciding import Deciding
 from nbgen.backend.finding import Finding, Pictures
+from nbgen.backend.keeping import Keeping
 from nbgen.backend.running import Running
 from nbgen.backend.watching import StopWatching, Watching
 from nbgen.progress.dispatcher import ProgressCallback
@@ -27,6 +28,7 @@ __all__ = [
     "ChangesCallback",
     "Deciding",
     "Finding",
+    "Keeping",
     "Pictures",
     "PreviewCallback",
     "ProgressCallback",
@@ -36,7 +38,7 @@ __all__ = [
 ]
 
 
-class Backend(Running, Watching, Finding, Pictures, Deciding, Protocol):
+class Backend(Running, Watching, Finding, Pictures, Keeping, Deciding, Protocol):
     """All that a studio needs."""
 
     def close(self, *, finish: bool = False) -> None:

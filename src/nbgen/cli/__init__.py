@@ -1,9 +1,10 @@
 """The command line.
 
 Commands on a data folder: ``generate`` has those that make pictures, ``tasks`` those
-that list, check, clear up and export them, ``decide`` those that decide on them.
-Commands on a server: ``server`` has those that serve, or that speak to a server.
-Commands only translate; the rules are the studio's and the server's.
+that list, check and export them, ``decide`` those that decide on them, ``keep`` those
+that delete, clear up and back up. Commands on a server: ``server`` has those that
+serve, or that speak to a server. Commands only translate; the rules are the studio's
+and the server's.
 """
 
 from __future__ import annotations
@@ -11,10 +12,10 @@ from __future__ import annotations
 import sys
 from io import TextIOWrapper
 
-from nbgen.cli import decide, generate, server, tasks
+from nbgen.cli import decide, generate, keep, server, tasks
 from nbgen.cli.terminal import app
 
-__all__ = ["decide", "generate", "main", "server", "tasks"]
+__all__ = ["decide", "generate", "keep", "main", "server", "tasks"]
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""The commands on what was made: ``tasks | gc | check | export``.
+"""The commands on what was made: ``tasks | check | export``.
 
 They load no model and start no task, so a studio or server beside them is undisturbed.
 """
@@ -65,28 +65,6 @@ def tasks(
     console.print(table)
     if page.next_cursor:
         console.print("[dim]There are more; --limit shows them.[/dim]")
-
-
-@app.command()
-def gc(
-    delete: Annotated[
-        bool, typer.Option("--delete", help="Remove them; otherwise only list them.")
-    ] = False,
-    as_json: AsJson = False,
-    data_dir: DataDir = None,
-) -> None:
-    """Find picture files that nothing refers to any more, an hour old or more."""
-    with opened_studio(data_dir) as studio:
-        names = studio.collect_garbage(dry_run=not delete)
-    if as_json:
-        print_json({"deleted": delete, "files": names})
-        return
-    for name in names:
-        console.print(escape(name), highlight=False)
-    done = "removed" if delete else "found; --delete removes what is found"
-    console.print(
-        f"{counted(len(names), 'file')} {done}." if names else "Nothing to clear up."
-    )
 
 
 @app.command()

@@ -18,12 +18,14 @@
     ├── DataFolderUnusable        data_folder_unusable    nothing can be kept there
     ├── DataFolderInUse           data_folder_in_use      another process runs its tasks
     ├── ForeignPictures           foreign_pictures        others may refer to them
+    ├── BackupElsewhere           backup_elsewhere        other programs copy it
     ├── QueueFull                 queue_full              too many tasks wait
     ├── TaskError                 task_error              wrong with one task
     │   ├── UnknownTask           unknown_task            no task of that id
     │   ├── TaskConflict          task_conflict           the id means another request
     │   ├── TaskNotEnded          task_not_ended          it waits or runs
     │   ├── TaskNotWaiting        task_not_waiting        it has no place in the queue
+    │   ├── TaskProtected         task_protected          published or approved
     │   ├── TaskElsewhere         task_elsewhere          another process runs it
     │   ├── TaskUnfinished        task_unfinished         no result in time
     │   ├── TaskCancelled         task_cancelled          ended by a cancel
@@ -65,6 +67,7 @@ from nbgen.errors.requests import (
 )
 from nbgen.errors.studio import (
     AccessDenied,
+    BackupElsewhere,
     DataFolderInUse,
     DataFolderUnusable,
     ForeignPictures,
@@ -88,12 +91,14 @@ from nbgen.errors.tasks import (
     TaskLost,
     TaskNotEnded,
     TaskNotWaiting,
+    TaskProtected,
     TaskUnfinished,
     UnknownTask,
 )
 
 __all__ = [
     "AccessDenied",
+    "BackupElsewhere",
     "BrokenPicture",
     "CheckpointNotFound",
     "DataFolderInUse",
@@ -124,6 +129,7 @@ __all__ = [
     "TaskLost",
     "TaskNotEnded",
     "TaskNotWaiting",
+    "TaskProtected",
     "TaskUnfinished",
     "UnexpectedAnswer",
     "UnknownBatch",

@@ -51,6 +51,12 @@ class ForeignPictures(NbgenError):
     code = "foreign_pictures"
 
 
+class BackupElsewhere(NbgenError):
+    """The database or the pictures lie where other programs have to copy them."""
+
+    code = "backup_elsewhere"
+
+
 class QueueFull(NbgenError):
     """The queue has reached its limit."""
 

@@ -69,6 +69,19 @@ class TaskNotWaiting(TaskError):
         )
 
 
+class TaskProtected(TaskError):
+    """The task is published or approved, and is deleted only by force."""
+
+    code = "task_protected"
+
+    def __init__(self, task_id: str, reason: str) -> None:
+        super().__init__(
+            task_id,
+            f"Task {task_id!r} {reason}, so it was not deleted. To delete it all the "
+            "same, use force: force=True, --force or ?force=true.",
+        )
+
+
 class TaskElsewhere(TaskError):
     """Another process or studio runs the task, or will."""
 

@@ -94,7 +94,8 @@ class BatchTally:
         Args:
             share_of: Returns how much of a running row is done, 0.0 to 1.0.
         """
-        counts, total = self._counts, len(self._rows)
+        # Without the rows whose tasks were deleted.
+        counts, total = self._counts, self._counts.total()
         left = counts[Status.PENDING] + counts[Status.GENERATING]
         under_way = sum(map(share_of, self.running.values()))
         # The first rows may have waited for the model to load, and a middle one for

@@ -27,6 +27,7 @@ from nbgen.generation.engine import Engine
 from nbgen.generation.process import ProcessEngine
 from nbgen.local.archive import Archive
 from nbgen.local.config import StudioConfig
+from nbgen.local.keeper import Keeper
 from nbgen.local.opening import Library, Workshop, open_library, open_workshop
 from nbgen.local.reviews import Reviews
 from nbgen.local.watching import Watching
@@ -34,6 +35,7 @@ from nbgen.progress import ProgressService
 from nbgen.review.publishers import Publisher
 from nbgen.schema import (
     DRAFT,
+    BackedUp,
     BatchRow,
     ChangedRows,
     CheckReport,
@@ -44,6 +46,7 @@ from nbgen.schema import (
     Draft,
     GenerationProgress,
     GenerationRequest,
+    OldTasks,
     Position,
     PublicationRecord,
     Review,
@@ -259,6 +262,20 @@ class LocalBackend:
         """See ``nbgen.backend.Pictures``."""
         return self._archive.check_pictures(repair=repair)
 
+    # Keeping.
+
+    def delete(self, task_ids: Sequence[str], *, force: bool = False) -> None:
+        """See ``nbgen.backend.Keeping``."""
+        self._keeper.delete(task_ids, force=force)
+
+    def delete_old(self, old: OldTasks, *, dry_run: bool = True) -> list[str]:
+        """See ``nbgen.backend.Keeping``."""
+        return self._keeper.delete_old(old, dry_run=dry_run)
+
+    def backup(self, path: Path, *, force: bool = False) -> BackedUp:
+        """See ``nbgen.backend.Keeping``."""
+        return self._keeper.backup(path, force=force)
+
     # Deciding.
 
     def decide(
@@ -346,6 +363,14 @@ class LocalBackend:
     def _archive(self) -> Archive:
         self._check_open()
         return self.library.archive
+
+    @property
+    def _keeper(self) -> Keeper:
+        self._check_open()
+        if self.workshop is not None:
+            # What was told to have ended may be deleted, backed up and restored.
+            self.workshop.scheduler.save_ends()
+        return self.library.keeper
 
     @property
     def _reviews(self) -> Reviews:

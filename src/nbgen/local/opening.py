@@ -21,6 +21,7 @@ from nbgen.local.config import StudioConfig
 from nbgen.local.endings import Endings
 from nbgen.local.finisher import Finisher
 from nbgen.local.job_queue import JobQueue
+from nbgen.local.keeper import Keeper
 from nbgen.local.lane import Lane
 from nbgen.local.live_writer import LiveWriter
 from nbgen.local.outbox import Outbox
@@ -48,6 +49,7 @@ class Library(NamedTuple):
     progress: ProgressService
     changes: ChangeFollower
     archive: Archive
+    keeper: Keeper
     reviews: Reviews
     watching: Watching
 
@@ -101,8 +103,11 @@ def open_library(
     outbox = Outbox(store, images, publishers)
     opening.callback(outbox.close)
     archive = Archive(store, images, quorum)
+    keeper = Keeper(store, images, quorum, progress)
     reviews = Reviews(store.decisions, images, outbox, quorum, utc_now)
-    return Library(store, turn, images, progress, changes, archive, reviews, watching)
+    return Library(
+        store, turn, images, progress, changes, archive, keeper, reviews, watching
+    )
 
 
 def _check_file(config: StudioConfig) -> None:

@@ -175,7 +175,9 @@ class Scheduler:
             if not self._closed:
                 self._endings.save_ends()
             known = self._queue.end_of(task_id)
-            if known is not None:
+            # One that was deleted is not to be found any more.
+            is_kept = self._closed or self._progress.get_progress(task_id) is not None
+            if known is not None and is_kept:
                 return known
             self._check_open()
             [record] = self._tasks.get_known([task_id])

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from nbgen.backend import PreviewCallback, ProgressCallback, StopWatching
-from nbgen.errors import StudioClosed
+from nbgen.errors import DataFolderUnusable, StudioClosed
 from nbgen.progress import ChangeFollower, ProgressService
 from nbgen.schema import (
     ChangeKind,
@@ -55,6 +55,7 @@ class Watching:
     ) -> None:
         self._tasks = store.tasks
         self._live = store.live
+        self._changes = store.changes
         self._progress = progress
         self._follower = changes
         self._look_every_s = look_every_s
@@ -68,7 +69,7 @@ class Watching:
 
     def get_progress(self, task_id: str) -> GenerationProgress:
         """Return the present state of a task; see ``Watching.get_progress``."""
-        progress = self._progress.get_progress(task_id)
+        progress = self._own_progress(task_id)
         if progress is None:
             [record] = self._tasks.get_known([task_id])
             progress = self._newest([record])[task_id]
@@ -89,7 +90,7 @@ class Watching:
 
     def watch(self, task_id: str, callback: ProgressCallback) -> StopWatching:
         """Call back with every state of a task; see ``Watching.watch``."""
-        if self._progress.get_progress(task_id) is not None:
+        if self._own_progress(task_id) is not None:
             return self._progress.register_callback(task_id, callback)
         record = self._tasks.get_task(task_id)
         if record is not None and record.status.ended:
@@ -125,6 +126,25 @@ class Watching:
             thread = self._thread
         if thread is not None:
             thread.join()
+
+    def _own_progress(self, task_id: str) -> GenerationProgress | None:
+        """Return the state of a task that runs or ended here, or None."""
+        state = self._progress.get_progress(task_id)
+        if state is None or not state.status.ended:
+            return state
+        try:
+            record = self._tasks.get_task(task_id)
+            if record is not None:
+                is_gone = record.created_at > state.timestamp  # the id is used again
+            else:  # or it is one that could not be stored, and was told to have failed
+                is_gone = self._changes.has_deleted(task_id)
+        except DataFolderUnusable:
+            return state  # the end was told, and stays
+        if not is_gone:
+            return state
+        # Another process has deleted it.
+        self._progress.forget(task_id)
+        return None
 
     def _newest(self, records: Iterable[TaskRecord]) -> dict[str, GenerationProgress]:
         """Return the present states of tasks whose records were just read."""

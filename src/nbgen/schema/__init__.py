@@ -31,6 +31,7 @@ from nbgen.schema.end import (
     failed_end,
     resolved,
 )
+from nbgen.schema.keeping import BackedUp, OldTasks
 from nbgen.schema.keywords import takes_decision_fields, takes_request_fields
 from nbgen.schema.picture import GenerationResult, ImageRecord
 from nbgen.schema.progress import (
@@ -93,6 +94,7 @@ __all__ = [
     "PICTURE_FIELDS",
     "REQUEST_FIELDS",
     "ApprovalStatus",
+    "BackedUp",
     "BatchProgress",
     "BatchRow",
     "Change",
@@ -113,6 +115,7 @@ __all__ = [
     "ImageRecord",
     "Metadata",
     "NewChange",
+    "OldTasks",
     "Outcome",
     "OutputFormat",
     "Position",

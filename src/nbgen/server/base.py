@@ -77,7 +77,8 @@ class BaseHandler(RequestHandler):
 
     def options(self, *_args: str) -> None:
         """Answer a browser's preflight."""
-        self.set_header("Access-Control-Allow-Methods", "GET, HEAD, POST, PUT, PATCH")
+        methods = "GET, HEAD, POST, PUT, PATCH, DELETE"
+        self.set_header("Access-Control-Allow-Methods", methods)
         self.set_header(
             "Access-Control-Allow-Headers", "Authorization, Content-Type, Prefer"
         )

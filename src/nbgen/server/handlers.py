@@ -20,6 +20,7 @@ from nbgen.wire.http import (
     TaskBody,
     TaskPageBody,
     check_flags,
+    read_flag,
     read_task_query,
     sent_pictures,
 )
@@ -78,7 +79,7 @@ class TasksHandler(BaseHandler):
 
 
 class TaskHandler(BaseHandler):
-    """``GET /api/tasks/{id}``: one task."""
+    """``GET`` and ``DELETE /api/tasks/{id}``: one task."""
 
     async def get(self, task_id: str) -> None:
         """Answer with the task as the store has it."""
@@ -89,6 +90,13 @@ class TaskHandler(BaseHandler):
             return TaskBody.of(record, tuple(self.studio.publications(task_id)))
 
         self.write_json(await asyncio.to_thread(read))
+
+    async def delete(self, task_id: str) -> None:
+        """Delete the task; the answer has no body."""
+        check_task_id(task_id)
+        force = read_flag("force", self.get_query_argument("force", "false"))
+        await asyncio.to_thread(self.studio.delete, task_id, force=force)
+        self.set_status(204)
 
 
 class BatchHandler(BaseHandler):

@@ -5,14 +5,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from nbgen.images import Images
-from nbgen.schema import CheckReport
+from nbgen.schema import BackedUp, CheckReport
+from nbgen.store.backup import write_backup
 from nbgen.store.changes import ChangeStore
 from nbgen.store.checking import check_pictures
 from nbgen.store.database import Database
 from nbgen.store.decisions import DecisionStore
+from nbgen.store.deleting import CheckDeletable, IsOld, delete_old, delete_tasks
 from nbgen.store.garbage import collect_garbage
 from nbgen.store.live import LiveStates
 from nbgen.store.publications import PublicationStore
@@ -78,6 +81,18 @@ class Store:
     def check_pictures(self, images: Images, *, repair: bool) -> CheckReport:
         """Look at files, rows and database; see ``nbgen.store.checking``."""
         return check_pictures(self._database, images, repair=repair)
+
+    def delete_tasks(self, task_ids: Sequence[str], check: CheckDeletable) -> None:
+        """Delete tasks, all or none; see ``nbgen.store.deleting``."""
+        delete_tasks(self._database, task_ids, check)
+
+    def delete_old(self, is_old: IsOld, *, dry_run: bool) -> list[str]:
+        """Delete the ended tasks that are old; see ``nbgen.store.deleting``."""
+        return delete_old(self._database, is_old, dry_run=dry_run)
+
+    def write_backup(self, images: Images, path: Path, *, force: bool) -> BackedUp:
+        """Write a copy of all that is kept; see ``nbgen.store.backup``."""
+        return write_backup(self._database, images, path, force=force)
 
     def close(self) -> None:
         """Close the database; tasks that still run count as lost."""

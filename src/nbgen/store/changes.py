@@ -113,6 +113,20 @@ class ChangeStore:
         place = Position(newest.epoch, rows[-1].number)
         return Changes(place, tuple(_change(row) for row in rows))
 
+    def has_deleted(self, task_id: str) -> bool:
+        """Return whether the feed tells that a task was deleted; it reads all of it."""
+        query = (
+            sa.select(changes.c.number)
+            .where(
+                changes.c.kind == ChangeKind.TASK,
+                changes.c.id == task_id,
+                changes.c.state == "deleted",
+            )
+            .limit(1)
+        )
+        with self._database.reading() as connection:
+            return connection.scalar(query) is not None
+
     def record(self, entry: NewChange) -> None:
         """Append one change by itself: of what is in no table."""
         with self._database.writing() as connection:

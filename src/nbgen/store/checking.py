@@ -67,7 +67,7 @@ def check_pictures(database: Database, images: Images, *, repair: bool) -> Check
         faults += _database_faults(database)
         # The rows first: the file of each was written before the row was committed.
         with database.reading() as connection:
-            for name, task_id in _named(connection):
+            for name, task_id in names_needed(connection):
                 needed[name].add(task_id)
     except DataFolderUnusable as error:  # the pictures can be checked all the same
         faults.append(str(error))
@@ -92,7 +92,7 @@ def _database_faults(database: Database) -> list[str]:
     return [f"The database is damaged: {fault}." for fault in faults]
 
 
-def _named(connection: sa.Connection) -> Iterator[tuple[str, str]]:
+def names_needed(connection: sa.Connection) -> Iterator[tuple[str, str]]:
     """Yield the names of pictures that rows refer to, each with the id of its task."""
     requests, results = msgspec.json.Decoder(_Request), msgspec.json.Decoder(_Result)
     lazily = connection.execution_options(yield_per=1_000)

@@ -65,8 +65,8 @@ class DecisionStore:
         answers: list[Decision | NbgenError] = []
         entries: list[NewChange] = []
         with self._database.writing() as connection:
-            _lock(connection, task_ids)
-            subjects = _read_subjects(connection, task_ids)
+            lock_tasks(connection, task_ids)
+            subjects = read_subjects(connection, task_ids)
             for change in changes:
                 subject = subjects[change.task_id]
                 try:
@@ -95,7 +95,7 @@ class DecisionStore:
     def get_subjects(self, task_ids: Sequence[str]) -> dict[str, Subject]:
         """Return what there is to decide on under each of the ids."""
         with self._database.reading() as connection:
-            return _read_subjects(connection, task_ids)
+            return read_subjects(connection, task_ids)
 
     def put_content(
         self, task_id: str, metadata: dict[str, Any], featured_image_url: str | None
@@ -103,7 +103,7 @@ class DecisionStore:
         """Register a task made elsewhere, or merge what is newly known of it."""
         now = self._now()
         with self._database.writing() as connection:
-            _lock(connection, [task_id])
+            lock_tasks(connection, [task_id])
             logs = log.logs_of(connection, [task_id])
             known = _read_content(connection, [task_id], logs).get(task_id)
             values: dict[str, Any] = {"updated_at": now}
@@ -151,7 +151,7 @@ class DecisionStore:
         return decision
 
 
-def _lock(connection: sa.Connection, task_ids: Iterable[str]) -> None:
+def lock_tasks(connection: sa.Connection, task_ids: Iterable[str]) -> None:
     """Keep others from deciding on the tasks until the transaction ends."""
     if connection.dialect.name != "postgresql":
         return  # SQLite has one writer, and that is us
@@ -163,9 +163,10 @@ def _lock(connection: sa.Connection, task_ids: Iterable[str]) -> None:
         connection.execute(sa.select(lock))
 
 
-def _read_subjects(
+def read_subjects(
     connection: sa.Connection, task_ids: Sequence[str]
 ) -> dict[str, Subject]:
+    """Return what there is under each of the ids, within a transaction."""
     subjects = {}
     for some in in_statements(task_ids):
         logs = log.logs_of(connection, some)

@@ -95,6 +95,15 @@ def _check_owner(identity: str, owners: set[str]) -> None:
 
 def _mentioned(database: Database, since: dt.datetime = _EVER) -> set[str]:
     """Return the names in all rows that changed since then."""
+    with database.reading() as connection:
+        return names_in_rows(connection, since)
+
+
+def names_in_rows(connection: sa.Connection, since: dt.datetime = _EVER) -> set[str]:
+    """Return the names of pictures in all rows that changed since then.
+
+    Any text that looks like the name of a picture counts.
+    """
     queries = (
         sa.select(tasks.c.request, tasks.c.result).where(
             sa.or_(tasks.c.created_at >= since, tasks.c.ended_at >= since)
@@ -107,9 +116,8 @@ def _mentioned(database: Database, since: dt.datetime = _EVER) -> set[str]:
         ),
     )
     names: set[str] = set()
-    with database.reading() as connection:
-        for query in queries:
-            for row in connection.execute(query.execution_options(yield_per=1_000)):
-                for text in row:
-                    names.update(match[0] for match in IMAGE_NAME.finditer(text or ""))
+    for query in queries:
+        for row in connection.execute(query.execution_options(yield_per=1_000)):
+            for text in row:
+                names.update(match[0] for match in IMAGE_NAME.finditer(text or ""))
     return names

@@ -84,15 +84,19 @@ class PublicationStore:
             return found
 
     def end_publication(self, number: int, url: str | None) -> None:
-        """Commit that a publication is out, even if it was cancelled meanwhile."""
+        """Commit that a publication is out, even if it was cancelled meanwhile.
+
+        Nothing changes if its task was deleted meanwhile.
+        """
         with self._database.writing() as connection:
-            task_id = connection.execute(
+            task_ids = connection.scalars(
                 publications.update()
                 .where(publications.c.number == number)
                 .values(state=PublicationState.PUBLISHED, url=url, error=None)
                 .returning(publications.c.task_id)
-            ).scalar_one()
-            append(connection, [_entry(task_id, PublicationState.PUBLISHED)])
+            ).all()
+            published = PublicationState.PUBLISHED
+            append(connection, [_entry(task_id, published) for task_id in task_ids])
 
     def postpone_publication(
         self, record: PublicationRecord, error: str, at: dt.datetime

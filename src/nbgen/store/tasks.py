@@ -60,13 +60,19 @@ class TaskStore:
 
         Raises:
             TaskConflict: There is one of such an id already.
+            UnknownTask: A parent was deleted meanwhile.
         """
         try:
             with self._database.writing() as connection:
                 insert_tasks(connection, records, self._database.owner)
                 append(connection, changes_of_new(records), self._now())
         except sa.exc.IntegrityError as error:
-            raise TaskConflict(self.find_taken(records) or records[0].id) from error
+            taken = self.find_taken(records)
+            parents = {each.parent_id for each in records if each.parent_id}
+            gone = sorted(parents - self.get_tasks(sorted(parents)).keys())
+            if taken is None and gone:
+                raise UnknownTask(gone[0]) from error
+            raise TaskConflict(taken or records[0].id) from error
 
     def find_taken(self, records: Sequence[TaskRecord]) -> str | None:
         """Return the first of the records' ids that there is already, or None."""

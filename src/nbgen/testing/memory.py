@@ -23,6 +23,7 @@ from nbgen.backend import (
     StopWatching,
 )
 from nbgen.errors import (
+    BackupElsewhere,
     NbgenError,
     StudioClosed,
     TaskNotWaiting,
@@ -38,6 +39,7 @@ from nbgen.review.quorum import read_quorum
 from nbgen.review.rules import fold
 from nbgen.schema import (
     DECISION_FIELDS,
+    BackedUp,
     BatchRow,
     ChangedRows,
     CheckReport,
@@ -48,6 +50,7 @@ from nbgen.schema import (
     Draft,
     GenerationProgress,
     GenerationRequest,
+    OldTasks,
     Position,
     PublicationRecord,
     Review,
@@ -66,7 +69,8 @@ from nbgen.schema.checks import (
     check_task_id,
 )
 from nbgen.testing.engine import PatternEngine
-from nbgen.testing.memory_finding import page_of, rows_of
+from nbgen.testing.memory_finding import changed_rows_of, page_of, rows_of
+from nbgen.testing.memory_keeper import MemoryKeeper
 from nbgen.testing.memory_pictures import MemoryPictures
 from nbgen.testing.memory_queue import MemoryQueue
 from nbgen.testing.memory_reviews import MemoryReviews
@@ -125,6 +129,7 @@ class MemoryBackend:
         self._submitter = MemorySubmitter(
             self._queue, self._pictures, self._reviews, Draft(now=now)
         )
+        self._keeper = MemoryKeeper(self._queue, self._reviews, self._quorum, now)
         self._follower = ChangeFollower(self._queue.changes)
 
     def submit(
@@ -225,7 +230,7 @@ class MemoryBackend:
     def list_tasks(self, query: TaskQuery) -> TaskPage:
         """Return a page of tasks; see ``Finding.list_tasks``."""
         with self._open():
-            page = page_of(self._tasks.values(), query)
+            page = page_of(self._queue.numbered(), query)
             records = map(self._reviews.reviewed_task, page)
             return TaskPage(records, page.next_cursor)
 
@@ -238,7 +243,7 @@ class MemoryBackend:
         """Return the rows of a batch; see ``Finding.batch_rows``."""
         check_batch_name("batch_id", batch_id)
         with self._open():
-            rows = rows_of(self._tasks.values(), batch_id)
+            rows = rows_of(self._queue.numbered(), batch_id)
         if not rows:
             raise UnknownBatch(batch_id)
         return rows
@@ -249,14 +254,7 @@ class MemoryBackend:
         with self._open():
             feed = self._queue.changes
             news = feed.read(since or feed.position())
-            rows = rows_of(self._tasks.values(), batch_id)
-        if not rows:
-            raise UnknownBatch(batch_id)
-        if since is None or news.missed:
-            return ChangedRows(rows, news.position, is_whole=True)
-        ids = {change.id for change in news.changes}
-        changed = [row for row in rows if row.task_id in ids]
-        return ChangedRows(changed, news.position, is_whole=False)
+            return changed_rows_of(self._queue.numbered(), batch_id, since, news)
 
     def keep_picture(self, field: str, picture: str | bytes) -> str:
         """Return the name of a picture to refer to; see ``Pictures.keep_picture``."""
@@ -283,6 +281,21 @@ class MemoryBackend:
         """Compare all pictures with their names; see ``Pictures.check_pictures``."""
         with self._open():
             return self._pictures.check(self._referring(), repair=repair)
+
+    def delete(self, task_ids: Sequence[str], *, force: bool = False) -> None:
+        """Delete tasks; see ``Keeping.delete``."""
+        with self._open():
+            self._keeper.delete(task_ids, force=force)
+
+    def delete_old(self, old: OldTasks, *, dry_run: bool = True) -> list[str]:
+        """Delete tasks that ended long ago; see ``Keeping.delete_old``."""
+        with self._open():
+            return self._keeper.delete_old(old, dry_run=dry_run)
+
+    def backup(self, path: Path, *, force: bool = False) -> BackedUp:  # noqa: ARG002
+        """Raise ``BackupElsewhere``: nothing is kept in files."""
+        with self._open():
+            raise BackupElsewhere("This studio keeps all in memory, for tests.")
 
     def decide(
         self, requests: Iterable[DecisionRequest]

@@ -2,42 +2,53 @@
 
 from __future__ import annotations
 
-import datetime as dt
 from collections.abc import Iterable
+from typing import NamedTuple
 
-from nbgen.errors import InvalidRequest
-from nbgen.schema import BatchRow, TaskPage, TaskQuery, TaskRecord
+from nbgen.errors import InvalidRequest, UnknownBatch
+from nbgen.schema import (
+    BatchRow,
+    ChangedRows,
+    Changes,
+    Position,
+    TaskPage,
+    TaskQuery,
+    TaskRecord,
+)
 
 
-def page_of(records: Iterable[TaskRecord], query: TaskQuery) -> TaskPage:
-    """Return the page of the records that a query asks for, newest first.
+class Numbered(NamedTuple):
+    """A task with its place in the order of submission."""
+
+    number: int
+    record: TaskRecord
+
+
+def page_of(tasks: Iterable[Numbered], query: TaskQuery) -> TaskPage:
+    """Return the page of the tasks that a query asks for, newest first.
 
     Args:
-        records: All tasks, in the order in which they were added.
-        query: Its cursor is the place of the last task of the page before.
+        tasks: All tasks, in the order in which they were added.
+        query: Its cursor is the number of the last task of the page before.
 
     Raises:
-        InvalidRequest: The cursor is no such place.
+        InvalidRequest: The cursor is no such number.
     """
-    places = {_place(record, n): record for n, record in enumerate(records)}
-    if query.cursor not in (None, *map(_cursor, places)):
-        allowed = "the next_cursor of a page, or left out"
-        raise InvalidRequest("cursor", query.cursor, allowed)
-    newest_first = sorted(places, reverse=True)
+    found = [task for task in tasks if _matches(task.record, query)]
     if query.cursor is not None:
-        seen = [_cursor(place) for place in newest_first].index(query.cursor) + 1
-        newest_first = newest_first[seen:]
-    found = [place for place in newest_first if _matches(places[place], query)]
+        last = _read_cursor(query.cursor)
+        found = [task for task in found if task.number < last]
+    found.reverse()
     shown = found[: query.limit]
     more = len(found) > query.limit
-    cursor = _cursor(shown[-1]) if more else None
-    return TaskPage((places[place] for place in shown), cursor)
+    cursor = f"{shown[-1].number:x}" if more else None
+    return TaskPage((task.record for task in shown), cursor)
 
 
-def rows_of(records: Iterable[TaskRecord], batch_id: str) -> list[BatchRow]:
+def rows_of(tasks: Iterable[Numbered], batch_id: str) -> list[BatchRow]:
     """Return the rows of a batch, in the order of their first tasks."""
     rows: dict[str, BatchRow] = {}
-    for number, record in enumerate(records):
+    for number, record in tasks:
         if record.batch_id == batch_id and record.batch_row is not None:
             rows[record.batch_row] = BatchRow(
                 record.batch_row,
@@ -52,6 +63,32 @@ def rows_of(records: Iterable[TaskRecord], batch_id: str) -> list[BatchRow]:
     return list(rows.values())
 
 
+def changed_rows_of(
+    tasks: Iterable[Numbered], batch_id: str, since: Position | None, news: Changes
+) -> ChangedRows:
+    """Return the rows of a batch that have changed since a place in the feed.
+
+    Args:
+        tasks: All tasks, in the order in which they were added.
+        batch_id: The batch.
+        since: The place; None for all rows.
+        news: What the feed says since then.
+
+    Raises:
+        UnknownBatch: There is no such batch.
+    """
+    rows = rows_of(tasks, batch_id)
+    if not rows:
+        raise UnknownBatch(batch_id)
+    of_batch = [change for change in news.changes if change.batch_id == batch_id]
+    is_deleted = any(change.state == "deleted" for change in of_batch)
+    if since is None or news.missed or is_deleted:
+        return ChangedRows(rows, news.position, is_whole=True)
+    ids = {change.id for change in of_batch}
+    changed = [row for row in rows if row.task_id in ids]
+    return ChangedRows(changed, news.position, is_whole=False)
+
+
 def _matches(record: TaskRecord, query: TaskQuery) -> bool:
     return (
         query.status in (None, record.status)
@@ -61,9 +98,9 @@ def _matches(record: TaskRecord, query: TaskQuery) -> bool:
     )
 
 
-def _place(record: TaskRecord, number: int) -> tuple[dt.datetime, int]:
-    return record.created_at, number
-
-
-def _cursor(place: tuple[dt.datetime, int]) -> str:
-    return f"{place[1]:x}"
+def _read_cursor(cursor: str) -> int:
+    try:
+        return int(cursor, 16)
+    except ValueError:
+        allowed = "the next_cursor of a page, or left out"
+        raise InvalidRequest("cursor", cursor, allowed) from None

@@ -31,6 +31,7 @@ from nbgen.schema import (
     utc_now,
 )
 from nbgen.testing.memory_changes import MemoryChanges
+from nbgen.testing.memory_finding import Numbered
 from nbgen.testing.memory_pictures import MemoryPictures
 from nbgen.testing.memory_run import MemoryRun
 from nbgen.threads import start_thread
@@ -65,6 +66,7 @@ class MemoryQueue:
 
     Attributes:
         tasks: All tasks by their ids, in the order in which they were added.
+        numbers: The place of each in the order of submission, which is never another's.
         unended: What those have that have not ended.
         progress: Tells the watchers.
         changes: The change feed.
@@ -79,6 +81,7 @@ class MemoryQueue:
     ) -> None:
         self._now = now
         self.tasks: dict[str, TaskRecord] = {}
+        self.numbers: dict[str, int] = {}
         self.unended: dict[str, Unended] = {}
         self.progress = ProgressService()
         self.changes = MemoryChanges()
@@ -86,6 +89,7 @@ class MemoryQueue:
         self._runner = ThreadEngine(lambda: engine)
         self._pictures = pictures
         self._limit = limit
+        self._added = 0
         self._paused = False
         self._closed = False
         self._changed = threading.Condition()
@@ -112,10 +116,16 @@ class MemoryQueue:
                 raise TaskConflict(record.id)
         for record in records:
             self.tasks[record.id] = record
+            self._added += 1
+            self.numbers[record.id] = self._added
             self.unended[record.id] = Unended()
             self.progress.create_progress(record.id, record.request.num_inference_steps)
         self.changes.append(changes_of_new(records))
         self._changed.notify_all()
+
+    def numbered(self) -> list[Numbered]:
+        """Return all tasks with their numbers, in the order of submission."""
+        return [Numbered(self.numbers[i], record) for i, record in self.tasks.items()]
 
     def check_room(self, count: int) -> None:
         """Raise ``QueueFull`` unless so many more tasks may wait."""
@@ -144,6 +154,20 @@ class MemoryQueue:
         self.changes.append(
             [NewChange(ChangeKind.TASK, task_id, state, record.batch_id)]
         )
+
+    def delete(self, task_id: str) -> None:
+        """Forget a task that has ended, if there is one; its children stay."""
+        record = self.tasks.pop(task_id, None)
+        if record is None:
+            return
+        del self.numbers[task_id]
+        self.progress.forget(task_id)
+        for child in list(self.tasks.values()):
+            if child.parent_id == task_id:
+                orphan = msgspec.structs.replace(child, parent_id=None)
+                self.tasks[child.id] = orphan
+        kind = ChangeKind.TASK
+        self.changes.append([NewChange(kind, task_id, "deleted", record.batch_id)])
 
     def cancel(self, task_ids: Iterable[str]) -> list[TaskEnd]:
         """Ask tasks to end; return the ends of those that waited, for ``resolve``."""

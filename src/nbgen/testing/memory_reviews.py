@@ -70,6 +70,8 @@ class MemoryReviews:
         self._publishers = {publisher.name: publisher for publisher in publishers}
         self._now = now
         self._tell = tell
+        self._last_sequence = 0
+        self._last_number = 0
 
     def decide(
         self, requests: Sequence[DecisionRequest], child: TaskRecord | None = None
@@ -77,7 +79,7 @@ class MemoryReviews:
         """Take decisions in their order; the child is that of the first."""
         answers: list[Decision | NbgenError] = []
         for request in requests:
-            subject = self._subject(request.task_id)
+            subject = self.subject(request.task_id)
             try:
                 if child is None:
                     check_needs_no_child(subject, request)
@@ -96,7 +98,7 @@ class MemoryReviews:
 
     def undo(self, task_id: str, reviewer_id: str, expected: int | None) -> Decision:
         """Take a decision back; see ``Deciding.undo``."""
-        subject = self._subject(task_id)
+        subject = self.subject(task_id)
         ruling = rule_undo(
             subject, reviewer_id, self._quorum, expected=expected, now=self._now()
         )
@@ -134,9 +136,14 @@ class MemoryReviews:
         content = msgspec.structs.replace(self.content[task_id], decisions=log)
         return reviewed(content, self._quorum)
 
+    def subject(self, task_id: str) -> Subject:
+        """Return the task and its log, as far as there are any."""
+        task, content = self._tasks.get(task_id), self.content.get(task_id)
+        return Subject(task_id, task, content, self._log_of(task_id))
+
     def known_subject(self, task_id: str) -> Subject:
         """Return the task and its log; raise ``UnknownTask`` if there is neither."""
-        subject = self._subject(task_id)
+        subject = self.subject(task_id)
         if subject.task is None and subject.content is None:
             raise UnknownTask(task_id)
         return subject
@@ -145,6 +152,19 @@ class MemoryReviews:
         """Return the publications of a task, oldest first."""
         known = self.publications.values()
         return [each for each in known if each.task_id == task_id]
+
+    def published_by(self, task_id: str) -> list[str]:
+        """Return the names of the publishers that have published a task."""
+        published = PublicationState.PUBLISHED
+        known = self.publications_of(task_id)
+        return sorted({each.publisher for each in known if each.state is published})
+
+    def delete(self, task_id: str) -> bool:
+        """Forget all about a task; return whether one was made elsewhere."""
+        self.log[:] = [entry for entry in self.log if entry.task_id != task_id]
+        for record in self.publications_of(task_id):
+            del self.publications[record.number]
+        return self.content.pop(task_id, None) is not None
 
     def attempts(self) -> list[Callable[[], PublicationRecord]]:
         """Return a call for each pending publication, to be made without the lock.
@@ -160,14 +180,12 @@ class MemoryReviews:
 
     def settle(self, tried: PublicationRecord) -> None:
         """Keep what came of an attempt, unless the publication ended meanwhile."""
+        if tried.number not in self.publications:  # its task was deleted
+            return
         now_is = self.publications[tried.number].state
         published = tried.state is PublicationState.PUBLISHED
         if published or now_is is PublicationState.PENDING:
             self._keep(tried)
-
-    def _subject(self, task_id: str) -> Subject:
-        task, content = self._tasks.get(task_id), self.content.get(task_id)
-        return Subject(task_id, task, content, self._log_of(task_id))
 
     def _log_of(self, task_id: str) -> tuple[Decision, ...]:
         return tuple(entry for entry in self.log if entry.task_id == task_id)
@@ -177,9 +195,10 @@ class MemoryReviews:
             return ruling.decision
         decision = msgspec.structs.replace(
             ruling.decision,
-            sequence=len(self.log) + 1,
+            sequence=self._last_sequence + 1,
             child_id=None if child is None else child.id,
         )
+        self._last_sequence = decision.sequence
         self.log.append(decision)
         self._tell([NewChange(ChangeKind.DECISION, decision.task_id, decision.verdict)])
         if ruling.withdraws:
@@ -204,7 +223,8 @@ class MemoryReviews:
             own = [e.number for e in known if e.decision == approval.sequence]
             if own and out[-1:] == [approval.sequence]:
                 continue
-            number = own[0] if own else len(self.publications) + 1
+            number = own[0] if own else self._last_number + 1
+            self._last_number = max(number, self._last_number)
             self._keep(
                 PublicationRecord(
                     number=number,
@@ -223,8 +243,8 @@ class MemoryReviews:
         self._tell([NewChange(kind, record.task_id, record.state)])
 
     def _publication(self, record: PublicationRecord) -> Publication:
-        subject = self._subject(record.task_id)
-        decision = self.log[record.decision - 1]
+        subject = self.subject(record.task_id)
+        decision = next(d for d in self.log if d.sequence == record.decision)
         return publication_of(decision, subject.task, image=None)
 
     def _attempt(

@@ -73,7 +73,7 @@ class MemorySubmitter:
         for name, request in rows.items():
             check_batch_name("row", name)
             self._pictures.keep_pictures_of(request)
-        known = rows_of(self._tasks.values(), batch_id)
+        known = rows_of(self._queue.numbered(), batch_id)
         records = plan_batch(
             batch_id, rows, known, self._tasks, priority=priority, draft=self._draft
         )
@@ -88,7 +88,7 @@ class MemorySubmitter:
 
     def retry_rows(self, batch_id: str, rows: Collection[str]) -> None:
         """Queue missing rows again."""
-        present = rows_of(self._tasks.values(), batch_id)
+        present = rows_of(self._queue.numbered(), batch_id)
         missing = [row for row in present if row.name in rows and row.is_missing]
         self._add_children([self._tasks[row.task_id] for row in missing])
 

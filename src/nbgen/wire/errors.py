@@ -13,6 +13,7 @@ import msgspec
 
 from nbgen.errors import (
     AccessDenied,
+    BackupElsewhere,
     BrokenPicture,
     CheckpointNotFound,
     DataFolderInUse,
@@ -63,6 +64,7 @@ _STATUS: dict[type[NbgenError], int] = {
     UnknownBatch: 404,
     UnknownImage: 404,
     UnknownTask: 404,
+    BackupElsewhere: 409,
     DataFolderInUse: 409,
     ForeignPictures: 409,
     PictureDamaged: 409,

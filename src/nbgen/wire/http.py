@@ -260,6 +260,17 @@ def read_task_query(arguments: Mapping[str, str]) -> TaskQuery:
     return TaskQuery(**fields)
 
 
+def read_flag(name: str, value: str) -> bool:
+    """Return whether an argument of an address is true.
+
+    Raises:
+        InvalidRequest: It is neither ``true`` nor ``false``.
+    """
+    if value not in ("true", "false"):
+        raise InvalidRequest(name, value, "true or false")
+    return value == "true"
+
+
 class HealthBody(msgspec.Struct, frozen=True, omit_defaults=True):
     """Whether the server can read its store.
 

@@ -1,0 +1,57 @@
+"""The protocol of what deletes tasks and copies all that is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+from nbgen.schema import BackedUp, OldTasks
+
+
+class Keeping(Protocol):
+    """Deletes tasks, and backs up all that is kept."""
+
+    def delete(self, task_ids: Sequence[str], *, force: bool = False) -> None:
+        """Delete tasks with the decisions on them and their publications.
+
+        All or none, in one transaction. Their ids are free again. Children of a
+        deleted task stay, without a parent. ``collect_garbage`` removes the pictures
+        that nothing refers to any more.
+
+        Args:
+            task_ids: The tasks, those made elsewhere too.
+            force: Whether tasks that are published or approved are deleted too.
+
+        Raises:
+            UnknownTask: There is no such task.
+            TaskNotEnded: One waits or runs; ``force`` does not change that.
+            TaskProtected: One is published or approved, and ``force`` is false.
+        """
+
+    def delete_old(self, old: OldTasks, *, dry_run: bool = True) -> list[str]:
+        """Delete tasks that ended long ago; return their ids, the oldest first.
+
+        Tasks that are published or approved stay. Each transaction deletes up to 500
+        tasks, so that nobody else waits for long.
+
+        Args:
+            old: Which tasks.
+            dry_run: Whether to delete nothing and only return the ids.
+        """
+
+    def backup(self, path: Path, *, force: bool = False) -> BackedUp:
+        """Write the database and its pictures into one file, while others go on.
+
+        What was acknowledged before the call is in it. The file is a zip that
+        ``nbgen.keeping.restore`` unpacks. It is written whole or not at all.
+
+        Args:
+            path: The file; its folder must exist.
+            force: Whether a file that is there is replaced.
+
+        Raises:
+            InvalidRequest: The file exists, or cannot be written.
+            BackupElsewhere: The database is not a SQLite file, or the pictures are not
+                in a folder, so other programs have to copy them.
+        """

@@ -1,0 +1,99 @@
+"""Deleting many tasks, and beside others who write."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from nbgen.errors import UnknownTask
+from nbgen.schema import (
+    GenerationRequest,
+    Outcome,
+    Status,
+    Subject,
+    TaskRecord,
+    utc_now,
+)
+from nbgen.store import Store
+from nbgen.store.database import Database
+from nbgen.store.tables import feed
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    store = Store(tmp_path)
+    yield store
+    store.close()
+
+
+def add(store: Store, *task_ids: str, parent_id: str | None = None) -> None:
+    request = GenerationRequest(prompt="a cat")
+    store.tasks.add_tasks(
+        [
+            TaskRecord(
+                id=task_id,
+                parent_id=parent_id,
+                request=request,
+                seed=1,
+                status=Status.PENDING,
+                created_at=utc_now(),
+            )
+            for task_id in task_ids
+        ]
+    )
+
+
+def test_old_tasks_are_deleted_some_at_a_time(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So nobody who waits to write waits for long."""
+    ids = [f"t{number}" for number in range(1_201)]
+    add(store, *ids)
+    store.tasks.end_tasks(ids, Outcome.FAILED, ended_at=utc_now(), error="No")
+    sizes: list[int] = []
+    writing = Database.writing
+
+    @contextmanager
+    def counted(database: Database) -> Iterator[sa.Connection]:
+        with writing(database) as connection:
+            before = connection.execute(sa.select(feed.c.newest)).scalar_one()
+            yield connection
+            after = connection.execute(sa.select(feed.c.newest)).scalar_one()
+            sizes.append(after - before)
+
+    monkeypatch.setattr(Database, "writing", counted)
+
+    def is_not_first(subject: Subject, _: object) -> bool:
+        return subject.task_id != "t0"
+
+    assert store.delete_old(is_not_first, dry_run=True) == ids[1:]
+    assert sizes == []
+    assert store.delete_old(is_not_first, dry_run=False) == ids[1:]
+    assert sizes == [499, 500, 201]
+    assert store.tasks.get_tasks(ids).keys() == {"t0"}
+
+
+def test_a_decision_meanwhile_keeps_a_task(store: Store) -> None:
+    add(store, "a", "b")
+    store.tasks.end_tasks(["a", "b"], Outcome.FAILED, ended_at=utc_now(), error="No")
+    asked: list[str] = []
+
+    def is_old(subject: Subject, _: object) -> bool:
+        asked.append(subject.task_id)
+        return asked.count("a") == 1  # not any more, when it is asked again
+
+    assert store.delete_old(is_old, dry_run=False) == []
+    assert asked == ["a", "b", "a", "b"]
+    assert store.tasks.get_tasks(["a", "b"]).keys() == {"a", "b"}
+
+
+def test_a_child_of_a_task_that_was_deleted_meanwhile_is_refused(store: Store) -> None:
+    add(store, "a")
+    store.tasks.end_tasks(["a"], Outcome.FAILED, ended_at=utc_now(), error="No")
+    store.delete_tasks(["a"], lambda *_: None)
+    with pytest.raises(UnknownTask, match="'a'"):
+        add(store, "b", parent_id="a")
