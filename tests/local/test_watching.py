@@ -16,7 +16,7 @@ from nbgen.server import Server
 from nbgen.studio import Studio
 from nbgen.testing import Gate, PatternEngine
 from tests.parts import another_runs, until_end
-from tests.server.client import socket_url
+from tests.server.client import ask, socket_url
 
 REQUEST = GenerationRequest(prompt="a cat", num_inference_steps=2)
 
@@ -123,6 +123,29 @@ def test_a_task_that_is_taken_over_is_followed_here(tmp_path: Path) -> None:
         while not states[-1].status.ended:
             states.append(told.get(timeout=10))
         assert Status.GENERATING in {state.status for state in states}
+
+
+def test_http_tells_the_step_of_a_task_that_another_runs(
+    tmp_path: Path, make_server: Callable[..., Server]
+) -> None:
+    gate = Gate(at_step=2)
+    with (
+        Studio(tmp_path, engine=PatternEngine(gate)) as runs,
+        Studio(tmp_path, engine=PatternEngine(), take_over=False) as reader,
+    ):
+        runs.submit(REQUEST, task_id="a")
+        gate.wait_reached()
+        states: SimpleQueue[GenerationProgress] = SimpleQueue()
+        reader.watch("a", states.put)  # says when the live state is written
+        while states.get(timeout=10).current_step < 1:
+            pass
+        server = make_server(reader)
+        [listed] = ask(server, "/api/tasks").body["tasks"]
+        for task in (listed, ask(server, "/api/tasks/a").body):
+            assert (task["status"], task["current_step"]) == ("generating", 1)
+        gate.open()
+        until_end(states)
+        server.close()
 
 
 def test_a_socket_of_a_reader_is_told_of_the_end(
