@@ -58,7 +58,7 @@ class Server:
         ended = self._ask(
             "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity"
             " WHERE datname = %s"
-            " AND (query LIKE 'LISTEN%%' OR query = 'SELECT newest FROM feed')",
+            " AND (query LIKE 'LISTEN%%' OR query = 'SELECT max(number) FROM changes')",
             make_url(url).database,
         )
         return len(ended)

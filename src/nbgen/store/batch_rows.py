@@ -10,6 +10,7 @@ from collections.abc import Iterable
 import sqlalchemy as sa
 
 from nbgen.schema import BatchRow, ChangedRows, Outcome, Position, Status
+from nbgen.store.feed import FEED
 from nbgen.store.tables import Row, changes, feed, tasks
 
 # Beyond that it is faster to read the whole batch.
@@ -49,14 +50,14 @@ def changed_rows(
     deletion, or when it has forgotten what came after that place.
     """
     if since is None:
-        found = connection.execute(sa.select(feed)).all()
+        found = connection.execute(FEED).all()
     else:
         # In one statement: in PostgreSQL, a second one would not see what was
         # forgotten since the first.
         of_batch = sa.and_(
             changes.c.batch_id == batch_id, changes.c.number > since.number
         )
-        query = sa.select(feed, changes.c.id, changes.c.state)
+        query = FEED.add_columns(changes.c.id, changes.c.state)
         query = query.select_from(feed.outerjoin(changes, of_batch))
         found = connection.execute(query.limit(_MOST_CHANGED + 1)).all()
     known = found[0]

@@ -4,21 +4,21 @@
 Every method of ``ChangeStore`` may be called from any thread. Several processes may
 append and follow at the same time.
 
-The numbers come from the one row of the table ``feed``. To update it, a transaction
-waits until the one before has ended. So a number is never visible before a smaller one,
-and a transaction that is rolled back leaves no gap.
+A change gets the number after the newest. Nobody else can append until the transaction
+has ended: SQLite has one writer, and PostgreSQL a lock of nbgen's. So a number is never
+visible before a smaller one, and a transaction that is rolled back leaves no gap.
 """
 
 from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Sequence
-from typing import Any
 
 import sqlalchemy as sa
 
 from nbgen.schema import Change, ChangeKind, Changes, NewChange, Position, utc_now
 from nbgen.store.database import Database
+from nbgen.store.feed import FEED, NEXT_NUMBER
 from nbgen.store.signal import CHANNEL
 from nbgen.store.tables import Row, changes, feed
 
@@ -28,6 +28,9 @@ MOST_AT_ONCE = 1_000
 KEPT_COUNT = 200_000
 KEPT_FOR = dt.timedelta(days=7)
 """How many of the newest changes are kept, and for how long."""
+
+_APPENDING = 0x6E62676368
+"""Any number will do, as long as all processes take the same."""
 
 _PRUNE_EVERY = 1_000
 _PRUNED_AT_ONCE = 5_000
@@ -50,30 +53,29 @@ def append(
     """
     if not entries:
         return
-    answer: list[sa.ColumnElement[Any]] = [feed.c.newest]
     if connection.dialect.name == "postgresql":
-        # It is sent at the commit. In the same statement it costs no round trip.
-        answer.append(sa.func.pg_notify(CHANNEL, ""))
-    count = len(entries)
-    newest: int = connection.execute(
-        feed.update().values(newest=feed.c.newest + count).returning(*answer)
-    ).one()[0]
-    first = newest - count + 1
+        # What is notified is sent at the commit. In one statement it costs no more.
+        lock = sa.func.pg_advisory_xact_lock(_APPENDING)
+        connection.execute(sa.select(lock, sa.func.pg_notify(CHANNEL, "")))
     now = at or utc_now()
-    connection.execute(
-        changes.insert(),
-        [
-            {
-                "number": number,
-                "kind": entry.kind,
-                "id": entry.id,
-                "state": entry.state,
-                "batch_id": entry.batch_id,
-                "at": now,
-            }
-            for number, entry in enumerate(entries, first)
-        ],
-    )
+    rows = [
+        {
+            "kind": entry.kind,
+            "id": entry.id,
+            "state": entry.state,
+            "batch_id": entry.batch_id,
+            "at": now,
+        }
+        for entry in entries
+    ]
+    insert = changes.insert().values(number=NEXT_NUMBER).returning(changes.c.number)
+    first: int = connection.execute(insert, rows[0]).scalar_one()
+    if len(rows) > 1:
+        others = [
+            {"number": number, **row} for number, row in enumerate(rows[1:], first + 1)
+        ]
+        connection.execute(changes.insert(), others)
+    newest = first + len(rows) - 1
     if newest // _PRUNE_EVERY != (first - 1) // _PRUNE_EVERY:
         _prune(connection, newest, now)
 
@@ -87,13 +89,13 @@ class ChangeStore:
     def position(self) -> Position:
         """Return the place behind the newest change."""
         with self._database.reading() as connection:
-            row = connection.execute(sa.select(feed)).one()
+            row = connection.execute(FEED).one()
         return Position(row.epoch, row.newest)
 
     def read(self, since: Position) -> Changes:
         """Return up to ``MOST_AT_ONCE`` changes behind a place in the feed."""
         with self._database.reading() as connection:
-            known = connection.execute(sa.select(feed)).one()
+            known = connection.execute(FEED).one()
             newest = Position(known.epoch, known.newest)
             if since == newest:
                 return Changes(since)

@@ -241,7 +241,7 @@ class ServerSignal:
 
     def _has_changed(self) -> bool:
         with self._connection.cursor() as cursor:
-            cursor.execute("SELECT newest FROM feed")
+            cursor.execute("SELECT max(number) FROM changes")
             newest = cursor.fetchone()
         last, self._newest = self._newest, newest
         return bool(newest != last)

@@ -142,13 +142,11 @@ publications = sa.Table(
     sa.Index("ix_publications_due", "state", "next_at"),
 )
 
-# Of one row. Whoever appends to the feed updates it, which keeps all others from
-# appending until the transaction ends: so the numbers become visible in their order.
+# Of one row: which feed this is, and up to which number its changes are forgotten.
 feed = sa.Table(
     "feed",
     metadata,
     sa.Column("epoch", sa.String(32), primary_key=True),
-    sa.Column("newest", sa.BigInteger, nullable=False),
     sa.Column("pruned", sa.BigInteger, nullable=False),
 )
 

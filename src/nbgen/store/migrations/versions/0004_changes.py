@@ -16,10 +16,9 @@ def upgrade() -> None:
     feed = op.create_table(
         "feed",
         sa.Column("epoch", sa.String(32), primary_key=True),
-        sa.Column("newest", sa.BigInteger, nullable=False),
         sa.Column("pruned", sa.BigInteger, nullable=False),
     )
-    op.bulk_insert(feed, [{"epoch": uuid4().hex, "newest": 0, "pruned": 0}])
+    op.bulk_insert(feed, [{"epoch": uuid4().hex, "pruned": 0}])
     op.create_table(
         "changes",
         sa.Column("number", sa.BigInteger, primary_key=True, autoincrement=False),
