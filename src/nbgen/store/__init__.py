@@ -96,4 +96,5 @@ class Store:
 
     def close(self) -> None:
         """Close the database; tasks that still run count as lost."""
+        self.live.close()
         self._database.close()

@@ -32,6 +32,13 @@ KEPT_FOR = dt.timedelta(days=7)
 _APPENDING = 0x6E62676368
 """Any number will do, as long as all processes take the same."""
 
+# What is notified is sent at the commit. In one statement it costs no more.
+_LOCK = sa.select(
+    sa.func.pg_advisory_xact_lock(_APPENDING), sa.func.pg_notify(CHANNEL, "")
+)
+_INSERT = changes.insert()
+_INSERT_NEXT = _INSERT.values(number=NEXT_NUMBER).returning(changes.c.number)
+
 _PRUNE_EVERY = 1_000
 _PRUNED_AT_ONCE = 5_000
 
@@ -54,9 +61,7 @@ def append(
     if not entries:
         return
     if connection.dialect.name == "postgresql":
-        # What is notified is sent at the commit. In one statement it costs no more.
-        lock = sa.func.pg_advisory_xact_lock(_APPENDING)
-        connection.execute(sa.select(lock, sa.func.pg_notify(CHANNEL, "")))
+        connection.execute(_LOCK)
     now = at or utc_now()
     rows = [
         {
@@ -68,13 +73,12 @@ def append(
         }
         for entry in entries
     ]
-    insert = changes.insert().values(number=NEXT_NUMBER).returning(changes.c.number)
-    first: int = connection.execute(insert, rows[0]).scalar_one()
+    first: int = connection.execute(_INSERT_NEXT, rows[0]).scalar_one()
     if len(rows) > 1:
         others = [
             {"number": number, **row} for number, row in enumerate(rows[1:], first + 1)
         ]
-        connection.execute(changes.insert(), others)
+        connection.execute(_INSERT, others)
     newest = first + len(rows) - 1
     if newest // _PRUNE_EVERY != (first - 1) // _PRUNE_EVERY:
         _prune(connection, newest, now)

@@ -18,7 +18,7 @@ import sqlalchemy as sa
 
 from nbgen.errors import DataFolderUnusable, StudioClosed
 from nbgen.store.opening import open_database
-from nbgen.store.signal import ChangeSignal, FileSignal, ServerSignal
+from nbgen.store.signal import ChangeSignal, FileSignal, ServerSignal, open_session
 from nbgen.store.sqlite_file import RESTORE, is_damage
 
 logger = logging.getLogger(__name__)
@@ -157,6 +157,16 @@ class Database:
     def is_file(self) -> bool:
         """Whether this is a SQLite file."""
         return self._file is not None
+
+    def open_session(self, statement: str) -> Any:
+        """Return a connection of PostgreSQL's driver; see ``signal.open_session``.
+
+        Raises:
+            DataFolderUnusable: The database fails.
+            StudioClosed: The database is closed.
+        """
+        with self._use(), _clear_errors():
+            return open_session(self._engine, statement)
 
     @property
     def owner(self) -> str:

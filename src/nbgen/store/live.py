@@ -14,7 +14,7 @@ import logging
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
 import sqlalchemy as sa
@@ -90,6 +90,10 @@ class LiveStates:
             found.update((state.task_id, state) for state in states)
         return found
 
+    def close(self) -> None:
+        """Release what the writing holds; nobody writes meanwhile."""
+        self._place.close()
+
     def _is_alive(self, owner: str) -> bool:
         """Return whether the owner's process lives; drop its states if it does not."""
         now_s = time.monotonic()
@@ -114,6 +118,9 @@ class _Place(Protocol):
 
     def read(self) -> Iterable[tuple[str, str]]:
         """Return all owners with their texts."""
+
+    def close(self) -> None:
+        """Release what it holds."""
 
 
 class _Files:
@@ -145,25 +152,28 @@ class _Files:
             with contextlib.suppress(OSError):  # removed since
                 yield path.stem, path.read_text()
 
+    def close(self) -> None:
+        """Do nothing: no file stays open."""
+
 
 class _Rows:
-    """A row for each owner, in an unlogged table of PostgreSQL."""
+    """A row for each owner, in an unlogged table of PostgreSQL.
+
+    What is written needs one round trip, on a connection of its own.
+    """
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._session: Any = None
 
     def put(self, owner: str, text: str) -> None:
         """Replace the row."""
-        from sqlalchemy.dialects.postgresql import insert
-
-        row = insert(live).values(owner=owner, states=text)
-        upsert = row.on_conflict_do_update(
-            index_elements=["owner"], set_={"states": text}
+        self._execute(
+            "INSERT INTO live (owner, states) VALUES (%s, %s) "
+            "ON CONFLICT (owner) DO UPDATE SET states = EXCLUDED.states",
+            owner,
+            text,
         )
-        with self._database.writing() as connection:
-            # Without waiting for the disk: after a crash nothing runs.
-            connection.execute(sa.text("SET LOCAL synchronous_commit = off"))
-            connection.execute(upsert)
 
     def drop(self, owner: str) -> None:
         """Remove the row."""
@@ -175,3 +185,22 @@ class _Rows:
         with self._database.reading() as connection:
             rows = connection.execute(sa.select(live.c.owner, live.c.states)).all()
         return [(row.owner, row.states) for row in rows]
+
+    def close(self) -> None:
+        """Close the connection."""
+        session, self._session = self._session, None
+        if session is not None:
+            with contextlib.suppress(Exception):  # it may have been dropped
+                session.close()
+
+    def _execute(self, statement: str, *values: str) -> None:
+        try:
+            if self._session is None:
+                # Without waiting for the disk: after a crash nothing runs.
+                begins = "SET synchronous_commit = off"
+                self._session = self._database.open_session(begins)
+            with self._session.cursor() as cursor:
+                cursor.execute(statement, values)
+        except BaseException:
+            self.close()  # the next writing opens another
+            raise

@@ -227,17 +227,7 @@ class ServerSignal:
         return not ready and self._has_changed()
 
     def _listen(self) -> Any:
-        connection = self._engine.raw_connection()
-        driver: Any = connection.driver_connection
-        connection.detach()
-        try:
-            driver.autocommit = True
-            with driver.cursor() as cursor:
-                cursor.execute(f"LISTEN {CHANNEL}")
-        except BaseException:
-            driver.close()
-            raise
-        return driver
+        return open_session(self._engine, f"LISTEN {CHANNEL}")
 
     def _has_changed(self) -> bool:
         with self._connection.cursor() as cursor:
@@ -262,3 +252,22 @@ class ServerSignal:
         if connection is not None:
             with contextlib.suppress(Exception):
                 connection.close()
+
+
+def open_session(engine: sa.Engine, statement: str) -> Any:
+    """Return a connection of PostgreSQL's driver that begins with a statement.
+
+    It is out of the pool, which would lend it to others, and each of its statements is
+    a transaction.
+    """
+    connection = engine.raw_connection()
+    driver: Any = connection.driver_connection
+    connection.detach()
+    try:
+        driver.autocommit = True
+        with driver.cursor() as cursor:
+            cursor.execute(statement)
+    except BaseException:
+        driver.close()
+        raise
+    return driver
