@@ -26,6 +26,7 @@ CHANNEL = "nbgen"
 """On which PostgreSQL notifies; the payload is empty."""
 
 LONGEST_WAIT_S = 1.0
+_ASK_NEWEST = "SELECT max(number) FROM changes"
 # Where a system has no named pipes. Half of it is the usual time until a change of
 # another process is seen; each look costs a wake-up of the processor.
 _LOOK_EVERY_S = 0.04
@@ -230,9 +231,17 @@ class ServerSignal:
         return open_session(self._engine, f"LISTEN {CHANNEL}")
 
     def _has_changed(self) -> bool:
-        with self._connection.cursor() as cursor:
-            cursor.execute("SELECT max(number) FROM changes")
-            newest = cursor.fetchone()
+        newest: object
+        if hasattr(self._connection, "pgconn"):  # psycopg 3; this takes a fifth of it
+            answer = self._connection.pgconn.exec_(_ASK_NEWEST.encode())
+            newest = answer.get_value(0, 0)
+            if answer.error_message:
+                raise OSError(answer.error_message.decode(errors="replace"))
+            self._take_notifications()
+        else:
+            with self._connection.cursor() as cursor:
+                cursor.execute(_ASK_NEWEST)
+                newest = cursor.fetchone()
         last, self._newest = self._newest, newest
         return bool(newest != last)
 

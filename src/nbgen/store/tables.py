@@ -153,7 +153,13 @@ feed = sa.Table(
 changes = sa.Table(
     "changes",
     metadata,
-    sa.Column("number", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column(
+        "number",
+        # In SQLite only this name of the type needs no index beside the table.
+        sa.BigInteger().with_variant(sa.Integer, "sqlite"),
+        primary_key=True,
+        autoincrement=False,
+    ),
     sa.Column("kind", sa.String(16), nullable=False),
     sa.Column("id", sa.String(LONGEST_TASK_ID), nullable=False),
     sa.Column("state", sa.String(20), nullable=False),

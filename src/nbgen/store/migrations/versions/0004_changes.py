@@ -21,7 +21,12 @@ def upgrade() -> None:
     op.bulk_insert(feed, [{"epoch": uuid4().hex, "pruned": 0}])
     op.create_table(
         "changes",
-        sa.Column("number", sa.BigInteger, primary_key=True, autoincrement=False),
+        sa.Column(
+            "number",
+            sa.BigInteger().with_variant(sa.Integer, "sqlite"),
+            primary_key=True,
+            autoincrement=False,
+        ),
         sa.Column("kind", sa.String(16), nullable=False),
         sa.Column("id", sa.String(128), nullable=False),
         sa.Column("state", sa.String(20), nullable=False),
