@@ -107,7 +107,7 @@ def broken_feed() -> Iterator[None]:
     """Have every appending to the feed fail."""
 
     def fail(_connection: Any, _cursor: Any, statement: str, *_rest: Any) -> None:
-        if statement.startswith("INSERT INTO changes"):
+        if statement.startswith(("INSERT INTO changes", "SELECT nbgen_append")):
             raise Broken
 
     sa.event.listen(sa.Engine, "before_cursor_execute", fail)

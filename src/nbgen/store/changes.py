@@ -19,7 +19,6 @@ import sqlalchemy as sa
 from nbgen.schema import Change, ChangeKind, Changes, NewChange, Position, utc_now
 from nbgen.store.database import Database
 from nbgen.store.feed import FEED, NEXT_NUMBER
-from nbgen.store.signal import CHANNEL
 from nbgen.store.tables import Row, changes, feed
 
 MOST_AT_ONCE = 1_000
@@ -29,15 +28,17 @@ KEPT_COUNT = 200_000
 KEPT_FOR = dt.timedelta(days=7)
 """How many of the newest changes are kept, and for how long."""
 
-_APPENDING = 0x6E62676368
-"""Any number will do, as long as all processes take the same."""
-
-# What is notified is sent at the commit. In one statement it costs no more.
-_LOCK = sa.select(
-    sa.func.pg_advisory_xact_lock(_APPENDING), sa.func.pg_notify(CHANNEL, "")
-)
 _INSERT = changes.insert()
-_INSERT_NEXT = _INSERT.values(number=NEXT_NUMBER).returning(changes.c.number)
+_APPEND_TO_FILE = _INSERT.values(number=NEXT_NUMBER).returning(changes.c.number)
+# Made by a migration: it takes the lock, notifies and inserts, in one round trip.
+_APPEND_TO_SERVER = sa.select(
+    sa.func.nbgen_append(
+        *(
+            sa.bindparam(name, type_=changes.c[name].type)
+            for name in ("kind", "id", "state", "batch_id", "at")
+        )
+    )
+)
 
 _PRUNE_EVERY = 1_000
 _PRUNED_AT_ONCE = 5_000
@@ -60,8 +61,6 @@ def append(
     """
     if not entries:
         return
-    if connection.dialect.name == "postgresql":
-        connection.execute(_LOCK)
     now = at or utc_now()
     rows = [
         {
@@ -73,7 +72,9 @@ def append(
         }
         for entry in entries
     ]
-    first: int = connection.execute(_INSERT_NEXT, rows[0]).scalar_one()
+    is_server = connection.dialect.name == "postgresql"
+    append_one = _APPEND_TO_SERVER if is_server else _APPEND_TO_FILE
+    first: int = connection.execute(append_one, rows[0]).scalar_one()
     if len(rows) > 1:
         others = [
             {"number": number, **row} for number, row in enumerate(rows[1:], first + 1)

@@ -11,6 +11,27 @@ revision = "0004"
 down_revision = "0003"
 
 
+# One round trip for what takes three statements. Each of them sees what was committed
+# before it: the number is read once the lock is held. What is notified is sent at the
+# commit.
+_APPEND = """
+CREATE FUNCTION nbgen_append(
+    new_kind VARCHAR, new_id VARCHAR, new_state VARCHAR, new_batch_id VARCHAR,
+    new_at TIMESTAMP WITH TIME ZONE
+) RETURNS BIGINT LANGUAGE plpgsql AS $$
+DECLARE new_number BIGINT;
+BEGIN
+    PERFORM pg_advisory_xact_lock(474097345384);
+    PERFORM pg_notify('nbgen', '');
+    SELECT coalesce((SELECT max(number) FROM changes), pruned) + 1
+        INTO new_number FROM feed;
+    INSERT INTO changes (number, kind, id, state, batch_id, at)
+        VALUES (new_number, new_kind, new_id, new_state, new_batch_id, new_at);
+    RETURN new_number;
+END $$
+"""
+
+
 def upgrade() -> None:
     """Make the feed, empty, and draw its epoch."""
     feed = op.create_table(
@@ -47,3 +68,4 @@ def upgrade() -> None:
             "CREATE UNLOGGED TABLE live (owner VARCHAR(32) PRIMARY KEY, "
             "states TEXT NOT NULL)"
         )
+        op.execute(_APPEND)
