@@ -89,6 +89,25 @@ def test_an_end_while_the_watching_begins_is_told(tmp_path: Path) -> None:
     runs.close()
 
 
+def test_a_watching_that_is_ended_late_ends_no_other(tmp_path: Path) -> None:
+    """The id of a deleted task is free, and may be watched again."""
+    with (
+        Studio(tmp_path, engine=PatternEngine()) as runs,
+        Studio(tmp_path, engine=PatternEngine(), take_over=False) as reader,
+    ):
+        first: SimpleQueue[GenerationProgress] = SimpleQueue()
+        again: SimpleQueue[GenerationProgress] = SimpleQueue()
+        stop = reader.watch("a", first.put)
+        runs.submit(REQUEST, task_id="a")
+        until_end(first)
+        runs.delete("a")
+        reader.watch("a", again.put)
+        stop()
+        runs.submit(REQUEST, task_id="a")
+        assert until_end(again)[-1].outcome is Outcome.SUCCEEDED
+        assert first.empty()
+
+
 def test_nobody_looks_where_nobody_watches(tmp_path: Path) -> None:
     gate = Gate()
     with (

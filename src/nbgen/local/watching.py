@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections import Counter
 from collections.abc import Iterable, Sequence
 
 import msgspec
@@ -60,7 +59,7 @@ class Watching:
         self._follower = changes
         self._look_every_s = look_every_s
         self._changed = threading.Condition()
-        self._followed: Counter[str] = Counter()  # the watchers of each followed task
+        self._followed: dict[str, set[object]] = {}  # the watchers of each task
         self._stale: set[str] = set()  # followed tasks that have to be read
         self._running: set[str] = set()  # followed tasks that run
         self._problem: str | None = None
@@ -99,18 +98,14 @@ class Watching:
         # Before it is followed, or an end that is found at once would not be told.
         stop = self._progress.register_callback(task_id, callback)
         try:
-            self._follow(task_id)
+            watcher = self._follow(task_id)
         except StudioClosed:
             stop()
             raise
-        stopped = threading.Event()
 
         def unregister() -> None:
             stop()
-            with self._changed:
-                if not stopped.is_set():
-                    stopped.set()
-                    self._unfollow(task_id)
+            self._unfollow(task_id, watcher)
 
         return unregister
 
@@ -165,22 +160,28 @@ class Watching:
             logger.warning("The live states cannot be read: %s", error)
             return {}
 
-    def _follow(self, task_id: str) -> None:
+    def _follow(self, task_id: str) -> object:
+        """Follow a task for one watcher more; return what that watcher is known by."""
+        watcher = object()
         with self._changed:
             if self._closed:
                 raise StudioClosed
-            self._followed[task_id] += 1
+            self._followed.setdefault(task_id, set()).add(watcher)
             self._stale.add(task_id)
             if self._thread is None:
                 self._thread = start_thread("nbgen-watching", self._work)
             self._changed.notify()
+        return watcher
 
-    def _unfollow(self, task_id: str) -> None:
-        """Count one watcher less; with the condition held."""
-        if self._followed[task_id] > 1:
-            self._followed[task_id] -= 1
-        else:
-            self._drop(task_id)
+    def _unfollow(self, task_id: str, watcher: object) -> None:
+        """Follow a task for one watcher less; no-op if it is not one any more."""
+        with self._changed:
+            watchers = self._followed.get(task_id, set())
+            # A task of that id may be followed anew, by others.
+            if watcher in watchers:
+                watchers.remove(watcher)
+                if not watchers:
+                    self._drop(task_id)
 
     def _drop(self, task_id: str) -> None:
         """Follow a task no longer; with the condition held."""
@@ -242,7 +243,7 @@ class Watching:
             for task_id in stale:
                 self._progress.warn_foreign(task_id, problem)
             return
-        records = self._tasks.get_tasks(sorted(stale))
+        records = self._tasks.get_tasks(sorted(stale)) if stale else {}
         for state in self._newest(records.values()).values():
             self._publish(state)
         if running:
