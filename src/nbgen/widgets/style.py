@@ -58,7 +58,9 @@ _CSS = """
   border-left: 3px solid var(--nb-good); }
 .nbgen-panel .nbgen-verdict.rejected, .nbgen-panel .nbgen-verdict.changes_requested {
   border-color: var(--nb-bad); }
-.nbgen-panel .nbgen-verdict + div { margin-top: 6px; }
+.nbgen-panel .nbgen-verdict ~ div { margin-top: 6px; }
+.nbgen-panel a { color: var(--jp-content-link-color, #0969da);
+  text-decoration: underline; }
 .nbgen-panel .widget-image { width: min(100%, 320px); height: auto;
   object-fit: contain; border-radius: 6px; border: 1px solid var(--nb-line); }
 .nbgen-panel .nbgen-review { border-top: 1px solid var(--nb-line);
