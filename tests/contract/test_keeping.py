@@ -162,6 +162,29 @@ def test_a_published_task_is_deleted_only_by_force(make_backend: MakeBackend) ->
     assert backend.publications("a") == []
 
 
+def test_what_becomes_of_a_deleted_task_says_nothing_of_another(
+    make_backend: MakeBackend,
+) -> None:
+    """Another may be decided on before the publisher has returned."""
+    decided = Event()
+
+    class Slow(Publisher):
+        def publish(self, publication: Publication) -> str:
+            if publication.task_id == "a":
+                backend.delete(["a"], force=True)
+                decide(backend, says("b", "ada"))
+                decided.set()
+            return f"https://site.example/{publication.task_id}"
+
+    backend = make_backend(publishers=[Slow()])
+    made(backend, "a", "b")
+    first = decide(backend, says("a", "ada"))
+    assert decided.wait(WAIT_S)
+    [of_b] = backend.publications("b", wait_s=WAIT_S)
+    assert (of_b.url, of_b.attempts) == ("https://site.example/b", 1)
+    assert of_b.decision > first.sequence
+
+
 def test_a_task_may_be_deleted_while_it_is_published(
     make_backend: MakeBackend, caplog: pytest.LogCaptureFixture
 ) -> None:

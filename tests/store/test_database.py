@@ -13,7 +13,9 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
@@ -24,7 +26,7 @@ from nbgen.store import Store
 from nbgen.store import opening as module
 from nbgen.store.database import Database
 from nbgen.store.sqlite_file import read_identity
-from nbgen.store.tables import metadata
+from nbgen.store.tables import decisions, metadata, publications
 from nbgen.studio import Studio
 from nbgen.testing.engine import PatternEngine
 from tests import postgresql
@@ -71,6 +73,50 @@ def test_the_migrations_make_the_tables(tmp_path: Path, database: str | None) ->
 def test_the_newest_migration_is_the_one_that_is_looked_for() -> None:
     scripts = ScriptDirectory(str(Path(module.__file__).parent / "migrations"))
     assert scripts.get_heads() == [module._NEWEST_MIGRATION]
+
+
+def test_decisions_and_publications_survive_their_new_tables(
+    tmp_path: Path, database: str | None
+) -> None:
+    url = database or f"sqlite:///{tmp_path / 'nbgen.sqlite'}"
+    engine = sa.create_engine(url)
+    config = Config()
+    config.set_main_option("script_location", "nbgen.store:migrations")
+    now = dt.datetime.now(dt.UTC)
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0005")
+        decided = {
+            "task_id": "a",
+            "verdict": "approved",
+            "reviewer_id": "ada",
+            "tags": "[]",
+            "decided_at": now,
+        }
+        first = {"sequence": 5, "version": 1, "supersedes": None, "child_id": "b"}
+        second = {"sequence": 7, "version": 2, "supersedes": 5, "child_id": None}
+        connection.execute(decisions.insert(), [decided | first, decided | second])
+        published = {
+            "number": 3,
+            "decision": 7,
+            "task_id": "a",
+            "publisher": "site",
+            "state": "published",
+            "attempts": 1,
+            "next_at": now,
+            "url": "https://site.example/1",
+        }
+        connection.execute(publications.insert(), published)
+    engine.dispose()
+    store = Store(tmp_path, database)
+    log = store.decisions.list_decisions("a")
+    assert [(d.sequence, d.supersedes, d.child_id) for d in log] == [
+        (5, None, "b"),
+        (7, 5, None),
+    ]
+    [found] = store.publications.list_publications("a")
+    assert (found.number, found.decision, found.url) == (3, 7, published["url"])
+    store.close()
 
 
 def test_what_was_kept_before_migrations_is_taken_over(tmp_path: Path) -> None:

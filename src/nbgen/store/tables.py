@@ -124,6 +124,16 @@ decisions = sa.Table(
     sa.Column("child_id", sa.String(LONGEST_TASK_ID)),
     # Should a lock ever fail to keep two writers apart, the second one fails here.
     sa.UniqueConstraint("task_id", "version", name="uq_decisions_task_id"),
+    # Or SQLite gives the number of one that was deleted to the next.
+    sqlite_autoincrement=True,
+)
+_superseding = decisions.c.supersedes.is_not(None)
+# For deleting: whether another decision refers to one is asked for each.
+sa.Index(
+    "ix_decisions_supersedes",
+    decisions.c.supersedes,
+    sqlite_where=_superseding,
+    postgresql_where=_superseding,
 )
 
 publications = sa.Table(
@@ -140,6 +150,7 @@ publications = sa.Table(
     sa.Column("error", sa.Text),
     sa.UniqueConstraint("decision", "publisher", name="uq_publications_decision"),
     sa.Index("ix_publications_due", "state", "next_at"),
+    sqlite_autoincrement=True,
 )
 
 # Of one row: which feed this is, and up to which number its changes are forgotten.
