@@ -21,7 +21,15 @@ from nbgen.schema import (
     Verdict,
 )
 from tests.contract.conftest import MakeBackend
-from tests.contract.making import WAIT_S, asks, decide, hold, made, submit
+from tests.contract.making import (
+    WAIT_S,
+    asks,
+    decide,
+    hold,
+    local_only,
+    made,
+    submit,
+)
 from tests.contract.making import says as approves
 
 Told = SimpleQueue[Changes]
@@ -161,6 +169,26 @@ def test_cancels_priorities_and_the_pause_of_the_queue_are_told(
         ("task", "waits", "cancelled"),
         ("queue", "default", "resumed"),
     ]
+
+
+def test_a_pause_is_told_once(backend: Backend) -> None:
+    follower = Follower(backend)
+    for pause in (backend.pause, backend.pause, backend.resume, backend.resume):
+        pause()
+    backend.put_content("end", {})
+    assert [says(c) for c in follower.until("content", "end", "known")[:-1]] == [
+        ("queue", "default", "paused"),
+        ("queue", "default", "resumed"),
+    ]
+
+
+@local_only
+def test_a_pause_ends_with_the_backend(make_backend: MakeBackend) -> None:
+    backend, other = make_backend(), make_backend(take_over=False)
+    backend.pause()
+    follower = Follower(other)
+    backend.close()
+    assert says(follower.next()) == ("queue", "default", "resumed")
 
 
 def test_following_goes_on_from_where_it_was_left(backend: Backend) -> None:

@@ -69,14 +69,14 @@ def test_higher_priorities_run_first(
     make_queue: Callable[..., JobQueue], runs: Runs
 ) -> None:
     queue = make_queue()
-    queue.pause()
+    queue.set_paused(paused=True)
     for name, priority in [("a", 0), ("b", 5), ("c", 0), ("d", 5)]:
         queue.submit([job(name, priority)])
     assert queue.waiting() == ["b", "d", "a", "c"]
     queue.prioritise("c", 9)
     queue.prioritise("gone", 9)
     runs.gate.release(4)
-    queue.resume()
+    queue.set_paused(paused=False)
     assert [runs.started.get(timeout=10) for _ in range(4)] == ["c", "b", "d", "a"]
 
 
@@ -88,7 +88,7 @@ def test_the_order_is_that_of_priority_and_submission(
     priorities: list[int], changes: list[tuple[int, int]]
 ) -> None:
     queue = JobQueue(lambda _: None, on_idle=lambda: None, idle_s=None, limit=1000)
-    queue.pause()
+    queue.set_paused(paused=True)
     for number, priority in enumerate(priorities):
         queue.submit([job(str(number), priority)])
     now = dict(enumerate(priorities))
@@ -109,12 +109,12 @@ def test_a_paused_queue_finishes_what_runs(
     first, second = job("a"), job("b")
     queue.submit([first])
     assert runs.started.get(timeout=10) == "a"
-    queue.pause()
+    queue.set_paused(paused=True)
     queue.submit([second])
     runs.gate.release()
     first.done.result(timeout=10)
     assert queue.waiting() == ["b"]
-    queue.resume()
+    queue.set_paused(paused=False)
     assert runs.started.get(timeout=10) == "b"
 
 
@@ -137,7 +137,7 @@ def test_closing_can_wait_for_what_runs(
 
 def test_a_full_queue_says_what_to_do(make_queue: Callable[..., JobQueue]) -> None:
     queue = make_queue(limit=2)
-    queue.pause()
+    queue.set_paused(paused=True)
     queue.submit([job("a")])
     queue.check_room(1)
     make_queue(limit=0).check_room(0)

@@ -482,11 +482,12 @@ class HastyEvent(threading.Event):
 def test_a_wake_just_after_a_look_is_not_lost(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The first wait looks for the first time; the second is woken as it looks."""
+    """The second wait looks for the first time; the third is woken as it looks."""
     monkeypatch.delattr(os, "mkfifo")  # or the look would be a rare one
     woken = HastyEvent()
     monkeypatch.setattr("nbgen.store.signal.Event", lambda: woken)
     database = Database(tmp_path)
+    database.wait_for_changes()
     database.wait_for_changes()
     database.wait_for_changes()
     database.close()

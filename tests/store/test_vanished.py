@@ -20,7 +20,10 @@ Break = Callable[[Path], None]
 
 
 def remove(folder: Path) -> None:
-    shutil.rmtree(folder)
+    """Remove a folder in one instant, which no follower can see half done."""
+    removed = folder.with_name("removed")
+    folder.rename(removed)
+    shutil.rmtree(removed)
 
 
 def move_away(folder: Path) -> None:

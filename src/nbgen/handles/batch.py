@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from nbgen.backend import Backend, StopWatching
-from nbgen.errors import TaskError, TaskUnfinished
+from nbgen.errors import TaskError, TaskUnfinished, UnknownTask
 from nbgen.handles.batch_watch import BatchWatch
 from nbgen.handles.tally import BatchTally
 from nbgen.handles.task import result_of
@@ -65,15 +65,9 @@ class Batch:
 
     @property
     def task_ids(self) -> list[str]:
-        """The ids of the tasks that count, one for each row."""
+        """The ids of the tasks that count, one for each row that has one."""
         with self._tallied() as tally:
             return [row.task_id for row in tally.rows()]
-
-    @property
-    def running_ids(self) -> list[str]:
-        """The ids of the tasks that run."""
-        with self._tallied() as tally:
-            return [row.task_id for row in tally.running.values()]
 
     @property
     def progress(self) -> BatchProgress:
@@ -105,13 +99,7 @@ class Batch:
             DataFolderUnusable: The changes cannot be read.
             StudioClosed: The studio is closed.
         """
-        watch = BatchWatch(self._backend, self.id, on_change)
-        try:
-            # Begun before this is read, so that none which starts now is left out.
-            watch.follow(self.running_ids)
-        except BaseException:
-            watch.stop()
-            raise
+        watch = BatchWatch(self._backend, self.id, self._running_ids, on_change)
         return watch.stop
 
     def cancel(self) -> None:
@@ -142,7 +130,7 @@ class Batch:
 
         Returns:
             For each row, in their order, the result, or the error that
-            ``Task.result`` would raise.
+            ``Task.result`` would raise; ``UnknownTask`` for one whose task was deleted.
 
         Raises:
             TaskUnfinished: They have not all ended in that time, or run in another
@@ -172,10 +160,16 @@ class Batch:
         return self._wait().__await__()
 
     def _results(self) -> list[RowResult]:
+        with self._tallied() as tally:
+            standing = {row.name: row.task_id for row in tally.rows()}
+        records = self._backend.get_tasks(list(standing.values()))
+        ends = {record.id: record.end for record in records}
         results: list[RowResult] = []
-        for record in self._backend.get_tasks(self.task_ids):
+        for name in self.rows:
             try:
-                results.append(result_of(record.end))
+                if name not in standing:
+                    raise UnknownTask(f"{self.id}:{name}")
+                results.append(result_of(ends[standing[name]]))
             except TaskError as error:
                 results.append(error)
         return results
@@ -208,6 +202,10 @@ class Batch:
     def _unfinished(self) -> list[BatchRow]:
         with self._tallied() as tally:
             return list(tally.unfinished.values())
+
+    def _running_ids(self) -> list[str]:
+        with self._tallied() as tally:
+            return [row.task_id for row in tally.running.values()]
 
     def _share_of(self, row: BatchRow) -> float:
         return self._backend.get_progress(row.task_id).overall_percentage / 100

@@ -1,7 +1,7 @@
 """Tells when something of a batch changes: an end of a row, a retry, a step.
 
-The watches belong to a lock; the callback runs on the thread ``nbgen-changes`` or
-``nbgen-progress``, without it.
+The watches belong to a lock, and only the thread ``nbgen-changes`` adds to them. The
+callback runs on that thread or on ``nbgen-progress``, without the lock.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ class BatchWatch:
     Args:
         backend: Where the batch is.
         batch_id: The id of the batch.
+        running_ids: Returns the ids of its tasks that run.
         on_change: Called without arguments; it must return quickly.
 
     Raises:
@@ -27,31 +28,20 @@ class BatchWatch:
     """
 
     def __init__(
-        self, backend: Backend, batch_id: str, on_change: Callable[[], None]
+        self,
+        backend: Backend,
+        batch_id: str,
+        running_ids: Callable[[], Iterable[str]],
+        on_change: Callable[[], None],
     ) -> None:
         self._backend = backend
         self._batch_id = batch_id
+        self._running_ids = running_ids
         self._on_change = on_change
         self._lock = threading.Lock()
         self._watches: dict[str, StopWatching] = {}
         self._stopped = False
         self._stop_changes = backend.watch_changes(self._take_in)
-
-    def follow(self, task_ids: Iterable[str]) -> None:
-        """Follow each step of running tasks."""
-        for task_id in task_ids:
-            with self._lock:
-                if self._stopped or task_id in self._watches:
-                    continue
-                self._watches[task_id] = _nothing
-            # Without the lock: the callback may be called at once.
-            stop = self._backend.watch(task_id, lambda _progress: self._on_change())
-            with self._lock:
-                is_wanted = task_id in self._watches and not self._stopped
-                if is_wanted:
-                    self._watches[task_id] = stop
-            if not is_wanted:
-                stop()
 
     def stop(self) -> None:
         """End all watches; idempotent."""
@@ -63,20 +53,35 @@ class BatchWatch:
             stop()
 
     def _take_in(self, changes: Changes) -> None:
-        own = [
-            change
+        own = {
+            change.id: change.state
             for change in changes.changes
             if change.kind is ChangeKind.TASK and change.batch_id == self._batch_id
-        ]
-        states = {change.id: change.state for change in own}
-        runs = {i for i, state in states.items() if state == Status.GENERATING}
+        }
+        runs = {i for i, state in own.items() if state == Status.GENERATING}
         with self._lock:
-            ended = [self._watches.pop(i, _nothing) for i in states.keys() - runs]
+            ended = [self._watches.pop(i, _nothing) for i in own.keys() - runs]
         for stop in ended:
             stop()
-        self.follow(runs)
-        if own or changes.missed or changes.problem:
+        if own or changes.reads_anew:
             self._on_change()
+        if changes.reads_anew and changes.problem is None:
+            runs = set(self._running_ids())
+        for task_id in runs:
+            self._follow(task_id)
+
+    def _follow(self, task_id: str) -> None:
+        """Follow each step of a running task."""
+        with self._lock:
+            if self._stopped or task_id in self._watches:
+                return
+        stop = self._backend.watch(task_id, lambda _progress: self._on_change())
+        with self._lock:
+            is_wanted = not self._stopped
+            if is_wanted:
+                self._watches[task_id] = stop
+        if not is_wanted:
+            stop()
 
 
 def _nothing() -> None:

@@ -37,7 +37,7 @@ class BatchTally:
 
     Attributes:
         unfinished: The rows that wait or run, by their names.
-        running: The names of those that run.
+        running: The rows that run, by their names.
     """
 
     def __init__(self, batch_id: str, rows: Sequence[str]) -> None:

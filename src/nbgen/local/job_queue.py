@@ -155,16 +155,16 @@ class JobQueue:
         with self._changed:
             return not self._jobs
 
-    def pause(self) -> None:
-        """Start no further job; one that runs goes on to its end."""
-        with self._changed:
-            self._paused = True
+    def set_paused(self, *, paused: bool) -> bool:
+        """Start no further job, or start jobs again; return whether that is new.
 
-    def resume(self) -> None:
-        """Start jobs again."""
+        One that runs goes on to its end.
+        """
         with self._changed:
-            self._paused = False
+            is_new = self._paused is not paused
+            self._paused = paused
             self._changed.notify()
+        return is_new
 
     def waiting(self) -> list[str]:
         """Return the ids of the waiting tasks, the next one first."""

@@ -32,15 +32,8 @@ from nbgen.local.endings import Endings
 from nbgen.local.job_queue import Job, JobQueue
 from nbgen.local.runner_lock import RunnerLock
 from nbgen.progress import ProgressService
-from nbgen.schema import (
-    TaskEnd,
-    TaskRecord,
-    queue_change,
-    resolved,
-)
-from nbgen.schema.checks import (
-    check_priority,
-)
+from nbgen.schema import TaskEnd, TaskRecord, queue_change, resolved
+from nbgen.schema.checks import check_priority
 from nbgen.store import Store
 
 logger = logging.getLogger(__name__)
@@ -202,15 +195,24 @@ class Scheduler:
 
     def pause(self) -> None:
         """Start no further task; see ``Running.pause``."""
-        self._check_open()
-        self._store.changes.record(queue_change(paused=True))
-        self._queue.pause()
+        self._set_paused(paused=True)
 
     def resume(self) -> None:
         """Start tasks again."""
-        self._check_open()
-        self._store.changes.record(queue_change(paused=False))
-        self._queue.resume()
+        self._set_paused(paused=False)
+
+    def _set_paused(self, *, paused: bool) -> None:
+        with self._lock:  # so that the feed tells it in the order in which it happens
+            self._check_open()
+            self._obey_pause(paused=paused)
+
+    def _obey_pause(self, *, paused: bool) -> None:
+        if not self._queue.set_paused(paused=paused):
+            return
+        try:
+            self._store.changes.record(queue_change(paused=paused))
+        except Exception:  # the queue obeys all the same
+            logger.exception("That the queue was paused or resumed is not told.")
 
     def _release_turn_if_idle(self) -> None:
         """Let another process run tasks if there is nothing left to run here."""
@@ -242,6 +244,7 @@ class Scheduler:
         with self._lock:
             self._closed = True
         self._queue.close(finish=finish)
+        self._obey_pause(paused=False)  # it ends with the studio
 
     @property
     def has_ended(self) -> bool:
@@ -338,7 +341,7 @@ class Scheduler:
             job = self._queue.find(task_id)
             if record is None:
                 with suppress(UnknownTask):  # it was not announced
-                    self._progress.mark_failed(task_id, reason)
+                    self._progress.mark_failed(task_id, reason, was_stored=False)
             elif not record.status.ended:
                 if job is None and not self._endings.has_unsaved_end(task_id):
                     stored.append(record)
@@ -359,7 +362,7 @@ class Scheduler:
             and self._queue.find(task_id) is None
         ]
         for task_id in announced:
-            self._progress.mark_failed(task_id, error)
+            self._progress.mark_failed(task_id, error, was_stored=False)
         return announced
 
     def _add(self, records: Sequence[TaskRecord]) -> None:

@@ -54,7 +54,6 @@ class Watching:
     ) -> None:
         self._tasks = store.tasks
         self._live = store.live
-        self._changes = store.changes
         self._progress = progress
         self._follower = changes
         self._look_every_s = look_every_s
@@ -129,12 +128,12 @@ class Watching:
             return state
         try:
             record = self._tasks.get_task(task_id)
-            if record is not None:
-                is_gone = record.created_at > state.timestamp  # the id is used again
-            else:  # or it is one that could not be stored, and was told to have failed
-                is_gone = self._changes.has_deleted(task_id)
         except DataFolderUnusable:
             return state  # the end was told, and stays
+        if record is None:
+            is_gone = self._progress.was_stored(task_id)
+        else:
+            is_gone = record.created_at > state.timestamp  # the id is used again
         if not is_gone:
             return state
         # Another process has deleted it.
@@ -194,13 +193,11 @@ class Watching:
     def _on_changes(self, changes: Changes) -> None:
         """Note what has to be read; on the thread that follows the feed."""
         with self._changed:
-            if changes.problem is None and not changes.changes:
-                self._stale.update(self._followed)  # it begins, or has missed some
+            if changes.reads_anew:
+                self._stale.update(self._followed)
             for change in changes.changes:
                 if change.kind is ChangeKind.TASK and change.id in self._followed:
                     self._stale.add(change.id)
-            if changes.problem is not None or self._problem is not None:
-                self._stale.update(self._followed)
             self._problem = changes.problem
             self._changed.notify()
 

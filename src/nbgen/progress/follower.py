@@ -42,6 +42,9 @@ class ChangeSource(Protocol):
     def wake(self) -> None:
         """Have ``wait`` return now; any thread may ask."""
 
+    def rest(self) -> None:
+        """Release what waiting needs; nobody follows for now."""
+
 
 class _Watcher:
     """One callback; owned by the following thread, but for ``gone``."""
@@ -136,6 +139,8 @@ class ChangeFollower:
         may_have_changed = False
         while not self._closed.is_set():
             watchers = [watcher for watcher in watchers if not watcher.gone]
+            if not watchers:
+                self._source.rest()
             joined = self._take_joined(wait=not watchers)
             watchers += joined
             try:

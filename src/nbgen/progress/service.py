@@ -41,6 +41,7 @@ class _Task:
         self.progress = progress
         self.pace = Pace([StagePlan(Stage.BASE_MODEL, total_steps, total_steps)])
         self.started_at_s: float | None = None
+        self.was_stored = True
 
 
 class ProgressService:
@@ -213,6 +214,7 @@ class ProgressService:
         *,
         outcome: Outcome = Outcome.FAILED,
         result: GenerationResult | None = None,
+        was_stored: bool = True,
     ) -> GenerationProgress:
         """End a task without a result, unless it has ended already.
 
@@ -221,6 +223,7 @@ class ProgressService:
             error: Why, for a person.
             outcome: ``FAILED``, ``CANCELLED`` or ``LOST``.
             result: The pictures of a batch that were made before it failed.
+            was_stored: Whether it was kept, so that it is deleted if it is not there.
 
         Returns:
             The state in which the task ended, also if it had ended before.
@@ -230,6 +233,7 @@ class ProgressService:
         """
         with self._lock:
             task = self._known(task_id)
+            task.was_stored = was_stored
             return self._end(
                 task, outcome=outcome, error=error, message=error, result=result
             )
@@ -245,6 +249,12 @@ class ProgressService:
         with self._lock:
             task = self._tasks.get(task_id)
             return None if task is None else task.progress
+
+    def was_stored(self, task_id: str) -> bool:
+        """Return whether a task was kept; False also if it is not known (any more)."""
+        with self._lock:
+            task = self._tasks.get(task_id)
+            return task is not None and task.was_stored
 
     def stage_times(self, task_id: str) -> dict[Stage, float]:
         """Return the seconds that each stage of a task took, of those that are over.

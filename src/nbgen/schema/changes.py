@@ -98,6 +98,15 @@ class Changes(msgspec.Struct, frozen=True):
     missed: bool = False
     problem: str | None = None
 
+    @property
+    def reads_anew(self) -> bool:
+        """Whether to read the present state of all that is shown.
+
+        So it is where the following begins, where changes were missed, and where the
+        feed cannot be read or can be read again.
+        """
+        return not self.changes
+
 
 class ChangedRows(NamedTuple):
     """What changed of a batch.

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -86,9 +87,13 @@ class Store:
         """Delete tasks, all or none; see ``nbgen.store.deleting``."""
         delete_tasks(self._database, task_ids, check)
 
-    def delete_old(self, is_old: IsOld, *, dry_run: bool) -> list[str]:
+    def delete_old(
+        self, is_old: IsOld, *, ended_before: dt.datetime, dry_run: bool
+    ) -> list[str]:
         """Delete the ended tasks that are old; see ``nbgen.store.deleting``."""
-        return delete_old(self._database, is_old, dry_run=dry_run)
+        return delete_old(
+            self._database, is_old, ended_before=ended_before, dry_run=dry_run
+        )
 
     def write_backup(self, images: Images, path: Path, *, force: bool) -> BackedUp:
         """Write a copy of all that is kept; see ``nbgen.store.backup``."""

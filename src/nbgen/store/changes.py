@@ -17,7 +17,7 @@ from collections.abc import Sequence
 import sqlalchemy as sa
 
 from nbgen.schema import Change, ChangeKind, Changes, NewChange, Position, utc_now
-from nbgen.store.database import Database
+from nbgen.store.database import APPENDED, Database
 from nbgen.store.feed import FEED, NEXT_NUMBER
 from nbgen.store.tables import Row, changes, feed
 
@@ -72,6 +72,7 @@ def append(
         }
         for entry in entries
     ]
+    connection.info[APPENDED] = True
     is_server = connection.dialect.name == "postgresql"
     append_one = _APPEND_TO_SERVER if is_server else _APPEND_TO_FILE
     first: int = connection.execute(append_one, rows[0]).scalar_one()
@@ -120,20 +121,6 @@ class ChangeStore:
         place = Position(newest.epoch, rows[-1].number)
         return Changes(place, tuple(_change(row) for row in rows))
 
-    def has_deleted(self, task_id: str) -> bool:
-        """Return whether the feed tells that a task was deleted; it reads all of it."""
-        query = (
-            sa.select(changes.c.number)
-            .where(
-                changes.c.kind == ChangeKind.TASK,
-                changes.c.id == task_id,
-                changes.c.state == "deleted",
-            )
-            .limit(1)
-        )
-        with self._database.reading() as connection:
-            return connection.scalar(query) is not None
-
     def record(self, entry: NewChange) -> None:
         """Append one change by itself: of what is in no table."""
         with self._database.writing() as connection:
@@ -154,6 +141,10 @@ class ChangeStore:
         """Have ``wait`` return now."""
         self._database.wake()
 
+    def rest(self) -> None:
+        """Release what waiting needs; nobody follows for now."""
+        self._database.rest()
+
 
 def _change(row: Row) -> Change:
     return Change(row.number, ChangeKind(row.kind), row.id, row.state, row.batch_id)
@@ -162,14 +153,16 @@ def _change(row: Row) -> Change:
 def _prune(connection: sa.Connection, newest: int, now: dt.datetime) -> None:
     """Forget old changes, some at a time, so that no transaction takes long."""
     pruned: int = connection.execute(sa.select(feed.c.pruned)).scalar_one()
+    most = pruned + _PRUNED_AT_ONCE
     first_kept = (
         sa.select(changes.c.number)
-        .where(changes.c.at >= now - KEPT_FOR)
+        .where(changes.c.number <= most, changes.c.at >= now - KEPT_FOR)
         .order_by(changes.c.number)
         .limit(1)
     )
-    upto = max(connection.execute(first_kept).scalar_one() - 1, newest - KEPT_COUNT)
-    upto = min(upto, pruned + _PRUNED_AT_ONCE)
+    first: int | None = connection.execute(first_kept).scalar()
+    too_old = most if first is None else first - 1
+    upto = min(max(too_old, newest - KEPT_COUNT), most)
     if upto > pruned:
         connection.execute(changes.delete().where(changes.c.number <= upto))
         connection.execute(feed.update().values(pruned=upto))

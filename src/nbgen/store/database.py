@@ -23,6 +23,9 @@ from nbgen.store.sqlite_file import RESTORE, is_damage
 
 logger = logging.getLogger(__name__)
 
+APPENDED = "nbgen_appended"
+"""Set in the ``info`` of a connection whose transaction appends to the change feed."""
+
 _UNCHANGED = (
     "Nothing was changed. Check that it runs and that its disk has room, and try again."
 )
@@ -102,19 +105,22 @@ class Database:
                 data folder that has vanished.
             StudioClosed: The database is closed.
         """
-        with (
-            self._use(),
-            _clear_errors(),
-            self._writer,
-            self._engine.connect() as connection,
-            connection.begin() as transaction,
-        ):
-            yield connection
-            with _clear_errors(_UNKNOWN):
-                transaction.commit()
-            # What was written into a file that is gone must not be acknowledged.
-            self._check_file()
-            self._signal.tell()
+        with self._use():
+            with (
+                _clear_errors(),
+                self._writer,
+                self._engine.connect() as connection,
+                connection.begin() as transaction,
+            ):
+                connection.info.pop(APPENDED, None)  # of one that was rolled back
+                yield connection
+                with _clear_errors(_UNKNOWN):
+                    transaction.commit()
+                has_appended = connection.info.pop(APPENDED, False)
+                # What was written into a file that is gone must not be acknowledged.
+                self._check_file()
+            if has_appended:
+                self._signal.tell()
 
     @contextmanager
     def reading(self) -> Iterator[sa.Connection]:
@@ -152,6 +158,10 @@ class Database:
     def wake(self) -> None:
         """Have ``wait_for_changes`` return now."""
         self._signal.wake()
+
+    def rest(self) -> None:
+        """Release what waiting for changes needs; nobody follows for now."""
+        self._signal.rest()
 
     @property
     def is_file(self) -> bool:

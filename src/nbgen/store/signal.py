@@ -1,7 +1,7 @@
 """Tells that a database may have changed, whichever process changed it.
 
-``wait`` and ``close`` belong to the thread that follows the changes; ``wake`` may be
-called from any. A signal holds one connection of its own.
+``wait`` and ``rest`` belong to the thread that follows the changes; any thread may call
+``wake`` and ``tell``. A signal holds one connection of its own.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ import contextlib
 import errno
 import logging
 import os
-import select
+import selectors
 import socket
 import time
 from io import FileIO
 from pathlib import Path
-from threading import Event
+from threading import Event, Lock
 from typing import Any, Protocol
 
 import sqlalchemy as sa
@@ -45,8 +45,11 @@ class ChangeSignal(Protocol):
     def tell(self) -> None:
         """Tell the followers of other processes of a commit; any thread may call it."""
 
+    def rest(self) -> None:
+        """Release what waiting needs; ``wait`` must not be under way."""
+
     def close(self) -> None:
-        """Close the connection; ``wait`` must not be under way."""
+        """Release everything; ``wait`` must not be under way."""
 
 
 class FileSignal:
@@ -70,6 +73,7 @@ class FileSignal:
         self._own = f"{own}{_BELL}"
         self._bell: FileIO | None = None
         self._woken = Event()  # where there is no pipe
+        self._lock = Lock()  # over the writing into the pipe, and its closing
         self._connection: Any = None
         self._version: object = None
 
@@ -81,6 +85,7 @@ class FileSignal:
             self._connection = connection.driver_connection
             connection.detach()
             self._bell = self._make_bell()
+            return True  # what was committed before the pipe was there told nobody
         until_s = time.monotonic() + LONGEST_WAIT_S
         is_woken = False
         while not is_woken:
@@ -94,8 +99,8 @@ class FileSignal:
     def wake(self) -> None:
         """Have ``wait`` return now."""
         self._woken.set()
-        if self._bell is not None:
-            with contextlib.suppress(OSError, ValueError):  # it is closed
+        with self._lock:  # or it might be closed, and its number be another file's
+            if self._bell is not None:
                 self._bell.write(b".")
 
     def tell(self) -> None:
@@ -110,24 +115,28 @@ class FileSignal:
             if name.endswith(_BELL) and name != self._own:
                 _ring(self._folder / name)
 
+    def rest(self) -> None:
+        """Close the connection, and remove the pipe; ``wait`` makes others."""
+        with self._lock:
+            bell, self._bell = self._bell, None
+            if bell is not None:
+                with contextlib.suppress(OSError):  # the folder may have vanished
+                    (self._folder / self._own).unlink()
+                bell.close()
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+
     def close(self) -> None:
         """Close the connection, and remove the pipe."""
-        bell, self._bell = self._bell, None
-        if bell is not None:
-            with contextlib.suppress(OSError):  # the folder may have vanished
-                (self._folder / self._own).unlink()
-            bell.close()
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
+        self.rest()
 
     def _sleep(self) -> bool:
         """Wait until somebody wakes this; return False after the longest time."""
         if self._bell is None:
             is_woken = self._woken.wait(_LOOK_EVERY_S)
         else:
-            ready, _, _ = select.select([self._bell], [], [], LONGEST_WAIT_S)
-            is_woken = bool(ready)
+            is_woken = bool(_readable(self._bell))
             if is_woken:
                 self._bell.read(4_096)
         if is_woken:  # else one that comes just now would be lost
@@ -144,15 +153,30 @@ class FileSignal:
         if not hasattr(os, "mkfifo"):
             return None
         path = self._folder / self._own
+        unfinished = path.with_suffix(".new")
         try:
             self._folder.mkdir(exist_ok=True)
-            path.unlink(missing_ok=True)
-            os.mkfifo(path)
+            unfinished.unlink(missing_ok=True)
+            os.mkfifo(unfinished)
             # For writing too, or it would be at its end whenever nobody else writes.
-            return FileIO(os.open(path, os.O_RDWR | os.O_NONBLOCK), "r+")
+            bell = FileIO(os.open(unfinished, os.O_RDWR | os.O_NONBLOCK), "r+")
+            # Only now: a pipe that nobody reads would be removed.
+            unfinished.replace(path)
         except OSError as error:  # a file system without pipes
             logger.info("Changes are looked for; there can be no pipe: %s", error)
             return None
+        return bell
+
+
+def _readable(*files: Any) -> list[Any]:
+    """Return which files can be read, as soon as one can, at the latest after a second.
+
+    Unlike ``select.select`` it takes files of any number: a server has many.
+    """
+    with selectors.DefaultSelector() as selector:
+        for file in files:
+            selector.register(file, selectors.EVENT_READ)
+        return [key.fileobj for key, _ in selector.select(LONGEST_WAIT_S)]
 
 
 def _ring(path: Path) -> None:
@@ -210,6 +234,10 @@ class ServerSignal:
     def tell(self) -> None:
         """Do nothing: PostgreSQL notifies all processes, this one too."""
 
+    def rest(self) -> None:
+        """Close the connection: one that nobody reads from fills PostgreSQL's queue."""
+        self._drop()
+
     def close(self) -> None:
         """Close the connection; a second call does nothing."""
         self._drop()
@@ -217,9 +245,7 @@ class ServerSignal:
         self._wakes.close()
 
     def _wait(self) -> bool:
-        ready, _, _ = select.select(
-            [self._connection.fileno(), self._woken], [], [], LONGEST_WAIT_S
-        )
+        ready = _readable(self._connection.fileno(), self._woken)
         if self._woken in ready:
             self._woken.recv(1_024)
         if len(ready) > (self._woken in ready):

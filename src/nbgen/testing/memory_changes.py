@@ -59,6 +59,9 @@ class MemoryChanges:
             last, self._waited = self._waited, len(self._changes)
             return self._waited != last
 
+    def rest(self) -> None:
+        """Do nothing: waiting needs nothing."""
+
     def wake(self) -> None:
         """Have ``wait`` return now."""
         with self._changed:

@@ -142,8 +142,9 @@ class MemoryQueue:
 
     def pause(self, *, paused: bool) -> None:
         """Start no further task while paused."""
+        if paused is not self._paused:
+            self.changes.append([queue_change(paused=paused)])
         self._paused = paused
-        self.changes.append([queue_change(paused=paused)])
         self._changed.notify_all()
 
     def change(self, task_id: str, **fields: object) -> None:

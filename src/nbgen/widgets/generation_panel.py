@@ -241,7 +241,7 @@ class GenerationPanel(Panel):
         """Render anew what somebody decided or published, wherever that was."""
         task = self.task
         ids = {change.id for change in changes.changes}
-        if task is not None and (changes.missed or task.id in ids):
+        if task is not None and (changes.reads_anew or task.id in ids):
             self._wake()
 
     def _on_preview(self, task: Task, preview: Preview) -> None:
