@@ -208,6 +208,19 @@ def test_a_task_may_be_deleted_while_it_is_published(
     assert [r for r in caplog.records if r.levelno >= logging.ERROR] == []
 
 
+def test_a_deleted_child_is_none_to_the_decision_that_asked_for_it(
+    backend: Backend,
+) -> None:
+    made(backend, "a")
+    asked = says("a", "ada", Verdict.CHANGES_REQUESTED, feedback="bluer")
+    child = backend.request_changes(asked, prompt="a blue cat")
+    assert child is not None
+    backend.ended(child.id).result(WAIT_S)
+    backend.delete([child.id])
+    assert backend.decisions("a")[0].child_id is None
+    assert backend.request_changes(asked, prompt="a blue cat") is None
+
+
 def test_children_of_a_deleted_task_stay(backend: Backend) -> None:
     made(backend, "a")
     [child] = backend.retry(["a"])

@@ -72,9 +72,13 @@ def test_old_tasks_are_deleted_some_at_a_time(
     def is_not_first(subject: Subject, _: object) -> bool:
         return subject.task_id != "t0"
 
-    assert store.delete_old(is_not_first, dry_run=True) == ids[1:]
+    assert (
+        store.delete_old(is_not_first, ended_before=utc_now(), dry_run=True) == ids[1:]
+    )
     assert sizes == []
-    assert store.delete_old(is_not_first, dry_run=False) == ids[1:]
+    assert (
+        store.delete_old(is_not_first, ended_before=utc_now(), dry_run=False) == ids[1:]
+    )
     assert sizes == [499, 500, 201]
     assert store.tasks.get_tasks(ids).keys() == {"t0"}
 
@@ -88,7 +92,7 @@ def test_a_decision_meanwhile_keeps_a_task(store: Store) -> None:
         asked.append(subject.task_id)
         return asked.count("a") == 1  # not any more, when it is asked again
 
-    assert store.delete_old(is_old, dry_run=False) == []
+    assert store.delete_old(is_old, ended_before=utc_now(), dry_run=False) == []
     assert asked == ["a", "b", "a", "b"]
     assert store.tasks.get_tasks(["a", "b"]).keys() == {"a", "b"}
 

@@ -42,7 +42,7 @@ class Deciding(Protocol):
 
         Returns:
             The child; the same one if the same was asked before. None for a task that
-            was made elsewhere.
+            was made elsewhere, or if that child was deleted.
 
         Raises:
             UnknownTask: There is no such task.

@@ -266,15 +266,15 @@ class LocalBackend:
 
     def delete(self, task_ids: Sequence[str], *, force: bool = False) -> None:
         """See ``nbgen.backend.Keeping``."""
-        self._keeper.delete(task_ids, force=force)
+        self._settled_keeper().delete(task_ids, force=force)
 
     def delete_old(self, old: OldTasks, *, dry_run: bool = True) -> list[str]:
         """See ``nbgen.backend.Keeping``."""
-        return self._keeper.delete_old(old, dry_run=dry_run)
+        return self._settled_keeper().delete_old(old, dry_run=dry_run)
 
     def backup(self, path: Path, *, force: bool = False) -> BackedUp:
         """See ``nbgen.backend.Keeping``."""
-        return self._keeper.backup(path, force=force)
+        return self._settled_keeper().backup(path, force=force)
 
     # Deciding.
 
@@ -364,11 +364,10 @@ class LocalBackend:
         self._check_open()
         return self.library.archive
 
-    @property
-    def _keeper(self) -> Keeper:
+    def _settled_keeper(self) -> Keeper:
+        """Return the keeper, once ends that were told are stored as far as possible."""
         self._check_open()
         if self.workshop is not None:
-            # What was told to have ended may be deleted, backed up and restored.
             self.workshop.scheduler.save_ends()
         return self.library.keeper
 

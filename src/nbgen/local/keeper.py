@@ -48,8 +48,11 @@ class Keeper:
 
     def delete_old(self, old: OldTasks, *, dry_run: bool) -> list[str]:
         """Delete tasks that ended long ago; see ``Keeping.delete_old``."""
-        is_one = partial(is_old, quorum=self._quorum, old=old, now=utc_now())
-        found = self._store.delete_old(is_one, dry_run=dry_run)
+        now = utc_now()
+        is_one = partial(is_old, quorum=self._quorum, old=old, now=now)
+        found = self._store.delete_old(
+            is_one, ended_before=old.ended_before(now), dry_run=dry_run
+        )
         if not dry_run:
             self._forget(found)
         return found

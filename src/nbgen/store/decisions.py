@@ -117,8 +117,9 @@ class DecisionStore:
             else:
                 statement = content.update().where(content.c.task_id == task_id)
             connection.execute(statement.values(values))
+            kept = _read_content(connection, [task_id], logs)[task_id]
             append(connection, [NewChange(ChangeKind.CONTENT, task_id, "known")], now)
-            return _read_content(connection, [task_id], logs)[task_id]
+        return kept
 
     def _apply(
         self,

@@ -5,6 +5,7 @@ Thread-safe, also between processes: nobody decides on a task while it is delete
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Callable, Sequence
 
 import sqlalchemy as sa
@@ -40,12 +41,19 @@ def delete_tasks(
         _delete(connection, ids)
 
 
-def delete_old(database: Database, is_old: IsOld, *, dry_run: bool) -> list[str]:
-    """Delete the ended tasks that are old; return their ids, the oldest first.
+def delete_old(
+    database: Database,
+    is_old: IsOld,
+    *,
+    ended_before: dt.datetime,
+    dry_run: bool,
+) -> list[str]:
+    """Delete the ended tasks that are old; return their ids, the first one first.
 
     Args:
         database: Where they are.
-        is_old: Returns whether a task is old enough.
+        is_old: Returns whether a task is to go.
+        ended_before: Only tasks that had ended by then are looked at.
         dry_run: Whether to delete nothing.
     """
     deleted: list[str] = []
@@ -54,7 +62,7 @@ def delete_old(database: Database, is_old: IsOld, *, dry_run: bool) -> list[str]
         with database.reading() as connection:
             some = connection.execute(
                 sa.select(tasks.c.number, tasks.c.id)
-                .where(tasks.c.ended_at.is_not(None), tasks.c.number > number)
+                .where(tasks.c.ended_at <= ended_before, tasks.c.number > number)
                 .order_by(tasks.c.number)
                 .limit(_MOST_AT_ONCE)
             ).all()
@@ -128,6 +136,9 @@ def _delete(connection: sa.Connection, task_ids: Sequence[str]) -> None:
             publications.delete().where(publications.c.task_id.in_(some)),
             decisions.delete().where(decisions.c.task_id.in_(some)),
             tasks.update().where(tasks.c.parent_id.in_(some)).values(parent_id=None),
+            decisions.update()
+            .where(decisions.c.child_id.in_(some))
+            .values(child_id=None),
         ):
             connection.execute(statement)
         gone = connection.execute(

@@ -33,7 +33,6 @@ live = sa.Table(
     sa.MetaData(),
     sa.Column("owner", sa.String(32), primary_key=True),
     sa.Column("states", sa.Text, nullable=False),
-    prefixes=["UNLOGGED"],
 )
 
 
@@ -63,8 +62,8 @@ class LiveStates:
         """Replace the states of the tasks that run here; none removes them.
 
         Raises:
-            OSError: The folder cannot be written.
-            DataFolderUnusable: The database fails.
+            OSError: The folder cannot be written. With PostgreSQL, the driver's error.
+            StudioClosed: The database is closed.
         """
         if states:
             encoded = msgspec.json.encode(states).decode()
@@ -133,10 +132,10 @@ class _Files:
         """Replace the file; a reader sees the old or the new one."""
         unfinished = self._folder / f"{owner}.new"
         try:
-            unfinished.write_text(text)
+            unfinished.write_text(text, encoding="utf-8")
         except FileNotFoundError:
             self._folder.mkdir(exist_ok=True)
-            unfinished.write_text(text)
+            unfinished.write_text(text, encoding="utf-8")
         # Without waiting for the disk: after a power cut nothing runs.
         unfinished.replace(self._folder / f"{owner}{_SUFFIX}")
 
@@ -150,7 +149,7 @@ class _Files:
         """Return all owners with their texts."""
         for path in self._folder.glob(f"*{_SUFFIX}"):
             with contextlib.suppress(OSError):  # removed since
-                yield path.stem, path.read_text()
+                yield path.stem, path.read_text(encoding="utf-8")
 
     def close(self) -> None:
         """Do nothing: no file stays open."""

@@ -161,7 +161,13 @@ class MemoryReviews:
 
     def delete(self, task_id: str) -> bool:
         """Forget all about a task; return whether one was made elsewhere."""
-        self.log[:] = [entry for entry in self.log if entry.task_id != task_id]
+        self.log[:] = [
+            msgspec.structs.replace(entry, child_id=None)
+            if entry.child_id == task_id
+            else entry
+            for entry in self.log
+            if entry.task_id != task_id
+        ]
         for record in self.publications_of(task_id):
             del self.publications[record.number]
         return self.content.pop(task_id, None) is not None
