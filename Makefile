@@ -18,7 +18,7 @@ lab: $(VENV)/installed
 test: $(VENV)/installed-for-tests check
 	@sh tools/install_chromium.sh
 	$(RUN) coverage erase
-	$(RUN) coverage run -m pytest -rs
+	$(RUN) coverage run -m pytest -rs -n auto --dist worksteal
 	$(RUN) coverage combine --quiet
 	$(RUN) coverage report --fail-under=90
 	$(RUN) coverage report --fail-under=100 --include='$(COVERED_WHOLLY)'

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
+import subprocess
+import sys
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -180,7 +182,14 @@ def test_a_long_prompt_hides_nothing_else(folder: Path, width: str) -> None:
         studio.generate(prompt, task_id="fox", num_inference_steps=1).result(10)
         studio.approve("fox", reviewer_id="ada")
     command = ["tasks", "--data-dir", str(folder)]
-    shown = CliRunner(env={"COLUMNS": width}).invoke(app, command).stdout
+    shown = subprocess.run(
+        [sys.executable, "-m", "nbgen", *command],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "COLUMNS": width},
+        timeout=60,
+        check=True,
+    ).stdout
     [line] = [line for line in shown.splitlines() if line.startswith("fox")]
     assert line.split()[:3] == ["fox", "completed", "approved"]
     assert len(line) <= int(width)

@@ -38,7 +38,7 @@ def replace(folder: Path) -> None:
     """Put a copy in its place, as a program that synchronises folders does."""
     before = folder.with_name("before")
     folder.rename(before)
-    shutil.copytree(before, folder)
+    shutil.copytree(before, folder, ignore=shutil.ignore_patterns("*.bell"))
 
 
 def put_back_an_old_file(folder: Path) -> None:

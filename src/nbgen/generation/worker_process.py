@@ -110,6 +110,7 @@ class WorkerProcess:
         self._active: dict[int, _Ongoing] = {}
         self._last_number = 0
         self._died: WorkerDied | None = None
+        self._is_ending = False
         self._killed_for: str | None = None
         self._commands: SimpleQueue[Command | None] = SimpleQueue()
         self._commands.put(Load(make_engine))
@@ -139,7 +140,9 @@ class WorkerProcess:
     @property
     def alive(self) -> bool:
         """Whether it takes work."""
-        return self._died is None and self._process.poll() is None
+        # In this order: while another thread waits for the process, ``poll`` knows
+        # nothing, but by then the process is known to end.
+        return self._process.poll() is None and not self._is_ending
 
     def run(
         self, work: Work, deliver: Delivery, wants_preview: Callable[[], bool]
@@ -208,6 +211,7 @@ class WorkerProcess:
             logger.exception("What the process says cannot be understood.")
             self._killed_for = _GARBLED
             self._process.kill()
+        self._is_ending = True
         self._bury(self._wait_ended())
 
     def _take(self, message: Message) -> None:
