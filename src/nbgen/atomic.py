@@ -5,6 +5,7 @@ Holds no state, so any thread and any process may call it.
 
 from __future__ import annotations
 
+import errno
 import os
 import uuid
 from collections.abc import Iterator
@@ -29,13 +30,18 @@ def write_atomic(path: Path, data: bytes) -> None:
 
 
 @contextmanager
-def writing_atomic(path: Path) -> Iterator[BinaryIO]:
+def writing_atomic(path: Path, *, replace: bool = True) -> Iterator[BinaryIO]:
     """Open a file beside a place, and rename it into it at the end.
 
-    A file that is there is replaced; its folder must exist. The file has the
-    permissions that any new one has. If the block raises, what was there is as it was.
+    Its folder must exist. The file has the permissions that any new one has. If the
+    block raises, what was there is as it was.
+
+    Args:
+        path: The place.
+        replace: Whether a file that is there is replaced.
 
     Raises:
+        FileExistsError: A file is there, and ``replace`` is false.
         OSError: It cannot be written.
     """
     # Not a file of tempfile's: those are hidden from whoever else reads the folder.
@@ -45,7 +51,39 @@ def writing_atomic(path: Path) -> Iterator[BinaryIO]:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        unfinished.replace(path)
+        if replace:
+            unfinished.replace(path)
+        else:
+            _put_first(unfinished, path)
     except BaseException:
         unfinished.unlink(missing_ok=True)
         raise
+
+
+def sync_folder(folder: Path) -> None:
+    """Have the names of the files in a folder outlast a power cut.
+
+    Raises:
+        OSError: The folder cannot be opened or synced.
+    """
+    if os.name == "nt":
+        return  # there a folder cannot be opened, and needs no syncing
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _put_first(unfinished: Path, path: Path) -> None:
+    """Rename a file into a place where none is."""
+    try:
+        os.link(unfinished, path)
+    except FileExistsError:
+        raise
+    except OSError as error:  # some file systems have no links
+        if path.exists():
+            raise FileExistsError(errno.EEXIST, "File exists", str(path)) from error
+        unfinished.replace(path)
+    else:
+        unfinished.unlink()

@@ -248,8 +248,15 @@ def picture_file(folder: Path) -> Path:
 def test_a_check_of_what_is_sound(folder: Path) -> None:
     done = nbgen("check", folder=folder)
     assert (done.exit_code, done.stdout) == (0, "All is sound. 1 picture checked.\n")
-    told = read_json("check", folder=folder)
-    assert (told["sound"], told["files"], told["missing"]) == (True, 1, [])
+    assert read_json("check", folder=folder) == {
+        "sound": True,
+        "files": 1,
+        "damaged": [],
+        "set_aside": [],
+        "missing": [],
+        "faults": [],
+        "out_of_reach": [],
+    }
 
 
 def test_a_check_names_damaged_files_and_repairs_once_asked(folder: Path) -> None:
@@ -279,6 +286,40 @@ def test_a_repair_of_what_nobody_needs_leaves_nothing_wrong(folder: Path) -> Non
     done = nbgen("check", "--repair", folder=folder)
     assert done.exit_code == 0
     assert f"set aside: {spare.name}, needed by no task" in done.stdout
+
+
+def test_a_damaged_file_that_cannot_be_moved_is_still_told(folder: Path) -> None:
+    path = picture_file(folder)
+    path.write_bytes(b"not a picture")
+    (folder / "images" / "damaged").write_text("in the way")
+    done = nbgen("check", "--repair", folder=folder)
+    assert done.exit_code == 1
+    assert f"damaged: {path.name}, needed by done\n" in done.stdout
+    fault = (
+        f"The picture {path.name} cannot be taken away, though it is damaged: "
+        "File exists."
+    )
+    assert fault in done.stdout
+    assert "missing:" not in done.stdout
+    assert "same request and seed" in done.stderr
+    assert "Check that nbgen may read them" in done.stderr
+    assert "database" not in done.stderr
+    assert path.read_bytes() == b"not a picture"
+    told = json.loads(nbgen("check", "--repair", "--json", folder=folder).stdout)
+    assert (told["sound"], told["faults"]) == (False, [fault])
+    assert told["damaged"] == [{"name": path.name, "task_ids": ["done"]}]
+    assert told["out_of_reach"] == [path.name]
+
+
+def test_a_check_advises_on_pictures_and_database_at_once(folder: Path) -> None:
+    picture_file(folder).write_bytes(b"not a picture")
+    with closing(sqlite3.connect(folder / "nbgen.sqlite")) as connection:
+        connection.execute("UPDATE tasks SET parent_id = 'gone' WHERE id = 'done'")
+        connection.commit()
+    done = nbgen("check", folder=folder)
+    assert done.exit_code == 1
+    assert "same request and seed" in done.stderr
+    assert "restore it from a backup, into a new folder" in done.stderr
 
 
 def test_a_check_finds_a_database_that_contradicts_itself(folder: Path) -> None:

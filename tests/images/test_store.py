@@ -114,7 +114,7 @@ def test_pictures_are_the_same_wherever_they_are(images: Images) -> None:
 def damage(images: Images, name: str) -> None:
     """Change the first byte of a picture, wherever it is."""
     if isinstance(images, FolderImages):
-        path = images._folder / name
+        path = images.folder / name
         path.write_bytes(b"!" + path.read_bytes()[1:])
         return
     assert isinstance(images, BucketImages)
@@ -160,8 +160,9 @@ def test_a_damaged_file_is_set_aside_and_a_sound_one_left(images: Images) -> Non
 
 
 def test_a_file_is_compared_once_unless_its_size_or_mtime_changes(
-    images: Images, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    images = FolderImages(tmp_path)
     compared: list[str] = []
 
     def note(name: str, data: bytes) -> bool:
@@ -179,6 +180,60 @@ def test_a_file_is_compared_once_unless_its_size_or_mtime_changes(
     damage(images, name)
     with pytest.raises(PictureDamaged):
         images.has(name)
+
+
+def test_where_files_are_downloaded_each_is_downloaded_once_to_compare_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    downloads: list[str] = []
+    download = MemoryFileSystem.cat_file
+
+    def note(self: MemoryFileSystem, path: str, **options: Any) -> Any:
+        downloads.append(path)
+        return download(self, path, **options)
+
+    monkeypatch.setattr(MemoryFileSystem, "cat_file", note)
+    url = f"memory://{tmp_path.name}/pictures"
+    images, another = open_images(url), open_images(url)
+    name = images.save(b"red", "png")
+    for _ in range(3):
+        assert images.has(name)
+        assert images.keep(name)
+        images.save(b"red", "png")
+    assert downloads == []
+    for _ in range(3):
+        assert another.has(name)
+        assert another.keep(name)
+    assert len(downloads) == 1
+    age_all(images)
+    assert images.keep(name)  # written again, with the bytes that are there
+    assert len(downloads) == 2
+    assert images.has(name)
+    assert len(downloads) == 2
+    damage(images, name)
+    with pytest.raises(PictureDamaged):
+        images.has(name)
+
+
+@pytest.mark.parametrize("protocol", ["memory", "growing"])
+def test_a_damaged_file_is_removed_first_only_where_files_are_moved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, protocol: str
+) -> None:
+    fsspec.register_implementation("growing", Growing, clobber=True)
+    removed: list[str] = []
+    remove = MemoryFileSystem.rm_file
+
+    def note(self: MemoryFileSystem, path: str) -> None:
+        removed.append(path.rpartition("/")[2])
+        remove(self, path)
+
+    images = open_images(f"{protocol}://{tmp_path.name}/pictures")
+    name = images.save(b"red", "png")
+    damage(images, name)
+    monkeypatch.setattr(MemoryFileSystem, "rm_file", note)
+    images.save(b"red", "png")
+    assert (name in removed) == (protocol == "growing")
+    assert images.read(name) == b"red"
 
 
 def test_a_file_of_the_same_size_and_mtime_is_not_compared_again(
@@ -205,13 +260,31 @@ def test_no_more_files_are_remembered_than_may_be() -> None:
     assert not verified.knows("a", 2)
 
 
-def test_what_is_saved_while_it_is_set_aside_stays(tmp_path: Path) -> None:
-    images = FolderImages(tmp_path)
+def test_what_was_saved_before_it_is_set_aside_stays(images: Images) -> None:
     name = images.save(b"red", "png")
     damage(images, name)
     assert images.is_damaged(name)
     images.save(b"red", "png")  # by another process
     assert not images.set_aside(name)
+    assert images.read(name) == b"red"
+
+
+def test_what_is_saved_while_it_is_downloaded_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = open_images(f"memory://{tmp_path.name}/pictures")
+    name = images.save(b"red", "png")
+    damage(images, name)
+    download = MemoryFileSystem.cat_file
+
+    def save_meanwhile(self: MemoryFileSystem, path: str, **options: Any) -> Any:
+        data = download(self, path, **options)
+        self.pipe_file(path, b"red")
+        return data
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MemoryFileSystem, "cat_file", save_meanwhile)
+        assert not images.set_aside(name)
     assert images.read(name) == b"red"
 
 
@@ -331,7 +404,7 @@ def age(folder: Path) -> None:
 def age_all(images: Images) -> None:
     """Make all files two hours old, wherever they are."""
     if isinstance(images, FolderImages):
-        age(images._folder)
+        age(images.folder)
         return
     assert isinstance(images, BucketImages)
     for place in images._list():

@@ -89,13 +89,8 @@ def check(
         print_json({"sound": report.is_sound, **msgspec.to_builtins(report)})
     else:
         _show_report(report)
-    if report.damaged or report.missing:
-        fail(
-            "Pictures are damaged or missing. Generate them again with the same "
-            "request and seed, or put the files back from a backup."
-        )
-    if report.faults:
-        fail("Something cannot be read. Close nbgen and restore it from a backup.")
+    if report.advice:
+        fail(" ".join(report.advice))
 
 
 @app.command()

@@ -76,7 +76,8 @@ class BucketImages:
             kept = self.keep(name)
         except PictureDamaged:
             logger.warning("The damaged file of the picture %s is replaced.", name)
-            self._remove(name)  # some systems do not move onto a file
+            if self._moves:
+                self._remove(name)  # some systems do not move onto a file
             kept = False
         if not kept:
             self._mark()
@@ -86,15 +87,19 @@ class BucketImages:
     def keep(self, name: str) -> bool:
         """Return whether the picture exists, and reset its age; see ``Images``."""
         written_at = self._written_at(name) if IMAGE_NAME.fullmatch(name) else None
-        if written_at is None or not self.has(name):
+        if written_at is None:
+            return False
+        if written_at >= self._now() - _FRESH:
+            is_there = self.has(name)
+            if is_there:
+                self._mark()
+            return is_there
+        # Few systems can touch a file; all can write the same bytes again.
+        data = self.read(name)
+        if data is None:  # removed since
             return False
         self._mark()
-        if written_at < self._now() - _FRESH:
-            # Few systems can touch a file; all can write the same bytes again.
-            data = self.read(name)
-            if data is None:  # removed since
-                return False
-            self._write(name, data)
+        self._write(name, data)
         return True
 
     def discard(self, name: str, written_before: dt.datetime) -> bool:
@@ -127,18 +132,13 @@ class BucketImages:
         """
         if not IMAGE_NAME.fullmatch(name):
             return False
-        # A listing that was kept knows nothing of what others did since.
-        self._system.invalidate_cache()
-        try:
-            # A hash of what the system tells of it: its size, time and the like.
-            stamp = self._system.ukey(self._place(name))
-        except FileNotFoundError:
+        stamp = self._stamp(name)
+        if stamp is None:
             return False
         if not self._verified.knows(name, stamp):
-            data = self.read(name)
-            if data is None:  # removed since
+            if self.read(name) is None:  # removed since
                 return False
-            self._verified.check(name, stamp, data)
+            self._verified.remember(name, stamp)
         return True
 
     def is_damaged(self, name: str) -> bool:
@@ -151,8 +151,15 @@ class BucketImages:
         return False
 
     def set_aside(self, name: str) -> bool:
-        """Remove a damaged file; see ``Images.set_aside``."""
-        return self.is_damaged(name) and self._remove(name)
+        """Remove a damaged file; see ``Images.set_aside``.
+
+        It stays if somebody writes it while it is read. A small race remains: a file
+        that somebody saves between the last look and the removal is removed.
+        """
+        stamp = self._stamp(name)
+        if not self.is_damaged(name) or self._stamp(name) != stamp:
+            return False
+        return self._remove(name)
 
     def files(self) -> Iterator[FoundFile]:
         """Yield the pictures and what unfinished writing left behind."""
@@ -179,6 +186,11 @@ class BucketImages:
         self._unmarked = None
 
     def _write(self, name: str, data: bytes) -> None:
+        self._put(name, data)
+        with contextlib.suppress(OSError):  # then it is downloaded once, to compare it
+            self._verified.remember(name, self._stamp(name))
+
+    def _put(self, name: str, data: bytes) -> None:
         if not self._moves:
             self._system.pipe_file(self._place(name), data)
             return
@@ -199,6 +211,17 @@ class BucketImages:
         except FileNotFoundError:
             return False
         return True
+
+    def _stamp(self, name: str) -> str | None:
+        """Return a stamp that changes with a file; None if there is no file."""
+        # A listing that was kept knows nothing of what others did since.
+        self._system.invalidate_cache()
+        try:
+            # A hash of what the system tells of it: its size, time and the like.
+            stamp: str = self._system.ukey(self._place(name))
+        except FileNotFoundError:
+            return None
+        return stamp
 
     def _written_at(self, name: str) -> dt.datetime | None:
         self._system.invalidate_cache()

@@ -55,20 +55,25 @@ def check_files(
         repair: Whether to take damaged files away.
     """
     found = [file.name for file in images.files() if IMAGE_NAME.fullmatch(file.name)]
-    there, unreadable = set(found), list(faults)
-    damaged, set_aside = [], []
+    there, told = set(found), list(faults)
+    damaged, set_aside, out_of_reach = [], [], []
     for name in found:
+        tried = "checked"
         try:
             if not images.is_damaged(name):
                 continue
-            if repair and images.set_aside(name):
+            damaged.append(name)
+            if not repair:
+                continue
+            tried = "taken away, though it is damaged"
+            if images.set_aside(name):
                 set_aside.append(name)
                 there.discard(name)
-            elif images.is_damaged(name):  # not replaced meanwhile
-                damaged.append(name)
+            damaged.pop()  # set aside, or replaced meanwhile
         except OSError as error:
             reason = error.strerror or type(error).__name__
-            unreadable.append(f"The picture {name} cannot be checked: {reason}.")
+            told.append(f"The picture {name} cannot be {tried}: {reason}.")
+            out_of_reach.append(name)
 
     def faulty(names: Iterable[str]) -> tuple[FaultyPicture, ...]:
         return tuple(
@@ -81,5 +86,6 @@ def check_files(
         damaged=faulty(damaged),
         set_aside=faulty(set_aside),
         missing=faulty(needed.keys() - there),
-        faults=tuple(unreadable),
+        faults=tuple(told),
+        out_of_reach=tuple(out_of_reach),
     )

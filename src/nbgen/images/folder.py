@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import logging
 import os
@@ -9,7 +10,7 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from nbgen.atomic import write_atomic
+from nbgen.atomic import sync_folder, write_atomic
 from nbgen.errors import DataFolderUnusable, PictureDamaged
 from nbgen.images.store import (
     FoundFile,
@@ -30,6 +31,9 @@ DAMAGED_FOLDER = "damaged"
 class FolderImages:
     """Pictures in a folder of this machine.
 
+    Attributes:
+        folder: Where the files lie.
+
     Args:
         folder: Where the files lie; made if it does not exist.
         owner: The identity of the database that refers to what is saved, or None.
@@ -39,7 +43,7 @@ class FolderImages:
     """
 
     def __init__(self, folder: Path, owner: str | None = None) -> None:
-        self._folder = folder
+        self.folder = folder
         self._unmarked = owner
         self._verified = Verified()
         try:
@@ -61,7 +65,7 @@ class FolderImages:
             kept = False
         if not kept:
             self._mark()
-            self._write(self._folder / name, data)
+            self._write(self.folder / name, data)
         return name
 
     def keep(self, name: str) -> bool:
@@ -85,7 +89,7 @@ class FolderImages:
 
     def discard(self, name: str, written_before: dt.datetime) -> bool:
         """Remove a file that nothing refers to; see ``Images.discard``."""
-        path = self._folder / name
+        path = self.folder / name
         try:
             if _written_at(path) >= written_before:
                 return False
@@ -112,7 +116,7 @@ class FolderImages:
         """Return where a picture lies, or None; see ``Images.path``."""
         if not IMAGE_NAME.fullmatch(name):
             return None
-        path = self._folder / name
+        path = self.folder / name
         try:
             found = path.stat()
         except OSError:
@@ -140,21 +144,28 @@ class FolderImages:
 
         A file of the same name that was moved there before is replaced.
         """
-        path, aside = self._folder / name, self._folder / DAMAGED_FOLDER / name
+        path, aside = self.folder / name, self.folder / DAMAGED_FOLDER / name
         aside.parent.mkdir(exist_ok=True)
         try:
             path.replace(aside)
         except FileNotFoundError:
             return False
-        if is_named_after(name, aside.read_bytes()):  # saved anew since it was read
+        try:
+            is_sound = is_named_after(name, aside.read_bytes())
+        except OSError:
+            aside.replace(path)
+            raise
+        if is_sound:  # saved anew since it was read
             aside.replace(path)
             return False
-        self._sync_folder()
+        # If a power cut brings the damaged file back, the next check finds it again.
+        with contextlib.suppress(OSError):
+            sync_folder(self.folder)
         return True
 
     def files(self) -> Iterator[FoundFile]:
         """Yield the pictures and what unfinished writing left behind."""
-        for path in sorted(self._folder.iterdir()):
+        for path in sorted(self.folder.iterdir()):
             if not is_ours(path.name):
                 continue
             try:
@@ -165,27 +176,18 @@ class FolderImages:
 
     def owners(self) -> set[str]:
         """Return the identities of the databases that refer to pictures here."""
-        return find_owners(self._folder)
+        return find_owners(self.folder)
 
     def _mark(self) -> None:
         if self._unmarked is not None:
-            (self._folder / f"owner-{self._unmarked}").touch()
+            (self.folder / f"owner-{self._unmarked}").touch()
             self._unmarked = None
 
     def _write(self, path: Path, data: bytes) -> None:
         write_atomic(path, data)
-        self._sync_folder()
-
-    def _sync_folder(self) -> None:
         # The row that names the file is committed next; a power cut must not keep the
         # row and lose the name.
-        if os.name == "nt":
-            return  # there a folder cannot be opened, and needs no syncing
-        handle = os.open(self._folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+        sync_folder(self.folder)
 
 
 def find_owners(folder: Path) -> set[str]:

@@ -78,9 +78,9 @@ def check_pictures(database: Database, images: Images, *, repair: bool) -> Check
 
 def _database_faults(database: Database) -> list[str]:
     """Return what SQLite finds wrong in its file; PostgreSQL guards its own."""
+    if not database.is_file:
+        return []
     with database.reading() as connection:
-        if connection.dialect.name != "sqlite":
-            return []
         pragma = f"PRAGMA integrity_check({_MOST_FAULTS})"
         found = connection.exec_driver_sql(pragma).scalars().all()
         orphans = connection.exec_driver_sql("PRAGMA foreign_key_check").all()

@@ -19,7 +19,7 @@ from nbgen.schema import (
     GenerationRequest,
     TaskRecord,
 )
-from nbgen.schema.checks import IMAGE_NAME, IMAGE_URL
+from nbgen.schema.checks import IMAGE_NAME, image_name_of
 
 _YOUNG = dt.timedelta(hours=1)
 
@@ -53,8 +53,8 @@ class MemoryPictures:
         """Return the name of a picture; see ``Pictures.keep_picture``."""
         if isinstance(picture, bytes):
             return self.save(picture, "png")
-        name = picture.removeprefix(IMAGE_URL)
-        if not self.has(name):
+        name = image_name_of(picture)
+        if name is None or not self.has(name):
             raise InvalidRequest(field, picture, "the name of a picture that is kept")
         self._kept_at[name] = self._now()
         return name
