@@ -312,3 +312,18 @@ def test_a_batch_goes_on_without_its_deleted_rows(tmp_path: Path) -> None:
         studio.delete("b:x")
         assert batch.task_ids == ["b:y"]
         assert batch.progress.total == 1
+def test_a_clearing_up_deletes_old_tasks_and_their_pictures(tmp_path: Path) -> None:
+    with opened(tmp_path / "data") as studio:
+        [image] = studio.generate("a cat", task_id="a").result(20).images
+        os.utime(tmp_path / "data" / "images" / image.name, (0, 0))
+        assert studio.clear_up() == ((), ())
+        age = dt.timedelta()
+        assert studio.clear_up(older_than=age).tasks == ("a",)
+        assert studio.clear_up(older_than=age, failed=True, dry_run=False) == ((), ())
+        with pytest.raises(InvalidRequest, match="older_than must be an age"):
+            studio.clear_up(rejected=True, dry_run=False)
+        done = studio.clear_up(older_than=age, dry_run=False)
+        assert (done.tasks, done.files) == (("a",), (image.name,))
+        assert studio.tasks() == []
+
+

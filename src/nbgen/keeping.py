@@ -9,9 +9,10 @@ import datetime as dt
 from collections.abc import Iterable
 from pathlib import Path
 
+from nbgen.errors import InvalidRequest
 from nbgen.exporting import Exported, export_pictures
 from nbgen.forwarding import Facade
-from nbgen.schema import BackedUp, OldTasks
+from nbgen.schema import BackedUp, ClearedUp, OldTasks
 from nbgen.settings import default_data_dir
 from nbgen.store.backup import read_backup
 
@@ -58,6 +59,39 @@ def delete_old(
     """
     old = OldTasks(older_than=older_than, rejected=rejected, failed=failed)
     return tuple(studio.backend.delete_old(old, dry_run=dry_run))
+
+
+def clear_up(
+    studio: Facade,
+    *,
+    older_than: dt.timedelta | None = None,
+    rejected: bool = False,
+    failed: bool = False,
+    dry_run: bool = True,
+) -> ClearedUp:
+    """Delete old tasks, then the picture files that nothing refers to any more.
+
+    Nothing is deleted where another database may refer to the pictures.
+    ``Keeping.clear_up`` describes the errors.
+
+    Args:
+        studio: The studio that keeps them.
+        older_than: How long ago the tasks ended, at least; None deletes no task.
+        rejected: See ``delete_old``.
+        failed: See ``delete_old``.
+        dry_run: Whether to remove nothing and only return what was found.
+
+    Raises:
+        InvalidRequest: A value is not allowed, or ``rejected`` or ``failed`` is given
+            without ``older_than``.
+    """
+    old: OldTasks | None = None
+    if older_than is not None:
+        old = OldTasks(older_than=older_than, rejected=rejected, failed=failed)
+    elif rejected or failed:
+        allowed = "an age (--older-than) if rejected or failed is given"
+        raise InvalidRequest("older_than", None, allowed)
+    return studio.backend.clear_up(old, dry_run=dry_run)
 
 
 def export(studio: Facade, folder: str | Path, approval: str = "approved") -> Exported:

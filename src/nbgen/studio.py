@@ -149,6 +149,7 @@ class Studio:
 
     delete = keeping.delete
     delete_old = keeping.delete_old
+    clear_up = keeping.clear_up
     export = keeping.export
     backup = keeping.backup
     restore = staticmethod(keeping.restore)

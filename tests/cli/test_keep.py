@@ -97,6 +97,17 @@ def test_kinds_of_old_tasks_need_an_age(folder: Path) -> None:
     assert "--older-than" in refused.output
 
 
+@pytest.mark.parametrize("more", [(), ("--delete",)])
+def test_no_task_is_deleted_where_another_database_may_use_the_pictures(
+    folder: Path, more: tuple[str, ...]
+) -> None:
+    (folder / "images" / f"owner-{'0' * 32}").touch()
+    refused = nbgen("gc", "--older-than", "0d", *more, folder=folder)
+    assert refused.exit_code == 1
+    assert "Several databases keep their pictures here" in refused.stderr
+    assert ids(folder) == ["waits", "cancelled", "done"]
+
+
 def test_a_backup_and_its_restoring(folder: Path, tmp_path: Path) -> None:
     file = tmp_path / "backup.zip"
     done = nbgen("backup", str(file), folder=folder)

@@ -78,6 +78,7 @@ CALLS: dict[str, Callable[[Backend, Decision], Any]] = {
     "collect_garbage": lambda b, _: b.collect_garbage(dry_run=True),
     "delete": lambda b, _: b.delete(["a"], force=True),
     "delete_old": lambda b, _: b.delete_old(OLD),
+    "clear_up": lambda b, _: b.clear_up(OLD),
     "backup": lambda b, _: b.backup(Path("backup.zip")),
     "decide": lambda b, _: b.decide([says("a", "ada")]),
     "request_changes": lambda b, _: b.request_changes(

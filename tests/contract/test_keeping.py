@@ -15,6 +15,7 @@ import pytest
 from nbgen.backend import Backend
 from nbgen.errors import (
     BackupElsewhere,
+    ForeignPictures,
     InvalidRequest,
     TaskNotEnded,
     TaskProtected,
@@ -364,6 +365,42 @@ def test_old_tasks_are_chosen_by_what_became_of_them(
     backend.undo("runs", reviewer_id="ada")
     decide(backend, says("runs", "ada"))
     assert backend.delete_old(old()) == ["cancelled"]
+
+
+def test_old_tasks_are_cleared_up_with_their_pictures(
+    backend: Backend, make_old: MakeOld
+) -> None:
+    own, spare = (backend.keep_picture("image", png(c)) for c in ("red", "blue"))
+    backend.submit(asks(image=own), task_id="a", priority=0)
+    assert backend.ended("a").result(WAIT_S).outcome is Outcome.SUCCEEDED
+    for name in (own, spare):
+        make_old(backend, name)
+    found = backend.clear_up(old())
+    assert (found.tasks, set(found.files)) == (("a",), {spare})
+    assert is_known(backend, "a")
+    assert backend.clear_up(None, dry_run=False) == ((), (spare,))
+    assert is_known(backend, "a")
+    done = backend.clear_up(old(), dry_run=False)
+    assert done.tasks == ("a",)
+    assert own in done.files
+    assert not is_known(backend, "a")
+    assert backend.clear_up(old(), dry_run=False) == ((), ())
+
+
+@local_only
+def test_no_task_is_deleted_where_its_pictures_may_be_anothers(
+    backend: Backend,
+) -> None:
+    [record] = made(backend, "a")
+    assert record.result is not None
+    path = backend.picture_path(record.result.images[0].name)
+    assert path is not None
+    (path.parent / f"owner-{'0' * 32}").touch()
+    for dry_run in (True, False):
+        with pytest.raises(ForeignPictures):
+            backend.clear_up(old(), dry_run=dry_run)
+    assert is_known(backend, "a")
+    assert backend.clear_up(None, dry_run=False) == ((), ())  # nothing is garbage
 
 
 @pytest.mark.parametrize(

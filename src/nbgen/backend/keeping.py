@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
-from nbgen.schema import BackedUp, OldTasks
+from nbgen.schema import BackedUp, ClearedUp, OldTasks
 
 
 class Keeping(Protocol):
@@ -38,6 +38,22 @@ class Keeping(Protocol):
         Args:
             old: Which tasks.
             dry_run: Whether to delete nothing and only return the ids.
+        """
+
+    def clear_up(self, old: OldTasks | None, *, dry_run: bool = True) -> ClearedUp:
+        """Delete old tasks, then the picture files that nothing refers to any more.
+
+        The owner of the pictures is checked first, so that no task is deleted where
+        its pictures would have to stay. See ``delete_old`` and ``collect_garbage``. A
+        dry run finds the files that nothing refers to now, so not those of the tasks.
+
+        Args:
+            old: Which tasks; None for no task.
+            dry_run: Whether to remove nothing and only return what was found.
+
+        Raises:
+            ForeignPictures: Another database may refer to the pictures; nothing was
+                removed.
         """
 
     def backup(self, path: Path, *, force: bool = False) -> BackedUp:

@@ -15,6 +15,7 @@ from rich.markup import escape
 
 from nbgen.cli.data_folder import AsJson, opened_studio, print_json
 from nbgen.cli.terminal import DataDir, app, clear_errors, console, counted
+from nbgen.errors import InvalidRequest
 
 _UNITS = {"h": "hours", "d": "days", "w": "weeks"}
 
@@ -73,18 +74,16 @@ def gc(
 
     With --older-than, find old tasks too. Those that are published or approved stay.
     """
-    if older_than is None and (rejected or failed):
-        raise typer.BadParameter("--rejected and --failed need --older-than")
-    ids: tuple[str, ...] = ()
     with opened_studio(data_dir) as studio:
-        if older_than is not None:
-            ids = studio.delete_old(
+        try:
+            ids, names = studio.clear_up(
                 older_than=older_than,
                 rejected=rejected,
                 failed=failed,
                 dry_run=not delete,
             )
-        names = studio.collect_garbage(dry_run=not delete)
+        except InvalidRequest as error:
+            raise typer.BadParameter(str(error)) from error
     if as_json:
         found = {"deleted": delete, "files": names}
         print_json(found if older_than is None else {**found, "tasks": ids})

@@ -39,6 +39,7 @@ from nbgen.schema import (
     BatchRow,
     ChangedRows,
     CheckReport,
+    ClearedUp,
     ContentTask,
     Decided,
     Decision,
@@ -271,6 +272,10 @@ class LocalBackend:
     def delete_old(self, old: OldTasks, *, dry_run: bool = True) -> list[str]:
         """See ``nbgen.backend.Keeping``."""
         return self._settled_keeper().delete_old(old, dry_run=dry_run)
+
+    def clear_up(self, old: OldTasks | None, *, dry_run: bool = True) -> ClearedUp:
+        """See ``nbgen.backend.Keeping``."""
+        return self._settled_keeper().clear_up(old, dry_run=dry_run)
 
     def backup(self, path: Path, *, force: bool = False) -> BackedUp:
         """See ``nbgen.backend.Keeping``."""

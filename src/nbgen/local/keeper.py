@@ -14,7 +14,7 @@ from nbgen.images import Images
 from nbgen.progress import ProgressService
 from nbgen.review.deleting import check_deletable, is_old
 from nbgen.review.quorum import Quorum
-from nbgen.schema import BackedUp, OldTasks, utc_now
+from nbgen.schema import BackedUp, ClearedUp, OldTasks, utc_now
 from nbgen.store import Store
 
 
@@ -56,6 +56,15 @@ class Keeper:
         if not dry_run:
             self._forget(found)
         return found
+
+    def clear_up(self, old: OldTasks | None, *, dry_run: bool) -> ClearedUp:
+        """Delete old tasks and unused pictures; see ``Keeping.clear_up``."""
+        tasks: list[str] = []
+        if old is not None:
+            self._store.check_owner(self._images)
+            tasks = self.delete_old(old, dry_run=dry_run)
+        files = self._store.collect_garbage(self._images, dry_run=dry_run)
+        return ClearedUp(tuple(tasks), tuple(files))
 
     def backup(self, path: Path, *, force: bool) -> BackedUp:
         """Write all that is kept into one file; see ``Keeping.backup``."""

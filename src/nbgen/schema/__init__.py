@@ -31,7 +31,7 @@ from nbgen.schema.end import (
     failed_end,
     resolved,
 )
-from nbgen.schema.keeping import BackedUp, OldTasks
+from nbgen.schema.keeping import BackedUp, ClearedUp, OldTasks
 from nbgen.schema.keywords import takes_decision_fields, takes_request_fields
 from nbgen.schema.picture import GenerationResult, ImageRecord
 from nbgen.schema.progress import (
@@ -102,6 +102,7 @@ __all__ = [
     "ChangedRows",
     "Changes",
     "CheckReport",
+    "ClearedUp",
     "ContentTask",
     "Decided",
     "Decision",

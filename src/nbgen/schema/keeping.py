@@ -51,6 +51,18 @@ class OldTasks(msgspec.Struct, frozen=True, kw_only=True):
             return dt.datetime.min.replace(tzinfo=dt.UTC)
 
 
+class ClearedUp(NamedTuple):
+    """What a clearing up removed, or would remove.
+
+    Attributes:
+        tasks: The ids of the tasks, the oldest first.
+        files: The names of the picture files.
+    """
+
+    tasks: tuple[str, ...]
+    files: tuple[str, ...]
+
+
 class BackedUp(NamedTuple):
     """What a backup holds.
 

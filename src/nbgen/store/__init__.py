@@ -17,7 +17,7 @@ from nbgen.store.checking import check_pictures
 from nbgen.store.database import Database
 from nbgen.store.decisions import DecisionStore
 from nbgen.store.deleting import CheckDeletable, IsOld, delete_old, delete_tasks
-from nbgen.store.garbage import collect_garbage
+from nbgen.store.garbage import check_owner, collect_garbage
 from nbgen.store.live import LiveStates
 from nbgen.store.publications import PublicationStore
 from nbgen.store.tasks import TaskStore
@@ -78,6 +78,10 @@ class Store:
     def collect_garbage(self, images: Images, *, dry_run: bool) -> list[str]:
         """Remove what nothing refers to; see ``nbgen.store.garbage``."""
         return collect_garbage(self._database, images, dry_run=dry_run)
+
+    def check_owner(self, images: Images) -> None:
+        """Raise ``ForeignPictures`` if another database may refer to the pictures."""
+        check_owner(self._database, images)
 
     def check_pictures(self, images: Images, *, repair: bool) -> CheckReport:
         """Look at files, rows and database; see ``nbgen.store.checking``."""

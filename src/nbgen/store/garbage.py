@@ -70,6 +70,16 @@ def collect_garbage(
     ]
 
 
+def check_owner(database: Database, images: Images) -> None:
+    """Check that no other database refers to the pictures, if there are any.
+
+    Raises:
+        ForeignPictures: Another database may refer to them.
+    """
+    if any(True for _ in images.files()):
+        _check_owner(database.identity, images.owners())
+
+
 def _check_owner(identity: str, owners: set[str]) -> None:
     others = ", ".join(f"owner-{owner}" for owner in sorted(owners - {identity}))
     if not owners:

@@ -43,6 +43,7 @@ from nbgen.schema import (
     BatchRow,
     ChangedRows,
     CheckReport,
+    ClearedUp,
     ContentTask,
     Decided,
     Decision,
@@ -273,14 +274,12 @@ class MemoryBackend:
 
     def collect_garbage(self, *, dry_run: bool = True) -> list[str]:
         """Remove unreferenced pictures; see ``Pictures.collect_garbage``."""
-        with self._open():
-            referring = self._referring()
-            return self._pictures.collect_garbage(referring, dry_run=dry_run)
+        return list(self.clear_up(None, dry_run=dry_run).files)
 
     def check_pictures(self, *, repair: bool = False) -> CheckReport:
         """Compare all pictures with their names; see ``Pictures.check_pictures``."""
         with self._open():
-            return self._pictures.check(self._referring(), repair=repair)
+            return self._pictures.check(self._keeper.referring(), repair=repair)
 
     def delete(self, task_ids: Sequence[str], *, force: bool = False) -> None:
         """Delete tasks; see ``Keeping.delete``."""
@@ -291,6 +290,14 @@ class MemoryBackend:
         """Delete tasks that ended long ago; see ``Keeping.delete_old``."""
         with self._open():
             return self._keeper.delete_old(old, dry_run=dry_run)
+
+    def clear_up(self, old: OldTasks | None, *, dry_run: bool = True) -> ClearedUp:
+        """Delete old tasks and unused pictures; see ``Keeping.clear_up``."""
+        with self._open():
+            tasks = self._keeper.delete_old(old, dry_run=dry_run) if old else ()
+            referring = self._keeper.referring()
+            files = self._pictures.collect_garbage(referring, dry_run=dry_run)
+            return ClearedUp(tuple(tasks), tuple(files))
 
     def backup(self, path: Path, *, force: bool = False) -> BackedUp:  # noqa: ARG002
         """Raise ``BackupElsewhere``: nothing is kept in files."""
@@ -382,10 +389,6 @@ class MemoryBackend:
         if task_id not in self._tasks:
             raise UnknownTask(task_id)
         return self._reviews.reviewed_task(self._tasks[task_id])
-
-    def _referring(self) -> list[TaskRecord | Decision | ContentTask]:
-        reviews = self._reviews
-        return [*self._tasks.values(), *reviews.log, *reviews.content.values()]
 
     def _publish(self) -> None:
         with suppress(StudioClosed):  # what was decided is decided all the same

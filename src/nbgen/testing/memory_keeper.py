@@ -10,7 +10,14 @@ from collections.abc import Callable, Sequence
 
 from nbgen.review.deleting import check_deletable, is_old
 from nbgen.review.quorum import Quorum
-from nbgen.schema import ChangeKind, NewChange, OldTasks
+from nbgen.schema import (
+    ChangeKind,
+    ContentTask,
+    Decision,
+    NewChange,
+    OldTasks,
+    TaskRecord,
+)
 from nbgen.testing.memory_queue import MemoryQueue
 from nbgen.testing.memory_reviews import MemoryReviews
 
@@ -66,6 +73,11 @@ class MemoryKeeper:
         for task_id in () if dry_run else found:
             self._delete(task_id)
         return found
+
+    def referring(self) -> list[TaskRecord | Decision | ContentTask]:
+        """Return all values that may refer to pictures."""
+        reviews = self._reviews
+        return [*self._queue.tasks.values(), *reviews.log, *reviews.content.values()]
 
     def _delete(self, task_id: str) -> None:
         self._queue.delete(task_id)
