@@ -14,7 +14,7 @@ from nbgen.exporting import Exported, export_pictures
 from nbgen.forwarding import Facade
 from nbgen.schema import BackedUp, ClearedUp, OldTasks
 from nbgen.settings import default_data_dir
-from nbgen.store.backup import read_backup
+from nbgen.store.restoring import read_backup
 
 
 def delete(

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,8 @@ from typer.testing import CliRunner, Result
 from nbgen.cli.terminal import app
 from nbgen.studio import Studio
 from nbgen.testing.engine import PatternEngine
+
+HELP_PAGE = Path(__file__).parent.parent.parent / "docs" / "help.md"
 
 
 @pytest.fixture
@@ -106,6 +111,62 @@ def test_no_task_is_deleted_where_another_database_may_use_the_pictures(
     assert refused.exit_code == 1
     assert "Several databases keep their pictures here" in refused.stderr
     assert ids(folder) == ["waits", "cancelled", "done"]
+
+
+@pytest.mark.parametrize("name", ["nbgen.sqlite", "images/a.zip", "images", ""])
+def test_a_backup_onto_what_is_kept_is_one_clear_line(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.chdir(folder)
+    refused = nbgen("backup", name, "--force", folder=folder)
+    assert refused.exit_code == 1
+    assert refused.stderr.startswith("Error: path must be a file")
+    assert refused.stderr.count("\n") == 1
+    assert ids(folder) == ["waits", "cancelled", "done"]
+
+
+def remove(file: Path) -> None:
+    file.unlink()
+
+
+def overwrite(file: Path) -> None:
+    file.write_bytes(b"not a database" * 1_000)
+
+
+def scribble(file: Path) -> None:
+    """Write over all pages but the first."""
+    with file.open("r+b") as database:
+        database.seek(4_096)
+        database.write(b"\xff" * (file.stat().st_size - 4_096))
+
+
+@pytest.mark.parametrize("lose", [remove, overwrite, scribble])
+def test_what_an_error_says_of_backups_works(
+    folder: Path, tmp_path: Path, lose: Callable[[Path], None]
+) -> None:
+    file, new = tmp_path / "backup.zip", tmp_path / "new"
+    nbgen("backup", str(file), folder=folder)
+    lose(folder / "nbgen.sqlite")
+    said = nbgen("tasks", folder=folder).stderr
+    found = re.search(r"'nbgen (restore FILE --data-dir NEW-FOLDER)'", said)
+    assert found is not None, said
+    words = found[1].replace("FILE", str(file)).replace("NEW-FOLDER", str(new))
+    assert CliRunner().invoke(app, words.split()).exit_code == 0
+    assert ids(new) == ["waits", "cancelled", "done"]
+    # In the place of the lost one, it is the database of other pictures.
+    shutil.copy(new / "nbgen.sqlite", folder / "nbgen.sqlite")
+    assert "is another one" in nbgen("tasks", folder=folder).stderr
+
+
+def test_what_the_page_says_of_backups_works(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nbgen("backup", str(tmp_path / "backup.zip"), folder=folder)
+    page = HELP_PAGE.read_text()
+    [command] = re.findall(r"^ *nbgen (restore .*)$", page, re.MULTILINE)
+    monkeypatch.chdir(tmp_path)
+    assert CliRunner().invoke(app, command.split()).exit_code == 0
+    assert ids(tmp_path / "new-folder") == ["waits", "cancelled", "done"]
 
 
 def test_a_backup_and_its_restoring(folder: Path, tmp_path: Path) -> None:

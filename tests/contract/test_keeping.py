@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import datetime as dt
 import logging
+import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Event
@@ -15,6 +17,7 @@ import pytest
 from nbgen.backend import Backend
 from nbgen.errors import (
     BackupElsewhere,
+    DataFolderUnusable,
     ForeignPictures,
     InvalidRequest,
     TaskNotEnded,
@@ -435,3 +438,16 @@ def test_a_backup_replaces_a_file_only_by_force(
     assert backend.backup(path, force=True) == (1, 1, ())
     assert path.read_bytes().startswith(b"PK")
     assert sorted(each.name for each in tmp_path.iterdir()) == ["backup.zip", "data"]
+
+
+@pytest.mark.parametrize("kind", ["sqlite"], indirect=True)
+def test_no_backup_is_made_of_a_damaged_database(
+    backend: Backend, tmp_path: Path
+) -> None:
+    made(backend, "a")
+    with closing(sqlite3.connect(tmp_path / "data" / "nbgen.sqlite")) as connection:
+        connection.execute("UPDATE tasks SET request = '{'")
+        connection.commit()
+    with pytest.raises(DataFolderUnusable, match="nbgen restore FILE"):
+        backend.backup(tmp_path / "backup.zip")
+    assert not (tmp_path / "backup.zip").exists()

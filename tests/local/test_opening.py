@@ -75,12 +75,12 @@ def test_the_pictures_may_be_moved_away_to_start_anew(folder: Path) -> None:
         assert studio.tasks() == []
 
 
-def test_a_backup_of_the_database_finds_its_pictures(
+def test_a_copy_of_the_database_finds_its_pictures(
     folder: Path, tmp_path: Path
 ) -> None:
-    shutil.copy(folder / "nbgen.sqlite", tmp_path / "backup")
+    shutil.copy(folder / "nbgen.sqlite", tmp_path / "copy")
     (folder / "nbgen.sqlite").unlink()
-    shutil.copy(tmp_path / "backup", folder / "nbgen.sqlite")
+    shutil.copy(tmp_path / "copy", folder / "nbgen.sqlite")
     with Studio(folder, engine=PatternEngine()) as studio:
         assert studio.task("a").pictures[0].read()
 

@@ -323,7 +323,7 @@ def test_a_file_that_is_not_of_sqlite_is_left_as_it_is(
     tmp_path: Path, data: bytes
 ) -> None:
     (tmp_path / "nbgen.sqlite").write_bytes(data)
-    with pytest.raises(DataFolderUnusable, match=r"not a SQLite .*put a backup in its"):
+    with pytest.raises(DataFolderUnusable, match=r"not a SQLite .*nbgen restore FILE"):
         Store(tmp_path)
     assert contents(tmp_path) == {"nbgen.sqlite": data}
 

@@ -67,7 +67,9 @@ class Keeping(Protocol):
             force: Whether a file that is there is replaced.
 
         Raises:
-            InvalidRequest: The file exists, or cannot be written.
+            InvalidRequest: The file exists, is one of the data folder's own, or cannot
+                be written.
+            DataFolderUnusable: The database is damaged, or cannot be read.
             BackupElsewhere: The database is not a SQLite file, or the pictures are not
                 in a folder, so other programs have to copy them.
         """

@@ -37,7 +37,7 @@ from nbgen.review.publishers import Publisher
 from nbgen.review.quorum import read_quorum
 from nbgen.schema import Draft, utc_now
 from nbgen.store import Store
-from nbgen.store.sqlite_file import file_at, read_identity
+from nbgen.store.sqlite_file import UNPACK, file_at, read_identity
 
 
 class Library(NamedTuple):
@@ -150,7 +150,8 @@ def _check_owner(config: StudioConfig, identity: str | None, state: str) -> None
     raise DataFolderUnusable(
         f"The data folder {str(config.folder)!r} has pictures, but their database is "
         f"not there: {_database_name(config)} is {state}. Nothing was changed. Put the "
-        "database back, from a backup if it is lost. If the tasks are in another "
+        "same database back, or a copy of it. A backup is a database of its own: "
+        f"unpack it into another folder with '{UNPACK}'. If the tasks are in another "
         "database, name that one with database or NBGEN_DATABASE. To start anew, move "
         f"the folder {str(pictures)!r} away."
     )

@@ -53,6 +53,7 @@ class Database:
             threads.
 
     Attributes:
+        file: The SQLite file; None for PostgreSQL.
         identity: The id of this database, which stays when it is moved.
         lock_folder: Folder of the lock files shared by all processes that can run this
             queue: beside a SQLite file, whatever the data folder it is opened from; in
@@ -76,7 +77,7 @@ class Database:
     ) -> None:
         opened = open_database(folder, url)
         self._engine, self._owners, self.lock_folder, self.identity, file = opened
-        self._file = file
+        self.file = file
         self._file_id = _file_id(file)
         self._signal: ChangeSignal
         if file is None:
@@ -166,7 +167,7 @@ class Database:
     @property
     def is_file(self) -> bool:
         """Whether this is a SQLite file."""
-        return self._file is not None
+        return self.file is not None
 
     def open_session(self, statement: str) -> Any:
         """Return a connection of PostgreSQL's driver; see ``signal.open_session``.
@@ -258,7 +259,7 @@ class Database:
 
     def _check_file(self) -> None:
         """Refuse to go on with a file that is not the one that was opened."""
-        if self._file is not None and _file_id(self._file) != self._file_id:
+        if self.file is not None and _file_id(self.file) != self._file_id:
             raise DataFolderUnusable(_VANISHED)
 
 

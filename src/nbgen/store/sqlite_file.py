@@ -19,11 +19,17 @@ _DAMAGES = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 # All forms of nbgen's tables have these, also those from before there were migrations.
 _OURS = {"tasks", "decisions"}
 
+UNPACK = "nbgen restore FILE --data-dir NEW-FOLDER"
+"""The command that unpacks a backup, for error messages. It names a new folder, because
+a backup has an identity of its own and is refused beside the pictures of another."""
+
 RESTORE = (
-    "The file of the database is damaged. Close all of nbgen, move the file away with "
-    "those beside it that end in -wal and -shm, and put a backup in its place. The "
-    "pictures are files of their own and are safe. Without a backup, the sqlite3 "
-    "program's command .recover saves what can still be read; docs/help.md shows how."
+    "The file of the database is damaged. Close all of nbgen. If you have a backup, "
+    f"unpack it into a folder of its own with '{UNPACK}', and use that one. The "
+    "pictures are files of their own and are safe. Without a backup, move the file "
+    "away with those beside it that end in -wal and -shm, and put a copy of the same "
+    "file in its place, or what the sqlite3 program's command .recover can still "
+    "read of it; docs/help.md shows how."
 )
 
 
@@ -31,6 +37,12 @@ def is_damage(error: object) -> bool:
     """Return whether an error of SQLite says that the file is damaged."""
     code = getattr(error, "sqlite_errorcode", None)
     return code is not None and code & 0xFF in _DAMAGES
+
+
+def files_of(file: Path) -> list[Path]:
+    """Return a SQLite file and those that SQLite writes beside it."""
+    ends = ("", "-wal", "-shm", "-journal")
+    return [file.with_name(f"{file.name}{end}") for end in ends]
 
 
 def file_at(folder: Path, url: str | sa.URL | None) -> Path | None:
@@ -75,8 +87,8 @@ def read_identity(file: Path) -> str | None:
                 raise
             raise OSError(
                 f"{file.name} is not a SQLite database. Another program wrote it, or "
-                "it is damaged; nothing was changed. If it was nbgen's, put a backup "
-                "in its place"
+                "it is damaged; nothing was changed. If it was nbgen's, unpack a "
+                f"backup with '{UNPACK}', or put a copy of the same file in its place"
             ) from error
         if tables and not tables >= _OURS:
             raise OSError(
