@@ -432,11 +432,14 @@ def test_another_zip_is_no_backup(kept: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "new").exists()
 
 
-def test_a_file_that_is_not_there_is_said(tmp_path: Path) -> None:
+def test_a_file_that_is_not_there_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(
-        InvalidRequest, match=r"path must be a backup that exists .*gone\.zip'\.$"
+        InvalidRequest, match=r"path must be a backup that exists .*'gone\.zip'\.$"
     ):
-        restore(tmp_path / "gone.zip", tmp_path / "new")
+        restore("gone.zip", tmp_path / "new")
     with pytest.raises(InvalidRequest, match="path must be a backup that can be read"):
         restore(tmp_path, tmp_path / "new")
     assert not (tmp_path / "new").exists()

@@ -267,7 +267,8 @@ def test_a_cancel_ends_the_encoding(make_runner: MakeRunner, pipe: Pipe) -> None
     pipe.let_go()
     start_in(runner, second)
     first.cancel.cancel()
-    pipe.let_go()
+    # For all that are left: the cancel may reach a process after the next picture.
+    pipe.let_go(2)
     assert first.has_ended.wait(30)
     assert isinstance(first.ended[0].error, Cancelled)
     assert len(first.pictures) <= 1
