@@ -54,6 +54,7 @@ from nbgen.schema.checks import MAX_SEED
 from nbgen.store import Store
 from nbgen.studio import Studio
 from nbgen.testing import Gate, PatternEngine, collect_progress
+from nbgen.testing.plugin import open_alone
 from tests.parts import workshop
 
 MakeStudio = Callable[..., Studio]
@@ -941,8 +942,8 @@ reached.wait()
 
 def test_a_timeout_holds_for_a_task_that_is_taken_over(tmp_path: Path) -> None:
     """Its handle knew it as another studio's, and looks again before it waits."""
-    first = Studio(tmp_path, engine=PatternEngine())
-    second = Studio(tmp_path, engine=PatternEngine())
+    first = open_alone(tmp_path, engine=PatternEngine())
+    second = open_alone(tmp_path, engine=PatternEngine())
     first.pause()
     second.pause()
     first.generate("a cat", task_id="a", num_inference_steps=2)

@@ -1,4 +1,4 @@
-"""The methods of ``Studio`` that delete, export, back up and restore.
+"""The methods of ``Studio`` that keep pictures, delete, export, back up and restore.
 
 They hold no state, so any thread may call them.
 """
@@ -12,9 +12,21 @@ from pathlib import Path
 from nbgen.errors import InvalidRequest
 from nbgen.exporting import Exported, export_pictures
 from nbgen.forwarding import Facade
+from nbgen.images import PictureSource, read_source
 from nbgen.schema import BackedUp, ClearedUp, OldTasks
 from nbgen.settings import default_data_dir
 from nbgen.store.restoring import read_backup
+
+
+def keep_picture(studio: Facade, field: str, source: PictureSource) -> str:
+    """Keep a picture to start from, and return the name of its file.
+
+    Args:
+        studio: The studio that keeps it.
+        field: The field of a request that it is for: ``"image"`` or ``"mask"``.
+        source: A PIL image, the path or bytes of a file, or the name of a picture.
+    """
+    return studio.backend.keep_picture(field, read_source(field, source))
 
 
 def delete(

@@ -26,7 +26,6 @@ from nbgen.errors import NbgenError
 from nbgen.forwarding import forwarded
 from nbgen.handles import Batch, Task
 from nbgen.handles.picture import copy_picture, format_of
-from nbgen.images import PictureSource, read_source
 from nbgen.local.backend import LocalBackend
 from nbgen.local.config import StudioConfig, StudioSettings, config_of
 from nbgen.progress import ProgressService
@@ -58,7 +57,9 @@ class Studio:
     """Makes, watches and approves pictures.
 
     Opening one is cheap: the model is loaded in the background, and stays loaded until
-    ``close()``. A process that exits closes it too.
+    ``close()``. A process that exits closes it too. Studios of one process on the same
+    data folder share the queue and the model until the last one is closed, or is not
+    referred to any more: running a cell again loads nothing twice.
 
     One process at a time runs the tasks of a data folder. Meanwhile the studios of
     other processes find tasks and decide on them; a submission there raises
@@ -86,7 +87,7 @@ class Studio:
     Raises:
         CheckpointNotFound: There is no such checkpoint.
         DataFolderUnusable: The data folder or the database cannot be read or written.
-        InvalidRequest: A setting is not allowed.
+        InvalidRequest: A setting is not allowed, or an open studio has another.
         PublishFailed: An installed publisher cannot be loaded.
     """
 
@@ -101,8 +102,9 @@ class Studio:
         backend: Backend | None = None,
         **settings: Unpack[StudioSettings],
     ) -> None:
-        self._backend = backend or LocalBackend.open(
+        self._backend = backend or LocalBackend.open_shared(
             config_of(data_dir, checkpoint, settings),
+            settings if checkpoint == "auto" else {"checkpoint", *settings},
             engine=engine,
             progress=progress,
             publishers=publishers,
@@ -147,6 +149,7 @@ class Studio:
     publications = forwarded(Deciding.publications)
     close = forwarded(Backend.close)
 
+    keep_picture = keeping.keep_picture
     delete = keeping.delete
     delete_old = keeping.delete_old
     clear_up = keeping.clear_up
@@ -334,15 +337,6 @@ class Studio:
     def get_records(self, task_ids: Iterable[str]) -> list[TaskRecord]:
         """Return many tasks in the order of the ids, or raise ``UnknownTask``."""
         return self._backend.get_tasks(list(task_ids))
-
-    def keep_picture(self, field: str, source: PictureSource) -> str:
-        """Keep a picture to start from, and return the name of its file.
-
-        Args:
-            field: The field of a request that it is for: ``"image"`` or ``"mask"``.
-            source: A PIL image, the path or bytes of a file, or the name of a picture.
-        """
-        return self._backend.keep_picture(field, read_source(field, source))
 
     @takes_decision_fields
     def approve(self, task_id: str, **fields: Unpack[DecisionFields]) -> Decision:

@@ -18,6 +18,7 @@ from nbgen.local.runner_lock import RunnerLock
 from nbgen.schema import Outcome, Status
 from nbgen.studio import Studio
 from nbgen.testing.engine import PatternEngine
+from nbgen.testing.plugin import open_alone
 from tests import postgresql
 
 # Opens a studio whose first task hangs, then says so and waits to be ended.
@@ -70,7 +71,7 @@ def kill(process: subprocess.Popen[str], database: str | None) -> None:
 def open_studio(
     folder: Path, database: str | None = None, *, rerun_lost: bool = False
 ) -> Studio:
-    return Studio(
+    return open_alone(
         folder, engine=PatternEngine(), database=database, rerun_lost=rerun_lost
     )
 

@@ -13,8 +13,8 @@ from nbgen.backend import ProgressCallback
 from nbgen.progress import ProgressService
 from nbgen.schema import GenerationProgress, GenerationRequest, Outcome, Status
 from nbgen.server import Server
-from nbgen.studio import Studio
 from nbgen.testing import Gate, PatternEngine
+from nbgen.testing.plugin import open_alone
 from tests.parts import another_runs, until_end
 from tests.server.client import ask, socket_url
 
@@ -29,8 +29,8 @@ def test_a_reader_sees_the_present_state_and_the_end(tmp_path: Path) -> None:
     """Another studio of this process, which is as far from here as another process."""
     gate = Gate()
     with (
-        Studio(tmp_path, engine=PatternEngine(gate)) as runs,
-        Studio(tmp_path, engine=PatternEngine(), take_over=False) as reader,
+        open_alone(tmp_path, engine=PatternEngine(gate)) as runs,
+        open_alone(tmp_path, engine=PatternEngine(), take_over=False) as reader,
     ):
         told: SimpleQueue[GenerationProgress] = SimpleQueue()
         too_late: SimpleQueue[GenerationProgress] = SimpleQueue()
@@ -68,7 +68,7 @@ class LateService(ProgressService):
 
 def test_an_end_while_the_watching_begins_is_told(tmp_path: Path) -> None:
     gate = Gate()
-    runs = Studio(tmp_path, engine=PatternEngine(gate))
+    runs = open_alone(tmp_path, engine=PatternEngine(gate))
     task = runs.submit(REQUEST, task_id="a")
     gate.wait_reached()
 
@@ -81,7 +81,9 @@ def test_an_end_while_the_watching_begins_is_told(tmp_path: Path) -> None:
 
     told: SimpleQueue[GenerationProgress] = SimpleQueue()
     service = LateService(end)
-    other = Studio(tmp_path, engine=PatternEngine(), progress=service, take_over=False)
+    other = open_alone(
+        tmp_path, engine=PatternEngine(), progress=service, take_over=False
+    )
     with other:
         other.watch("a", told.put)
         assert until_end(told, 10)[-1].outcome is Outcome.SUCCEEDED
@@ -92,8 +94,8 @@ def test_an_end_while_the_watching_begins_is_told(tmp_path: Path) -> None:
 def test_a_watching_that_is_ended_late_ends_no_other(tmp_path: Path) -> None:
     """The id of a deleted task is free, and may be watched again."""
     with (
-        Studio(tmp_path, engine=PatternEngine()) as runs,
-        Studio(tmp_path, engine=PatternEngine(), take_over=False) as reader,
+        open_alone(tmp_path, engine=PatternEngine()) as runs,
+        open_alone(tmp_path, engine=PatternEngine(), take_over=False) as reader,
     ):
         first: SimpleQueue[GenerationProgress] = SimpleQueue()
         again: SimpleQueue[GenerationProgress] = SimpleQueue()
@@ -111,8 +113,8 @@ def test_a_watching_that_is_ended_late_ends_no_other(tmp_path: Path) -> None:
 def test_nobody_looks_where_nobody_watches(tmp_path: Path) -> None:
     gate = Gate()
     with (
-        Studio(tmp_path, engine=PatternEngine(gate)) as runs,
-        Studio(tmp_path, engine=PatternEngine(), take_over=False) as reader,
+        open_alone(tmp_path, engine=PatternEngine(gate)) as runs,
+        open_alone(tmp_path, engine=PatternEngine(), take_over=False) as reader,
     ):
         runs.submit(REQUEST, task_id="a")
         stop = reader.watch("a", lambda _: None)
@@ -128,12 +130,12 @@ def test_nobody_looks_where_nobody_watches(tmp_path: Path) -> None:
 
 
 def test_a_task_that_is_taken_over_is_followed_here(tmp_path: Path) -> None:
-    with Studio(tmp_path, engine=PatternEngine()) as before:
+    with open_alone(tmp_path, engine=PatternEngine()) as before:
         before.pause()
         before.submit(REQUEST, task_id="a")
     told: SimpleQueue[GenerationProgress] = SimpleQueue()
     with another_runs(tmp_path):
-        studio = Studio(tmp_path, engine=PatternEngine())
+        studio = open_alone(tmp_path, engine=PatternEngine())
     with studio:
         studio.watch("a", told.put)
         assert told.get(timeout=10).status is Status.PENDING
@@ -149,8 +151,8 @@ def test_http_tells_the_step_of_a_task_that_another_runs(
 ) -> None:
     gate = Gate(at_step=2)
     with (
-        Studio(tmp_path, engine=PatternEngine(gate)) as runs,
-        Studio(tmp_path, engine=PatternEngine(), take_over=False) as reader,
+        open_alone(tmp_path, engine=PatternEngine(gate)) as runs,
+        open_alone(tmp_path, engine=PatternEngine(), take_over=False) as reader,
     ):
         runs.submit(REQUEST, task_id="a")
         gate.wait_reached()
@@ -172,8 +174,8 @@ def test_a_socket_of_a_reader_is_told_of_the_end(
 ) -> None:
     gate = Gate()
     with (
-        Studio(tmp_path, engine=PatternEngine(gate)) as runs,
-        Studio(tmp_path, engine=PatternEngine(), take_over=False) as reader,
+        open_alone(tmp_path, engine=PatternEngine(gate)) as runs,
+        open_alone(tmp_path, engine=PatternEngine(), take_over=False) as reader,
     ):
         runs.submit(REQUEST, task_id="a")
         gate.wait_reached()

@@ -1,17 +1,13 @@
 """The backend that keeps tasks on this machine and runs them in this process.
 
-``LocalBackend`` forwards each call to the part that owns it, and owns nothing but the
-order in which the parts are closed. Every method may be called from any thread.
+``LocalBackend`` forwards each call to the part that owns it, and owns nothing but
+whether it was closed. Every method may be called from any thread.
 """
 
 from __future__ import annotations
 
-import atexit
-import os
-import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +18,19 @@ from nbgen.backend import (
     StopWatching,
 )
 from nbgen.errors import NbgenError, RunsNoTasks, StudioClosed
-from nbgen.generation.checkpoints import find_checkpoint
 from nbgen.generation.engine import Engine
 from nbgen.generation.process import ProcessEngine
 from nbgen.local.archive import Archive
 from nbgen.local.config import StudioConfig
 from nbgen.local.keeper import Keeper
-from nbgen.local.opening import Library, Workshop, open_library, open_workshop
+from nbgen.local.opening import Workshop
+from nbgen.local.parts import (
+    Made,
+    Parts,
+    open_parts,
+    open_parts_of_library,
+    share_parts,
+)
 from nbgen.local.reviews import Reviews
 from nbgen.local.watching import Watching
 from nbgen.progress import ProgressService
@@ -72,21 +74,15 @@ class LocalBackend:
         workshop: The parts that run tasks; None for a backend that runs none.
 
     Args:
-        library: The parts that find, watch and decide.
-        workshop: The parts that run tasks; None for a backend that runs none.
-        closing: Closes the parts, the last one first.
+        parts: What it works with, by itself or with other backends of this process.
     """
 
-    def __init__(
-        self, library: Library, workshop: Workshop | None, closing: ExitStack
-    ) -> None:
-        self.library = library
-        self.workshop = workshop
-        self._closed = False
-        self._closing = closing
-        self._tearing_down = threading.Lock()
-        self._process_id = os.getpid()
-        atexit.register(self.close)
+    def __init__(self, parts: Parts) -> None:
+        self.library = parts.library
+        self.workshop = parts.workshop
+        self._parts = parts
+        self._leave = parts.used_by(self)
+        self._left = False
 
     @classmethod
     def open(
@@ -100,15 +96,13 @@ class LocalBackend:
     ) -> LocalBackend:
         """Open a backend that runs tasks, and take over those that wait.
 
-        The parts are never shared with another backend of this process.
+        Its parts are never shared with another backend of this process.
 
         Args:
             config: The settings.
-            engine: Makes the pictures in this process, instead of SDXL; for tests.
-            progress: Notifies watchers; None makes a service that is closed with the
-                backend.
-            publishers: Publish what is approved; None takes those of
-                ``nbgen.review.installed``.
+            engine: See ``Made``.
+            progress: See ``Made``.
+            publishers: See ``Made``.
             draft: Draws the ids, seeds and times of new tasks.
 
         Raises:
@@ -117,18 +111,34 @@ class LocalBackend:
             InvalidRequest: A setting is not allowed.
             PublishFailed: An installed publisher cannot be loaded.
         """
-        if engine is None:
-            find_checkpoint(config.checkpoint)
-        with ExitStack() as opening:
-            library = open_library(config, progress, publishers, opening)
-            workshop = open_workshop(config, engine, library, draft, opening)
-            backend = cls(library, workshop, opening.pop_all())
-        try:
-            workshop.scheduler.start()
-        except BaseException:
-            backend.close(finish=False)
-            raise
-        return backend
+        return cls(open_parts(config, Made(engine, progress, publishers), draft))
+
+    @classmethod
+    def open_shared(
+        cls,
+        config: StudioConfig,
+        given: Collection[str],
+        *,
+        engine: Engine | ProcessEngine | None = None,
+        progress: ProgressService | None = None,
+        publishers: Sequence[Publisher] | None = None,
+    ) -> LocalBackend:
+        """Open a backend, with the parts that are open here on the same data folder.
+
+        Args:
+            config: The settings.
+            given: The names of the settings that have to be so. The others may be as
+                they are where parts are open.
+            engine: See ``Made``.
+            progress: See ``Made``.
+            publishers: See ``Made``.
+
+        Raises:
+            InvalidRequest: A setting is not allowed, or the open parts have another.
+            CheckpointNotFound: See ``open``; as all the others there.
+        """
+        made = Made(engine, progress, publishers)
+        return share_parts(config, given, made, cls)
 
     @classmethod
     def open_library(
@@ -136,21 +146,18 @@ class LocalBackend:
     ) -> LocalBackend:
         """Open a backend that finds, decides and clears up, without queue or model.
 
-        Its methods that run tasks raise ``RunsNoTasks``.
+        Its methods that run tasks raise ``RunsNoTasks``. Its parts are its own.
 
         Args:
             config: The settings; those of the model and the queue have no effect.
-            publishers: Publish what is approved; None takes those of
-                ``nbgen.review.installed``.
+            publishers: See ``Made``.
 
         Raises:
             DataFolderUnusable: The folder or the database cannot be read or written.
             InvalidRequest: A setting is not allowed.
             PublishFailed: An installed publisher cannot be loaded.
         """
-        with ExitStack() as opening:
-            library = open_library(config, None, publishers, opening)
-            return cls(library, None, opening.pop_all())
+        return cls(open_parts_of_library(config, publishers))
 
     # Running.
 
@@ -338,7 +345,7 @@ class LocalBackend:
         return self._reviews.publications(task_id, wait_s=wait_s)
 
     def close(self, *, finish: bool = False) -> None:
-        """Cancel what runs and close all parts; see ``nbgen.backend.Backend``.
+        """Close the parts, unless another backend uses them; see ``Backend.close``.
 
         It waits for the running step, and for a publication under way. In a fork of the
         process that opened the backend it does nothing: the backend is not the fork's.
@@ -348,19 +355,10 @@ class LocalBackend:
                 is closed; a second one is raised at once and leaves the backend to be
                 closed again.
         """
-        if os.getpid() != self._process_id:
-            return
-        scheduler = None if self.workshop is None else self.workshop.scheduler
-        try:
-            if scheduler is not None:
-                scheduler.close(finish=finish)
-        finally:
-            # Never beneath a task that runs: its end has to be stored and told.
-            if scheduler is None or scheduler.has_ended:
-                self._closed = True
-                with self._tearing_down:
-                    self._closing.close()
-                atexit.unregister(self.close)
+        if self._leave():
+            self._parts.close(finish=finish)
+        else:
+            self._left = True
 
     # Each call takes its part here, so that all calls refuse alike once all is closed.
 
@@ -387,7 +385,7 @@ class LocalBackend:
         return self.library.watching
 
     def _check_open(self) -> None:
-        if self._closed:
+        if self._left or self._parts.is_closed:
             raise StudioClosed
 
     @property

@@ -15,15 +15,35 @@ from typing import Any, Protocol
 
 import pytest
 
+from nbgen.local.backend import LocalBackend
+from nbgen.local.config import config_of
 from nbgen.studio import Studio
 from nbgen.testing.engine import PatternEngine
 from nbgen.testing.gate import Gate
 
 
+def open_alone(
+    data_dir: str | Path | None = None, checkpoint: str | Path = "auto", **options: Any
+) -> Studio:
+    """Open a studio with parts of its own, also if one is open on the same folder.
+
+    Args:
+        data_dir: See ``Studio``.
+        checkpoint: See ``Studio``.
+        options: The further keywords of ``Studio``.
+    """
+    made = {
+        name: options.pop(name, None) for name in ("engine", "progress", "publishers")
+    }
+    config = config_of(data_dir, checkpoint, options)
+    return Studio(backend=LocalBackend.open(config, **made))
+
+
 class MakeStudio(Protocol):
     """Opens a studio on the test's folder, which is closed after the test.
 
-    All studios of one test share the folder ``data`` in its ``tmp_path``.
+    All studios of one test are on the folder ``data`` in its ``tmp_path``. Each has an
+    engine, a queue and threads of its own.
     """
 
     def __call__(
@@ -53,7 +73,7 @@ def make_nbgen_studio(tmp_path: Path) -> Iterator[MakeStudio]:
         if isinstance(before_step, Gate):
             gates.append(before_step)
         options.setdefault("engine", PatternEngine(before_step))
-        studio = Studio(tmp_path / "data", **options)
+        studio = open_alone(tmp_path / "data", **options)
         studios.append(studio)
         return studio
 
