@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import threading
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -40,15 +42,20 @@ def serve(
     token: Token = None,
     data_dir: DataDir = None,
     checkpoint: CheckpointName = "auto",
+    finish: Annotated[
+        bool, typer.Option("--finish", help="Let the running task end when stopping.")
+    ] = False,
 ) -> None:
-    """Serve the progress protocol and the HTTP API until interrupted."""
+    """Serve the progress protocol and the HTTP API until Ctrl+C or SIGTERM.
+
+    The running task is cancelled then, or, with --finish, by a second Ctrl+C or SIGTERM
+    only. What waits goes on when the next one serves.
+    """
     from nbgen.server import Server
     from nbgen.studio import Studio
 
-    stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
     with (
+        _hearing_signals() as wait_for_signal,
         clear_errors(),
         Studio(data_dir, checkpoint) as studio,
         Server(
@@ -60,8 +67,44 @@ def serve(
         ) as server,
     ):
         console.print(f"nbgen serves on {server.url} (Ctrl+C ends it)")
-        stop.wait()
-        console.print("Stopping.")
+        wait_for_signal()
+        if finish:
+            console.print("Stopping, once the running task has ended.")
+            # The server stays open, so that clients see that end.
+            studio.close(finish=True)
+        else:
+            console.print("Stopping.")
+
+
+@contextmanager
+def _hearing_signals() -> Iterator[Callable[[], None]]:
+    """Yield a function that waits for SIGINT or SIGTERM, also if it came before.
+
+    From the second one on they raise ``KeyboardInterrupt``, which ends the process.
+    """
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    heard, told = socket.socketpair()
+
+    def wait_for_signal() -> None:
+        heard.recv(1)
+
+    def let_the_next_one_raise(*_args: object) -> None:
+        for number in numbers:
+            signal.signal(number, signal.default_int_handler)
+
+    with heard, told:
+        told.setblocking(False)
+        # Not an Event: its lock may be held where the handler interrupts the waiting,
+        # and then the signal is lost. Python itself writes here for each signal.
+        before = signal.set_wakeup_fd(told.fileno())
+        for number in numbers:
+            signal.signal(number, let_the_next_one_raise)
+        try:
+            yield wait_for_signal
+        except KeyboardInterrupt:
+            raise typer.Exit(128 + signal.SIGINT) from None
+        finally:
+            signal.set_wakeup_fd(before)
 
 
 @app.command()

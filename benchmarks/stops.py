@@ -1,0 +1,95 @@
+"""Sends SIGTERM to servers in the middle of a task, and counts what they did.
+
+Run: ``.venv/bin/python benchmarks/stops.py --times 200``. Each server is a fresh
+``nbgen serve`` on a folder of its own. It gets SIGTERM at a random moment after the
+first step of a task, and has to end by itself with exit status 0. The task must have an
+end in the store.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import re
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections import Counter
+from typing import Any
+
+from nbgen.studio import Studio
+
+_LONGEST_S = 30.0
+_TASK = {
+    "prompt": "a red circle",
+    "task_id": "runs",
+    "num_inference_steps": 150,
+    "num_images": 16,
+    "wait": False,
+}
+
+
+def main() -> None:
+    """Print the counts."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--times", type=int, default=200)
+    parser.add_argument("--seed", type=int, default=1)
+    arguments = parser.parse_args()
+    draw = random.Random(arguments.seed)  # noqa: S311 - moments, no secrets
+    counts: Counter[str] = Counter()
+    took_s = []
+    for _ in range(arguments.times):
+        with tempfile.TemporaryDirectory() as folder:
+            took_s.append(stop_one(folder, draw.uniform(0, 0.5), counts))
+    for name, count in sorted(counts.items()):
+        print(f"{name:<45}{count:>6,}")
+    median_ms, worst_ms = statistics.median(took_s) * 1000, max(took_s) * 1000
+    print(f"{'ms from SIGTERM to the exit, median, worst':<45}", end="")
+    print(f"{median_ms:>6.0f}{worst_ms:>8.0f}")
+    wrong = {name for name in counts if name.startswith("wrong")}
+    sys.exit(bool(wrong))
+
+
+def stop_one(folder: str, delay_s: float, counts: Counter[str]) -> float:
+    """Stop one server; return how many seconds it took."""
+    command = [sys.executable, "-u", "-m", "nbgen", "serve", "--port", "0"]
+    command += ["--checkpoint", "tiny", "--data-dir", folder]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        url = re.findall(r"http://\S+", process.stdout.readline())[0]
+        ask(f"{url}/api/media/generate", _TASK)
+        while ask(f"{url}/api/tasks/runs")["current_step"] < 1:
+            pass
+        time.sleep(delay_s)  # the moment is what is tried
+        sent_s = time.perf_counter()
+        process.send_signal(signal.SIGTERM)
+        try:
+            status = process.wait(_LONGEST_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            counts["wrong: SIGTERM was not heard"] += 1
+            return _LONGEST_S
+    took_s = time.perf_counter() - sent_s
+    counts["heard" if status == 0 else f"wrong: exit status {status}"] += 1
+    with Studio.open_library(folder) as studio:
+        outcome = studio.get_record("runs").outcome
+    counts[f"task {outcome}" if outcome else "wrong: the task has no end"] += 1
+    return took_s
+
+
+def ask(url: str, body: dict[str, Any] | None = None) -> Any:
+    """Return the JSON of an answer."""
+    data = None if body is None else json.dumps(body).encode()
+    headers = {"Content-Type": "application/json"}
+    request = urllib.request.Request(url, data, headers)  # noqa: S310 - loopback
+    with urllib.request.urlopen(request, timeout=_LONGEST_S) as answer:  # noqa: S310
+        return json.load(answer)
+
+
+if __name__ == "__main__":
+    main()
