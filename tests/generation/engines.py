@@ -69,6 +69,17 @@ class HungEngine(TellingEngine):
             threading.Event().wait()
 
 
+class PacedEngine(TellingEngine):
+    """Takes some time for each step.
+
+    Args:
+        step_s: How many seconds.
+    """
+
+    def __init__(self, step_s: float) -> None:
+        super().__init__(lambda _step: time.sleep(step_s))
+
+
 class DyingEngine(TellingEngine):
     """Is killed before its third step, the first few times.
 

@@ -17,6 +17,7 @@ from nbgen.generation.events import (
     PictureMade,
     Planned,
     PreviewMade,
+    Silent,
     StageStarted,
     StepFinished,
     Warned,
@@ -47,6 +48,7 @@ class Recorder:
         self.warnings: list[str] = []
         self.previews: SimpleQueue[Preview] = SimpleQueue()
         self.pictures: list[PictureMade] = []
+        self.silences: SimpleQueue[float] = SimpleQueue()
         self.ended: list[Ended] = []
         self.has_ended = threading.Event()
         self._looks = looks
@@ -71,6 +73,8 @@ class Recorder:
             self.previews.put(event.preview)
         elif isinstance(event, PictureMade):
             self.pictures.append(event)
+        elif isinstance(event, Silent):
+            self.silences.put(event.for_s)
         else:
             self.ended.append(event)
             self.has_ended.set()

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -29,7 +30,7 @@ from nbgen.errors import (
     UnknownTask,
     WorkerDied,
 )
-from nbgen.generation import process, worker_process
+from nbgen.generation import process, spawning, worker_process
 from nbgen.generation.engine import Cancelled, CancelToken, Engine
 from nbgen.generation.process import ProcessEngine, load_sdxl
 from nbgen.generation.sdxl import SDXLEngine
@@ -46,6 +47,7 @@ from tests.generation.engines import (
     HeldEngine,
     HungEngine,
     LookingEngine,
+    PacedEngine,
     SlowEngine,
     TellingEngine,
     UnportableEngine,
@@ -307,6 +309,30 @@ def test_a_process_that_says_nothing_any_more_is_killed(
     assert len(run(engine, Recorder(), num_inference_steps=2)) == 1
 
 
+def test_a_process_that_says_nothing_is_told_of_and_ends_at_once_when_cancelled(
+    make_process: MakeProcess,
+) -> None:
+    engine = make_process(HungEngine, quiet_s=0.2, cancel_s=3_600.0)
+    pid = pid_of(engine)
+    recorder = Recorder()
+    with ThreadPoolExecutor(1) as pool:
+        ran = pool.submit(run, engine, recorder, num_inference_steps=10)
+        first = recorder.silences.get(timeout=30)
+        assert 0.2 <= first < recorder.silences.get(timeout=30)
+        recorder.cancel.cancel()
+        with pytest.raises(Cancelled):
+            ran.result(30)
+    wait_until_gone(pid)
+    assert len(run(engine, Recorder(), num_inference_steps=2)) == 1
+
+
+def test_a_process_is_not_silent_at_its_usual_pace(make_process: MakeProcess) -> None:
+    engine = make_process(partial(PacedEngine, 0.3), quiet_s=0.1)
+    recorder = Recorder()
+    assert len(run(engine, recorder, num_inference_steps=6)) == 1
+    assert recorder.silences.empty()
+
+
 def test_a_process_that_was_long_idle_is_not_taken_to_hang(
     make_process: MakeProcess,
 ) -> None:
@@ -392,7 +418,7 @@ def test_why_a_process_cannot_start_is_logged(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     program = "import nothing_of_the_kind"
-    monkeypatch.setattr("nbgen.generation.worker_process._PROGRAM", program)
+    monkeypatch.setattr("nbgen.generation.spawning._PROGRAM", program)
     engine = make_process(TellingEngine)
     with (
         caplog.at_level(logging.ERROR, "nbgen"),
@@ -407,7 +433,7 @@ def test_a_process_without_its_threads_is_ended(
     make_process: MakeProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     started: list[subprocess.Popen[bytes]] = []
-    start = worker_process._start_process
+    start = spawning.start_child
 
     def remember() -> Any:
         parts = start()
@@ -417,7 +443,7 @@ def test_a_process_without_its_threads_is_ended(
     def fail(*_args: object) -> None:
         raise RuntimeError("can't start new thread")
 
-    monkeypatch.setattr(worker_process, "_start_process", remember)
+    monkeypatch.setattr(worker_process, "start_child", remember)
     engine = make_process(TellingEngine)
     with monkeypatch.context() as patch:
         patch.setattr(worker_process, "start_thread", fail)

@@ -37,6 +37,19 @@ class Warned(msgspec.Struct, frozen=True, tag=True):
     message: str
 
 
+class Silent(msgspec.Struct, frozen=True, tag=True):
+    """The engine's process has said nothing for longer than is usual.
+
+    It comes each second, from the runner, until the process says something. A cancel
+    ends the process at once meanwhile.
+
+    Attributes:
+        for_s: For how many seconds.
+    """
+
+    for_s: float
+
+
 class PreviewMade(msgspec.Struct, frozen=True, tag=True):
     """The first picture of the batch will look like this."""
 
@@ -80,5 +93,12 @@ class Ended(msgspec.Struct, frozen=True, tag=True):
 
 
 EngineEvent = (
-    StepFinished | StageStarted | Planned | Warned | PreviewMade | PictureMade | Ended
+    StepFinished
+    | StageStarted
+    | Planned
+    | Warned
+    | Silent
+    | PreviewMade
+    | PictureMade
+    | Ended
 )

@@ -15,81 +15,63 @@ import math
 import os
 import signal
 import subprocess
-import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable
 from functools import partial
 from queue import SimpleQueue
-from typing import IO
 
 import msgspec
 
 from nbgen.errors import WorkerDied
 from nbgen.generation.drawing import Delivery
 from nbgen.generation.engine import Work
-from nbgen.generation.events import Ended, StageStarted
+from nbgen.generation.events import Ended, Silent, StageStarted
+from nbgen.generation.ongoing import Ongoing
 from nbgen.generation.pipe import (
     Cancel,
     Command,
     Load,
     Message,
-    PipeEnd,
     Start,
     WantPreview,
     decode_message,
     encode,
+)
+from nbgen.generation.spawning import (
+    forget_pipe,
+    let_lifeline_go,
+    start_child,
+    take_pipes,
 )
 from nbgen.schema import Stage
 from nbgen.threads import start_thread
 
 logger = logging.getLogger(__name__)
 
+_LOOK_EVERY_S = 1.0
 _MOST_LAST_WORDS = 4_000
 _SIGKILL = 9
-# With the module search path of this process, which a notebook may have changed.
-_PROGRAM = (
-    "import sys; lifeline = int(sys.argv[1]); sys.path[:] = sys.argv[2:]; "
-    "del sys.argv[1:]; "
-    "from nbgen.generation.child import main; main(lifeline)"
-)
 
 
 class ProcessTiming(msgspec.Struct, frozen=True, kw_only=True):
     """How long to wait for a process that does not answer.
 
     Attributes:
-        cancel_s: Seconds that it may take to answer a cancel before it is killed.
+        quiet_s: Seconds without a word after which ``Silent`` tells of it; ten times
+            what a step takes, if that is longer.
+        cancel_s: Seconds that it may take to answer a cancel before it is killed. One
+            that is silent is killed at once.
         silence_s: Seconds that it may say nothing while it works before it is killed
             as one that hangs. Far longer than a step or a load takes, also of SDXL on
             a CPU.
         close_s: Seconds that it may take to end before it is killed.
     """
 
+    quiet_s: float = 10.0
     cancel_s: float = 10.0
     silence_s: float = 3_600.0
     close_s: float = 5.0
-
-
-class _Ongoing:
-    """The work of one ``Start``, as this side knows it.
-
-    Attributes:
-        deliver: Takes its events.
-        wants_preview: Returns whether a preview is wanted now.
-        preview_wanted: What the process knows of that.
-        drawn: Set when the engine is free for the next work.
-        cancelled_at_s: When the process was told to cancel it, on the clock of
-            ``time.monotonic``; None before that.
-    """
-
-    def __init__(self, deliver: Delivery, wants_preview: Callable[[], bool]) -> None:
-        self.deliver = deliver
-        self.wants_preview = wants_preview
-        self.preview_wanted = wants_preview()
-        self.drawn = threading.Event()
-        self.cancelled_at_s: float | None = None
 
 
 class WorkerProcess:
@@ -107,7 +89,7 @@ class WorkerProcess:
     def __init__(self, make_engine: bytes, timing: ProcessTiming) -> None:
         self._timing = timing
         self._changed = threading.Condition()
-        self._active: dict[int, _Ongoing] = {}
+        self._active: dict[int, Ongoing] = {}
         self._last_number = 0
         self._died: WorkerDied | None = None
         self._is_ending = False
@@ -115,9 +97,9 @@ class WorkerProcess:
         self._commands: SimpleQueue[Command | None] = SimpleQueue()
         self._commands.put(Load(make_engine))
         self.heard_s = time.monotonic()
-        self._errors, self._lifeline, self._process = _start_process()
+        self._errors, self._lifeline, self._process = start_child()
         try:
-            self._output, self._input = _take_pipes(self._process)
+            self._output, self._input = take_pipes(self._process)
             self._threads = (
                 start_thread("nbgen-commands", self._write),
                 start_thread("nbgen-events", self._read),
@@ -128,7 +110,7 @@ class WorkerProcess:
             self._process.kill()
             self._process.wait()
             self._commands.put(None)
-            _let_lifeline_go(self._lifeline)
+            let_lifeline_go(self._lifeline)
             self._errors.close()
             raise
 
@@ -148,7 +130,7 @@ class WorkerProcess:
         self, work: Work, deliver: Delivery, wants_preview: Callable[[], bool]
     ) -> None:
         """Have pictures made, and return when the engine there is free again."""
-        generation = _Ongoing(deliver, wants_preview)
+        generation = Ongoing(deliver, wants_preview)
         with self._changed:
             died = self._died
             number = self._last_number + 1
@@ -181,7 +163,7 @@ class WorkerProcess:
         for thread in self._threads:
             thread.join()
         self._input.close()
-        _let_lifeline_go(self._lifeline)
+        let_lifeline_go(self._lifeline)
         self._errors.close()
 
     def _cancel(self, number: int) -> None:
@@ -198,8 +180,7 @@ class WorkerProcess:
             # A command is lost on a process that has died.
             with contextlib.suppress(OSError):
                 self._output.send_bytes(encode(command))
-        _lifelines.discard(self._output.fileno())
-        self._output.close()
+        forget_pipe(self._output)
 
     def _read(self) -> None:
         try:
@@ -227,6 +208,7 @@ class WorkerProcess:
             self._end(message.number, event)
             return
         generation.deliver(event)
+        generation.keep_pace(event, self.heard_s)
         if isinstance(event, StageStarted) and event.stage is Stage.SAVE:
             generation.drawn.set()
         wanted = generation.wants_preview()
@@ -262,23 +244,42 @@ class WorkerProcess:
         return self._errors.read().decode(errors="replace").strip()
 
     def _watch(self) -> None:
+        """Kill the process when it hangs, and tell of it before."""
+        while (quiet := self._wait_for_quiet()) is not None:
+            # Without the condition: it calls back.
+            for generation in quiet:
+                generation.deliver(Silent(time.monotonic() - self.heard_s))
+
+    def _wait_for_quiet(self) -> list[Ongoing] | None:
+        """Wait until there is quiet to tell of; return None once the process ends."""
+        look_at_s = 0.0  # each second, since any event may move the moments below
         with self._changed:
             while self._died is None:
                 now_s = time.monotonic()
                 silent_at_s = self._silent_at_s()
-                late_at_s = min(silent_at_s, self._cancel_late_at_s())
-                if now_s < late_at_s:
-                    wait_s = None if late_at_s == math.inf else late_at_s - now_s
-                    self._changed.wait(wait_s)
-                    continue
                 if now_s >= silent_at_s:
                     logger.warning("A process that says nothing any more is killed.")
                     self._killed_for = _HUNG.format(self._timing.silence_s / 60)
-                else:
+                    self._process.kill()
+                    return None
+                cancel_late_at_s = self._cancel_late_at_s()
+                if now_s >= cancel_late_at_s:
                     logger.warning("A process that did not answer a cancel is killed.")
                     self._killed_for = _DEAF
-                self._process.kill()
-                return
+                    self._process.kill()
+                    return None
+                quiet = [each for each in self._active.values() if self._is_quiet(each)]
+                if quiet and now_s >= look_at_s > 0:
+                    return quiet
+                look_at_s = now_s + _LOOK_EVERY_S
+                wait_s = min(silent_at_s, cancel_late_at_s, look_at_s) - now_s
+                self._changed.wait(wait_s if self._active else None)
+        return None
+
+    def _is_quiet(self, generation: Ongoing) -> bool:
+        """Return whether a process has said nothing for longer than is usual."""
+        gap_s = max(self._timing.quiet_s, generation.usual_gap_s)
+        return time.monotonic() - self.heard_s >= gap_s
 
     def _silent_at_s(self) -> float:
         """Return when it is to be killed unless it says something."""
@@ -297,6 +298,8 @@ class WorkerProcess:
             since_s = generation.cancelled_at_s
             if since_s is None:
                 continue
+            if self._is_quiet(generation):
+                return since_s
             if generation.drawn.is_set():
                 since_s = math.inf if is_wanted else max(since_s, self.heard_s)
             late_at_s = min(late_at_s, since_s + self._timing.cancel_s)
@@ -309,40 +312,6 @@ class WorkerProcess:
         except subprocess.TimeoutExpired:
             self._process.kill()
             return self._process.wait()
-
-
-def _start_process() -> tuple[IO[bytes], int, subprocess.Popen[bytes]]:
-    """Start the process; return where its errors go, the lifeline and itself."""
-    with contextlib.ExitStack() as opened:
-        errors: IO[bytes] = opened.enter_context(tempfile.TemporaryFile())
-        end, lifeline = os.pipe()
-        _lifelines.add(lifeline)
-        opened.callback(_let_lifeline_go, lifeline)
-        try:
-            process = subprocess.Popen(  # noqa: S603 - this interpreter
-                [sys.executable, "-c", _PROGRAM, str(end), *map(str, sys.path)],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=errors,
-                pass_fds=(end,) if os.name == "posix" else (),
-                # Out of reach of what a terminal or a kernel's manager sends to a
-                # group.
-                start_new_session=True,
-            )
-        finally:
-            os.close(end)
-        opened.pop_all()
-    return errors, lifeline, process
-
-
-def _take_pipes(process: subprocess.Popen[bytes]) -> tuple[PipeEnd, PipeEnd]:
-    """Return the pipes to and from the process."""
-    assert process.stdin is not None
-    assert process.stdout is not None
-    with process.stdin, process.stdout:
-        output = PipeEnd(process.stdin.fileno())
-        _lifelines.add(output.fileno())
-        return output, PipeEnd(process.stdout.fileno())
 
 
 _HUNG = (
@@ -376,24 +345,3 @@ def _obituary(status: int) -> str:
         f"The process that makes the pictures ended (exit status {status}). Submit "
         "the task again."
     )
-
-
-# Descriptors whose closing ends a child.
-_lifelines: set[int] = set()
-
-
-def _let_lifeline_go(descriptor: int) -> None:
-    _lifelines.discard(descriptor)
-    os.close(descriptor)
-
-
-def _let_go() -> None:
-    """Close, in a fork of this process, what would keep children alive after it."""
-    null = os.open(os.devnull, os.O_RDWR)
-    for descriptor in _lifelines:
-        os.dup2(null, descriptor, inheritable=False)
-    os.close(null)
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_let_go)

@@ -18,6 +18,7 @@ from nbgen.generation.events import (
     PictureMade,
     Planned,
     PreviewMade,
+    Silent,
     StageStarted,
     StepFinished,
 )
@@ -89,6 +90,8 @@ class JobRun:
         self._started_at_s = clock()
         self._plan: Sequence[StagePlan] = ()
         self._steps = 0
+        self._stage = Stage.LOAD
+        self._was_silent = False
         self._made: SimpleQueue[PictureMade | None] = SimpleQueue()
 
     def start(self) -> None:
@@ -106,11 +109,18 @@ class JobRun:
         # In the order of how often they come.
         if isinstance(event, StepFinished):
             self._steps += 1
-            self._progress.update_progress(self._task_id, current_step=self._steps)
+            # After a silence, what was said of it is over.
+            message = _STAGE_MESSAGES[self._stage] if self._was_silent else None
+            self._was_silent = False
+            self._progress.update_progress(
+                self._task_id, current_step=self._steps, message=message
+            )
         elif isinstance(event, PreviewMade):
             self._progress.previews.show(self._task_id, event.preview)
         elif isinstance(event, StageStarted):
             self.drawn = self.drawn or event.stage is Stage.SAVE
+            self._stage = event.stage
+            self._was_silent = False
             self._progress.update_progress(
                 self._task_id,
                 current_stage=event.stage,
@@ -121,6 +131,10 @@ class JobRun:
             self._made.put(event)
         elif isinstance(event, Planned):
             self._replan(event.stages)
+        elif isinstance(event, Silent):
+            self._was_silent = True
+            said = f"No sign of life for {event.for_s:.0f} s. Cancel ends it at once."
+            self._progress.update_progress(self._task_id, message=said)
         elif isinstance(event, Ended):
             self.end(event.error)
         else:
