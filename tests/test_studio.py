@@ -43,6 +43,7 @@ from nbgen.local.job_queue import Job, JobQueue
 from nbgen.progress import ProgressService
 from nbgen.schema import (
     GenerationProgress,
+    GenerationRequest,
     Metadata,
     Outcome,
     OutputFormat,
@@ -938,6 +939,30 @@ reached.wait()
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert make_studio().get_record("a").outcome is Outcome.CANCELLED
+
+
+def test_a_submission_that_is_repeated_with_its_key_makes_one_task(
+    studio: Studio,
+) -> None:
+    first = studio.generate("a cat", request_key="click-1", num_inference_steps=1)
+    again = studio.generate("a cat", request_key="click-1", num_inference_steps=1)
+    other = studio.generate("a cat", request_key="click-2", num_inference_steps=1)
+    request = GenerationRequest(prompt="a cat", num_inference_steps=1)
+    submitted = studio.submit(request, request_key="click-1")
+    assert first.id == again.id == submitted.id != other.id
+    assert first.result(10) == again.result(10)
+    assert {record.id for record in studio.tasks()} == {first.id, other.id}
+    with pytest.raises(TaskConflict):
+        studio.generate("a dog", request_key="click-1")
+
+
+@pytest.mark.parametrize("key", ["", " ", "two words", "é", "a" * 256, 5])
+def test_a_key_that_cannot_be_one_is_refused(studio: Studio, key: Any) -> None:
+    with pytest.raises(InvalidRequest, match=r"^request_key must be 1 to 255 visible"):
+        studio.generate("a cat", request_key=key)
+    with pytest.raises(InvalidRequest, match="request_key must be left out beside a"):
+        studio.generate("a cat", task_id="cat", request_key="click-1")
+    assert list(studio.tasks()) == []
 
 
 def test_a_timeout_holds_for_a_task_that_is_taken_over(tmp_path: Path) -> None:

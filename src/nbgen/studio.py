@@ -47,6 +47,7 @@ from nbgen.schema import (
     takes_decision_fields,
     takes_request_fields,
 )
+from nbgen.schema.checks import submission_id
 
 if TYPE_CHECKING:
     from nbgen.generation.engine import Engine
@@ -148,7 +149,6 @@ class Studio:
     get_content = forwarded(Deciding.get_content)
     publications = forwarded(Deciding.publications)
     close = forwarded(Backend.close)
-
     keep_picture = keeping.keep_picture
     delete = keeping.delete
     delete_old = keeping.delete_old
@@ -168,10 +168,6 @@ class Studio:
         """The backend that does the work."""
         return self._backend
 
-    def describe(self, decision: Decision) -> str:
-        """Return what came of a decision, in a sentence or two; see ``decided``."""
-        return self.decided(decision).message
-
     def __repr__(self) -> str:
         return "Studio()"
 
@@ -187,6 +183,7 @@ class Studio:
         prompt: str,
         *,
         task_id: str | None = None,
+        request_key: str | None = None,
         priority: int = 0,
         **fields: Unpack[RequestFields],
     ) -> Task:
@@ -196,23 +193,30 @@ class Studio:
             prompt: What the picture shows.
             task_id: The id of the task; None draws one. An existing task of that id
                 and the same request is returned.
+            request_key: What you call this submission, in place of an id. However often
+                it is repeated, it makes one task.
             priority: -1,000 to 1,000; tasks of a higher one run first.
             fields: Further fields of ``GenerationRequest``. ``image`` and ``mask`` may
                 also be PIL images, or the paths or the bytes of picture files.
 
         Raises:
             InvalidRequest: A value or a keyword is not allowed; nothing was queued.
-            TaskConflict: The id stands for another request.
+            TaskConflict: The id or the key stands for another request.
             DataFolderInUse: Another process runs the tasks of the data folder.
             QueueFull: Too many tasks wait.
             StudioClosed: The studio is closed.
         """
-        check_request_names(fields, "task_id", "priority")
+        check_request_names(fields, "task_id", "request_key", "priority")
         wanted: dict[str, Any] = {"prompt": prompt, **fields}
         for name in PICTURE_FIELDS:
             if wanted.get(name) is not None:
                 wanted[name] = self.keep_picture(name, wanted[name])
-        return self.submit(make_request(wanted), task_id=task_id, priority=priority)
+        return self.submit(
+            make_request(wanted),
+            task_id=task_id,
+            request_key=request_key,
+            priority=priority,
+        )
 
     @takes_request_fields
     async def generate_image(
@@ -254,9 +258,11 @@ class Studio:
         request: GenerationRequest,
         *,
         task_id: str | None = None,
+        request_key: str | None = None,
         priority: int = 0,
     ) -> Task:
         """Queue a request that was made before; see ``generate``."""
+        task_id = submission_id(task_id, request_key)
         record = self._backend.submit(request, task_id=task_id, priority=priority)
         return Task(self._backend, record)
 

@@ -139,7 +139,9 @@ def test_an_approval_that_counts_again_is_published_once(
     studio.reject("a", reviewer_id="bob", expect_version=1)
     assert [state for state, *_ in states(studio)] == ["published", "cancelled"]
     undone = studio.undo("a", reviewer_id="bob")
-    assert studio.describe(undone) == "Undone by bob. It is approved by ada again."
+    assert (
+        studio.decided(undone).message == "Undone by bob. It is approved by ada again."
+    )
     assert studio.get_record("a").decision == approval
     assert [state for state, *_ in states(studio)] == ["published", "published"]
     assert (out.seen.qsize(), down.seen.qsize()) == (1, 1)

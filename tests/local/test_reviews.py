@@ -140,7 +140,10 @@ def test_a_quorum_of_two(make_studio: MakeStudio, database: str | None) -> None:
     make(studio)
     first = studio.approve("a", reviewer_id="ada")
     assert studio.get_record("a").approval_status is ApprovalStatus.PENDING
-    assert studio.describe(first) == "Approved by ada. It still needs 1 more approval."
+    assert (
+        studio.decided(first).message
+        == "Approved by ada. It still needs 1 more approval."
+    )
     studio.approve("a", reviewer_id="bob")
     assert studio.get_record("a").approval_status is ApprovalStatus.APPROVED
 
@@ -194,7 +197,7 @@ def test_content_without_a_picture_is_decided_and_said(studio: Studio) -> None:
     studio.put_content("post", {"featured_image_url": None})
     decision = studio.approve("post", reviewer_id="ada")
     assert decision.featured_image_url is None
-    said = studio.describe(decision)
+    said = studio.decided(decision).message
     assert said.startswith("Approved by ada. There is no featured image: none was")
     assert "image.url" in said
     content = studio.get_content("post")

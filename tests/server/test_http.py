@@ -76,6 +76,22 @@ def test_a_full_queue_is_429(tmp_path: Path, make_server: MakeServer) -> None:
     assert error_of(answer) == (429, "queue_full", None)
 
 
+def test_a_request_that_is_repeated_with_its_key_makes_one_task(
+    studio: Studio, server: Server
+) -> None:
+    body, key = {"prompt": "a cat"}, {"Idempotency-Key": "8e03978e-40d5"}
+    first = ask(server, GENERATE, body, headers=key)
+    again = ask(server, GENERATE, body, headers=key)
+    assert first.body["task_id"] == again.body["task_id"]
+    assert [record.id for record in studio.tasks()] == [first.body["task_id"]]
+    other = ask(server, GENERATE, {"prompt": "a dog"}, headers=key)
+    assert error_of(other) == (409, "task_conflict", None)
+    both = ask(server, GENERATE, {**body, "task_id": "a"}, headers=key)
+    assert error_of(both) == (422, "invalid_request", "Idempotency-Key")
+    long = ask(server, GENERATE, body, headers={"Idempotency-Key": "a" * 256})
+    assert error_of(long) == (422, "invalid_request", "Idempotency-Key")
+
+
 def test_files_of_other_kinds(server: Server) -> None:
     for kind, start in (("webp", b"RIFF"), ("jpeg", b"\xff\xd8")):
         body = {"prompt": "a cat", "output_format": kind, "metadata": "none"}

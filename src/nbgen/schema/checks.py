@@ -7,6 +7,7 @@ field, the value and what is allowed.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import math
 import operator
 import re
@@ -22,6 +23,7 @@ SHORTEST_SIDE, LONGEST_SIDE = 64, 2_048
 SIZE_MULTIPLE = 8
 """SDXL's VAE halves each side three times, so sides are multiples of 8 pixels."""
 LONGEST_TASK_ID = 128
+LONGEST_REQUEST_KEY = 255
 LONGEST_BATCH_NAME = 60
 LONGEST_REVIEWER_ID = 200
 LONGEST_FEEDBACK = 10_000
@@ -37,6 +39,7 @@ IMAGE_URL = "/images/"
 HIGHEST_PRIORITY = 1_000
 MOST_LISTED = 1_000
 
+_REQUEST_KEY = re.compile(rf"[!-~]{{1,{LONGEST_REQUEST_KEY}}}")
 _TASK_ID = re.compile(rf"[A-Za-z0-9._:-]{{1,{LONGEST_TASK_ID}}}")
 
 
@@ -58,6 +61,30 @@ def check_task_id(task_id: object) -> str:
         f"1 to {LONGEST_TASK_ID} letters, digits, dots, underscores, colons or hyphens "
         "(and not '.' or '..')",
     )
+
+
+def submission_id(
+    task_id: str | None, request_key: object, *, field: str = "request_key"
+) -> str | None:
+    """Return the id that a submission asks for; None for one that is to be drawn.
+
+    Args:
+        task_id: The id, or None.
+        request_key: What the caller calls the submission, or None. All submissions
+            with one key ask for one id, which is made from the key.
+        field: What the caller calls the key.
+
+    Raises:
+        InvalidRequest: The key cannot be one, or there is an id, too.
+    """
+    if request_key is None:
+        return task_id
+    if not isinstance(request_key, str) or not _REQUEST_KEY.fullmatch(request_key):
+        allowed = f"1 to {LONGEST_REQUEST_KEY} visible ASCII characters"
+        raise InvalidRequest(field, request_key, allowed)
+    if task_id is not None:
+        raise InvalidRequest(field, request_key, "left out beside a task_id")
+    return hashlib.sha256(request_key.encode()).hexdigest()[:16]
 
 
 def check_batch_name(field: str, name: object) -> str:

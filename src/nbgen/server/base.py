@@ -80,7 +80,8 @@ class BaseHandler(RequestHandler):
         methods = "GET, HEAD, POST, PUT, PATCH, DELETE"
         self.set_header("Access-Control-Allow-Methods", methods)
         self.set_header(
-            "Access-Control-Allow-Headers", "Authorization, Content-Type, Prefer"
+            "Access-Control-Allow-Headers",
+            "Authorization, Content-Type, Idempotency-Key, Prefer",
         )
         self.set_header("Access-Control-Max-Age", "600")
         self.set_status(204)

@@ -9,7 +9,7 @@ from tornado.web import HTTPError
 from nbgen.errors import NbgenError, TaskError, UnknownImage
 from nbgen.handles.task import Task
 from nbgen.schema import TaskQuery
-from nbgen.schema.checks import check_task_id
+from nbgen.schema.checks import check_task_id, submission_id
 from nbgen.server.base import BaseHandler
 from nbgen.wire.http import (
     AcceptedAnswer,
@@ -27,6 +27,8 @@ from nbgen.wire.http import (
 
 _UNREADABLE = "The tasks cannot be read. The log of the server says more."
 
+_KEY = "Idempotency-Key"
+
 
 class GenerateHandler(BaseHandler):
     """``POST /api/media/generate``: make pictures, and wait for them or not."""
@@ -41,8 +43,11 @@ class GenerateHandler(BaseHandler):
         if not body.use_generation:
             self._answer_without_picture("Generation was not asked for.", None)
             return
+        key = self.request.headers.get(_KEY)
         task = await asyncio.to_thread(
-            self.studio.submit, body.request, task_id=body.task_id
+            self.studio.submit,
+            body.request,
+            task_id=submission_id(body.task_id, key, field=_KEY),
         )
         respond_async = "respond-async" in self.request.headers.get("Prefer", "")
         if respond_async or not body.wait:
