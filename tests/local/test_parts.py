@@ -145,6 +145,20 @@ def test_the_last_one_that_is_collected_ends_the_work(tmp_path: Path) -> None:
         assert again.get_record(task_id).outcome is Outcome.CANCELLED
 
 
+def test_one_that_was_closed_closes_nothing_when_it_is_collected(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[str] = []
+    monkeypatch.setattr(
+        "nbgen.local.parts.start_thread", lambda name, _target: started.append(name)
+    )
+    studio = Studio(tmp_path, engine=PatternEngine())
+    studio.close()
+    del studio
+    gc.collect()
+    assert started == []
+
+
 def test_of_many_that_open_at_once_all_share(tmp_path: Path) -> None:
     engine = PatternEngine()
     start = threading.Barrier(8)

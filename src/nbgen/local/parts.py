@@ -102,6 +102,7 @@ class Parts:
         self._users.add(mark)
 
         def leave() -> bool:
+            collected.detach()
             with _lock:
                 self._users.discard(mark)
                 return not self._users
