@@ -391,7 +391,7 @@ def test_closing_may_finish_what_runs_first(tmp_path: Path, interrupted: bool) -
             waiting.result(10)  # so it is closing
         gate.open()
         closing.join()
-    outcome = Outcome.CANCELLED if interrupted else Outcome.SUCCEEDED
+    outcome = None if interrupted else Outcome.SUCCEEDED
     with Studio(tmp_path, engine=PatternEngine(), take_over=False) as looking:
         assert looking.get_record("runs").outcome is outcome
         assert looking.get_record("waits").status is Status.PENDING
@@ -399,17 +399,23 @@ def test_closing_may_finish_what_runs_first(tmp_path: Path, interrupted: bool) -
         assert following.task("waits").result(10).images
 
 
-def test_close_cancels_what_runs_and_leaves_no_thread(make_studio: MakeStudio) -> None:
+def test_close_gives_back_what_runs_and_leaves_no_thread(
+    make_studio: MakeStudio,
+) -> None:
     gate = Gate(at_step=2)
     studio = make_studio(gate)
     running, waiting = studio.generate("a cat"), studio.generate("a dog")
-    ends: SimpleQueue[GenerationProgress] = SimpleQueue()
-    running.watch(lambda p: ends.put(p) if p.outcome else None)
     gate.wait_reached()
+    seen: SimpleQueue[GenerationProgress] = SimpleQueue()
+    running.watch(seen.put)
+    assert seen.get(timeout=10).status is Status.GENERATING
     gate.open()
     studio.close()
-    assert ends.get(timeout=10).outcome is Outcome.CANCELLED
+    told = [seen.get_nowait() for _ in range(seen.qsize())][-1]
+    assert (told.status, told.current_step) == (Status.PENDING, 0)
+    assert told.message == "Its studio was closed. It runs again with the next one."
     with make_studio() as again:
+        assert again.task(running.id).result(10).images
         assert again.task(waiting.id).result(10).images
     names = {thread.name for thread in threading.enumerate()}
     assert not [name for name in names if name.startswith("nbgen-")]
@@ -912,7 +918,7 @@ def test_every_picture_of_a_batch_has_a_seed(studio: Studio) -> None:
     assert wrong.value.field == "seed"
 
 
-def test_a_process_that_exits_cancels_its_task(
+def test_a_process_that_exits_gives_back_its_task(
     make_studio: MakeStudio, tmp_path: Path
 ) -> None:
     program = f"""
@@ -938,7 +944,7 @@ reached.wait()
         [sys.executable, "-c", program], capture_output=True, text=True, timeout=60
     )
     assert (done.returncode, done.stderr) == (0, "")
-    assert make_studio().get_record("a").outcome is Outcome.CANCELLED
+    assert make_studio().task("a").result(10).images
 
 
 def test_a_submission_that_is_repeated_with_its_key_makes_one_task(

@@ -369,18 +369,18 @@ class StudioMachine(RuleBasedStateMachine):
     def restart(self, finish: bool, ran: list[bool], reruns: bool) -> None:
         """Close it, have a process die that had tasks, and open another.
 
-        What ran here is finished or cancelled, what waited goes on. Of the process that
-        died, what waited goes on too, and what ran is lost, or runs again.
+        What ran here is finished or waits again, and what waited goes on. Of the
+        process that died, what waited goes on too, and what ran is lost, or runs again.
         """
         if finish:
             self._studio.pause()  # or the next one might begin before it closes
             self._engine.orders.put("finish")
         self._studio.close(finish=finish)
         if self._running is not None:
-            outcome = Outcome.SUCCEEDED if finish else Outcome.CANCELLED
-            self._known[self._running].outcome = outcome
+            if finish:
+                self._known[self._running].outcome = Outcome.SUCCEEDED
             self._running = None
-        # Without a studio, which would end what runs when it is closed.
+        # Without a studio, which would give back what runs when it is closed.
         died = Store(Path(self._folder.name))
         for has_begun in ran:
             task_id = f"died-{len(self._known)}"

@@ -81,7 +81,8 @@ def test_a_signal_ends_it_in_the_middle_of_a_task(
         assert process.wait(timeout=30) == 0
         assert process.stdout is not None
         assert process.stdout.read() == "Stopping.\n"
-    assert left_in(tmp_path, "runs").outcome is Outcome.CANCELLED
+    left = left_in(tmp_path, "runs")
+    assert (left.status, left.started_at) == (Status.PENDING, None)
 
 
 def test_a_signal_while_it_opens_ends_it_too(tmp_path: Path) -> None:
@@ -124,4 +125,5 @@ def test_a_second_signal_does_not_wait_for_the_task(tmp_path: Path) -> None:
         assert process.stdout.readline().startswith("Stopping, once")
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=30) == 130
-    assert left_in(tmp_path, "runs").outcome is Outcome.CANCELLED
+    left = left_in(tmp_path, "runs")
+    assert (left.status, left.started_at) == (Status.PENDING, None)

@@ -9,6 +9,7 @@ import re
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import pytest
@@ -23,7 +24,15 @@ from nbgen.backend import (
     Watching,
 )
 from nbgen.errors import StudioClosed
-from nbgen.schema import Decision, OldTasks, Outcome, Status, TaskQuery, Verdict
+from nbgen.schema import (
+    Decision,
+    GenerationProgress,
+    OldTasks,
+    Outcome,
+    Status,
+    TaskQuery,
+    Verdict,
+)
 from nbgen.testing import Gate
 from tests.contract.conftest import MakeBackend
 from tests.contract.making import (
@@ -123,10 +132,30 @@ def test_every_call_raises_once_the_backend_is_closed(backend: Backend) -> None:
     assert METHODS.keys() - refused == {"close"}
 
 
-def test_closing_cancels_what_runs(make_backend: MakeBackend) -> None:
+def test_closing_gives_back_what_runs(make_backend: MakeBackend) -> None:
+    backend, gate = hold(make_backend)
+    submit(backend, "waits")
+    states: SimpleQueue[GenerationProgress] = SimpleQueue()
+    backend.watch("runs", states.put)
+    runs, waits = backend.ended("runs"), backend.ended("waits")
+    closing = threading.Thread(target=backend.close, kwargs={"finish": False})
+    closing.start()
+    assert waits.result(WAIT_S).outcome is None
+    gate.open()
+    closing.join(WAIT_S)
+    assert runs.result(0).outcome is None
+    told = [states.get_nowait() for _ in range(states.qsize())]
+    assert told[-1].status is Status.PENDING
+    assert [state.seq for state in told] == sorted({state.seq for state in told})
+
+
+def test_closing_gives_back_nothing_that_a_person_cancelled(
+    make_backend: MakeBackend,
+) -> None:
     backend, gate = hold(make_backend)
     submit(backend, "waits")
     runs, waits = backend.ended("runs"), backend.ended("waits")
+    backend.cancel(["runs"])
     closing = threading.Thread(target=backend.close, kwargs={"finish": False})
     closing.start()
     assert waits.result(WAIT_S).outcome is None

@@ -44,6 +44,7 @@ def make_queue(runs: Runs) -> Iterator[Callable[..., JobQueue]]:
     def make(limit: int = 100, idle_s: float | None = None) -> JobQueue:
         queue = JobQueue(
             runs.run,
+            stop=lambda: None,
             on_idle=lambda: runs.idle.put(None),
             idle_s=idle_s,
             limit=limit,
@@ -87,7 +88,13 @@ def test_higher_priorities_run_first(
 def test_the_order_is_that_of_priority_and_submission(
     priorities: list[int], changes: list[tuple[int, int]]
 ) -> None:
-    queue = JobQueue(lambda _: None, on_idle=lambda: None, idle_s=None, limit=1000)
+    queue = JobQueue(
+        lambda _: None,
+        stop=lambda: None,
+        on_idle=lambda: None,
+        idle_s=None,
+        limit=1000,
+    )
     queue.set_paused(paused=True)
     for number, priority in enumerate(priorities):
         queue.submit([job(str(number), priority)])

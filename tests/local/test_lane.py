@@ -125,6 +125,9 @@ class Dying:
         on_event(picture(0))
         on_event(Ended())
 
+    def kill(self) -> None:
+        pass
+
     def close(self) -> None:
         self.closed.set()
 
@@ -270,6 +273,9 @@ class Sharing:
             on_event(StageStarted(Stage.SAVE))
             on_event(picture(0))
             on_event(Ended())
+
+    def kill(self) -> None:
+        pass
 
     def close(self) -> None:
         pass

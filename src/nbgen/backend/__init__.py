@@ -42,14 +42,15 @@ class Backend(Running, Watching, Finding, Pictures, Keeping, Deciding, Protocol)
     """All that a studio needs."""
 
     def close(self, *, finish: bool = False) -> None:
-        """Cancel what runs, and release all threads, processes and files.
+        """Give back what runs, and release all threads, processes and files.
 
-        Waiting tasks go on waiting, for the next studio that is opened on the same
-        data. It waits for the running step, and for a publication under way. A second
-        call waits for the same end.
+        The task that runs is stopped, and waits again, as those that wait do, for the
+        next studio that is opened on the same data. An engine's process is killed; on a
+        thread, the running step goes on to its end. It waits for a publication under
+        way. A second call waits for the same end.
 
         Args:
             finish: Whether the task that runs goes on to its end first. A
-                ``KeyboardInterrupt`` cancels it, and is raised once all is closed; a
+                ``KeyboardInterrupt`` gives it back, and is raised once all is closed; a
                 second one is raised at once and leaves the rest to be closed again.
         """

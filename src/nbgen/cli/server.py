@@ -48,8 +48,8 @@ def serve(
 ) -> None:
     """Serve the progress protocol and the HTTP API until Ctrl+C or SIGTERM.
 
-    The running task is cancelled then, or, with --finish, by a second Ctrl+C or SIGTERM
-    only. What waits goes on when the next one serves.
+    The running task is stopped and waits again, for the next one that serves. With
+    --finish it goes on to its end, and a second Ctrl+C or SIGTERM stops it.
     """
     from nbgen.server import Server
     from nbgen.studio import Studio

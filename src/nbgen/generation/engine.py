@@ -186,6 +186,12 @@ class EngineRunner(Protocol):
             cancel: Set to end it, at any time until ``Ended``.
         """
 
+    def kill(self) -> None:
+        """End cancelled work by force, where that can be done; does not wait.
+
+        Any thread may call it, also while nothing is under way.
+        """
+
     def close(self) -> None:
         """Free the engine's memory, once all pictures are encoded.
 

@@ -113,6 +113,16 @@ class ProcessEngine:
             self._child.close()
             self._child = None
 
+    def kill(self) -> None:
+        """Kill the process, if there is one; any thread may call it.
+
+        What was under way ends as after a cancel if it was cancelled before, and else
+        with ``WorkerDied``.
+        """
+        child = self._child
+        if child is not None:
+            child.kill()
+
     @property
     def process_id(self) -> int | None:
         """The id of the process that runs; None if none does."""

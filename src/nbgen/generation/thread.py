@@ -57,6 +57,9 @@ class ThreadEngine:
         )
         drawing.run(self._get_engine)
 
+    def kill(self) -> None:
+        """Do nothing: a thread cannot be ended, and the engine obeys its cancel."""
+
     def close(self) -> None:
         """Free the engine's memory, once all pictures are encoded."""
         if self._encoder is not None:

@@ -151,6 +151,11 @@ class WorkerProcess:
             deliver.stop.cancel()
             raise
 
+    def kill(self) -> None:
+        """Kill the process; any thread may call it."""
+        self._killed_for = _ASKED
+        self._process.kill()
+
     def close(self) -> None:
         """Wait until all pictures are encoded, then end the process and the threads.
 
@@ -319,6 +324,7 @@ _HUNG = (
     "ended. Submit the task again; if that happens again, look at the GPU and its "
     "driver."
 )
+_ASKED = "The process that makes the pictures was ended. Submit the task again."
 _GARBLED = (
     "The process that makes the pictures said what cannot be understood and was ended. "
     "Submit the task again."

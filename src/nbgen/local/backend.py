@@ -347,8 +347,8 @@ class LocalBackend:
     def close(self, *, finish: bool = False) -> None:
         """Close the parts, unless another backend uses them; see ``Backend.close``.
 
-        It waits for the running step, and for a publication under way. In a fork of the
-        process that opened the backend it does nothing: the backend is not the fork's.
+        In a fork of the process that opened the backend it does nothing: the backend is
+        not the fork's.
 
         Raises:
             KeyboardInterrupt: It came while this waited. It is raised once the backend

@@ -12,6 +12,8 @@ import logging
 import threading
 from collections.abc import Callable, Sequence
 
+from msgspec.structs import replace
+
 from nbgen.errors import DataFolderUnusable
 from nbgen.local.job_queue import Job
 from nbgen.progress import ProgressService
@@ -21,11 +23,14 @@ from nbgen.schema import (
     Outcome,
     TaskEnd,
     TaskRecord,
+    progress_of_record,
     utc_now,
 )
 from nbgen.store.tasks import TaskStore
 
 logger = logging.getLogger(__name__)
+
+_WAITS = "Its studio was closed. It runs again with the next one."
 
 
 class Endings:
@@ -87,6 +92,21 @@ class Endings:
             logger.exception("The end of task %s could not be told.", job.task_id)
         finally:
             job.done.set_result(end)
+
+    def give_back(self, job: Job) -> None:
+        """Have a task that was stopped wait again, and resolve the job; never raises.
+
+        Where that cannot be stored, the task ends as ``lost`` with the next runner.
+        """
+        try:
+            record = self._tasks.give_back_task(job.task_id)
+            if record is not None:
+                waits = replace(progress_of_record(record), message=_WAITS)
+                self._progress.publish_foreign(waits, was_here=True)
+        except Exception:
+            logger.exception("Task %s could not be given back.", job.task_id)
+        finally:
+            job.done.set_result(TaskEnd(job.task_id, None))
 
     def cancel_waiting(
         self, jobs: Sequence[Job], take_out: Callable[[Sequence[Job]], list[Job]]

@@ -97,6 +97,8 @@ class Finisher:
                 run.job, Outcome.SUCCEEDED, result=result, made_with=run.facts
             )
             run.remember()
+        elif isinstance(error, Cancelled) and run.job.is_given_back:
+            self._endings.give_back(run.job)
         elif isinstance(error, Cancelled):
             self._endings.end(run.job, Outcome.CANCELLED, error=run.describe_cancel())
         elif isinstance(error, NotOursToRun):
@@ -115,7 +117,7 @@ class Finisher:
         job = run.job
         images = []
         for picture in run.pictures():
-            job.cancel.raise_if_cancelled()
+            _check_wanted(job)
             name = self._images.save(picture.data, picture.output_format)
             image = ImageRecord(
                 name=name,
@@ -127,7 +129,7 @@ class Finisher:
             images.append(image)
         if not images:
             return None
-        job.cancel.raise_if_cancelled()
+        _check_wanted(job)
         return GenerationResult(
             images=tuple(images),
             generation_time=run.elapsed_s(),
@@ -150,3 +152,9 @@ class Finisher:
             made_with=run.facts,
             cause=end.cause,
         )
+
+
+def _check_wanted(job: Job) -> None:
+    """Raise ``Cancelled`` if a person wants no more pictures."""
+    if not job.is_given_back:  # what was drawn before the queue closed is saved
+        job.cancel.raise_if_cancelled()

@@ -34,6 +34,8 @@ class Job:
         seed: The seed of the first picture.
         priority: Jobs of a higher one run first.
         cancel: Set to stop the work.
+        is_given_back: Whether it was stopped because the queue closes, so that it is to
+            run again; set before ``cancel``.
         done: Resolves when the end of the task is committed, or told as a failure. Its
             outcome is None if the task did not end here.
     """
@@ -52,6 +54,7 @@ class Job:
         self.priority = priority
         self.number = 0  # the queue's, which counts what is submitted
         self.cancel = CancelToken()
+        self.is_given_back = False
         self.done: Future[TaskEnd] = Future()
         # From here on nobody who waits for the future can cancel it.
         self.done.set_running_or_notify_cancel()
@@ -68,13 +71,14 @@ class JobQueue:
 
     Example::
 
-        queue = JobQueue(run, on_idle=release, idle_s=900.0, limit=10_000)
+        queue = JobQueue(run, stop=kill, on_idle=release, idle_s=900.0, limit=10_000)
         queue.submit([job])
         queue.start(on_empty=let_others_run, is_asked_to_rest=another_runs)
 
     Args:
         run: Called with each job on the worker thread; must not raise. The job may
             end after it has returned, while the next one runs.
+        stop: Called by ``close`` once the started jobs are cancelled; must not wait.
         on_idle: Called on the worker thread when there has been nothing to do for
             ``idle_s``, or nothing while ``is_asked_to_rest``.
         idle_s: Seconds; None for as long as it takes.
@@ -85,11 +89,13 @@ class JobQueue:
         self,
         run: Callable[[Job], None],
         *,
+        stop: Callable[[], None],
         on_idle: Callable[[], None],
         idle_s: float | None,
         limit: int,
     ) -> None:
         self._run = run
+        self._stop = stop
         self._on_idle = on_idle
         self._idle_s = idle_s
         self._limit = limit
@@ -228,7 +234,7 @@ class JobQueue:
         Args:
             finish: Whether started jobs go on to their end, unless somebody else
                 closes without that, or a ``KeyboardInterrupt`` comes; otherwise they
-                are cancelled.
+                are given back.
 
         Raises:
             KeyboardInterrupt: Once all has ended; a second one at once.
@@ -236,11 +242,11 @@ class JobQueue:
         try:
             self._let_go()
             if not finish:
-                self._cancel_started()
+                self._give_back_started()
             self._wait_worked()
         except KeyboardInterrupt:
             self._let_go()
-            self._cancel_started()
+            self._give_back_started()
             self._wait_worked()
             raise
         if self._thread is not None:
@@ -265,10 +271,13 @@ class JobQueue:
                 self._jobs.pop(job.task_id, None)
                 self._waiting.pop()
 
-    def _cancel_started(self) -> None:
+    def _give_back_started(self) -> None:
         with self._changed:
             for job in self._started.values():
+                # What a person cancelled ends.
+                job.is_given_back = job.is_given_back or not job.cancel.cancelled
                 job.cancel.cancel()
+        self._stop()
 
     def _work(self) -> None:
         try:

@@ -1,6 +1,7 @@
 """A device's lane: takes one job at a time through its engine.
 
-Thread-safety: ``run``, ``prepare`` and ``release`` belong to the worker thread. Before
+Thread-safety: ``run``, ``prepare`` and ``release`` belong to the worker thread, and any
+may call ``kill``. Before
 it starts and after it has ended, ``prepare`` and ``close`` belong to the thread that
 opens or closes the studio.
 """
@@ -115,6 +116,15 @@ class Lane:
                 self._runner.close()
             except Exception:
                 logger.exception("The engine's memory could not be given back.")
+
+    def kill(self) -> None:
+        """Have what runs end at once, whatever it does, once it was cancelled.
+
+        Any thread may call it.
+        """
+        runner = self._runner
+        if runner is not None:
+            runner.kill()
 
     def close(self) -> None:
         """End the finisher's thread and free the engine's memory.

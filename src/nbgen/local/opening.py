@@ -199,6 +199,7 @@ def open_workshop(
     queue = JobQueue(
         lane.run,
         # The model of another process that has something to run may need the memory.
+        stop=lane.kill,
         on_idle=lane.release,
         idle_s=config.release_after,
         limit=config.queue_limit,

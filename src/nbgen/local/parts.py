@@ -117,7 +117,7 @@ class Parts:
         return leave
 
     def close(self, *, finish: bool = False) -> None:
-        """Cancel what runs and close all parts; see ``nbgen.backend.Backend.close``.
+        """Give back what runs and close all parts; see ``nbgen.backend.Backend.close``.
 
         In a fork of the process that opened them it does nothing: they are not the
         fork's.

@@ -247,14 +247,12 @@ class ProgressService:
     def get_progress(self, task_id: str) -> GenerationProgress | None:
         """Return the present state of a task, or None if it is not known (any more)."""
         with self._lock:
-            task = self._tasks.get(task_id)
-            return None if task is None else task.progress
+            return self._tasks[task_id].progress if task_id in self._tasks else None
 
     def was_stored(self, task_id: str) -> bool:
         """Return whether a task was kept; False also if it is not known (any more)."""
         with self._lock:
-            task = self._tasks.get(task_id)
-            return task is not None and task.was_stored
+            return task_id in self._tasks and self._tasks[task_id].was_stored
 
     def stage_times(self, task_id: str) -> dict[Stage, float]:
         """Return the seconds that each stage of a task took, of those that are over.
@@ -275,9 +273,7 @@ class ProgressService:
             return self._known(task_id).pace.step_times_s
 
     def register_callback(
-        self,
-        task_id: str,
-        callback: ProgressCallback,
+        self, task_id: str, callback: ProgressCallback
     ) -> Callable[[], None]:
         """Call back with every state of a task, in order, none twice.
 
@@ -304,16 +300,20 @@ class ProgressService:
             present = foreign if task is None else task.progress
             return self._dispatcher.register(task_id, callback, present)
 
-    def publish_foreign(self, progress: GenerationProgress) -> None:
-        """Publish the state of a task that another process runs, if it says news.
+    def publish_foreign(
+        self, progress: GenerationProgress, *, was_here: bool = False
+    ) -> None:
+        """Publish the state of a task that does not run here (any more), if it is news.
 
-        No-op for a task that is tracked here. The state is where the next watcher
-        begins, until ``forget_foreign``.
+        The next watcher begins there, until ``forget_foreign``. No-op for a task that
+        is tracked here, unless it ``was_here``.
         """
         task_id = progress.task_id
         with self._lock:
-            if task_id in self._tasks:
+            if task_id in self._tasks and not was_here:
                 return
+            if task_id in self._tasks:
+                self._foreign[task_id] = self._tasks.pop(task_id).progress
             last = self._foreign.get(task_id)
             if last is not None:
                 progress = follow_on(last, progress)

@@ -140,6 +140,21 @@ class TaskStore:
             append(connection, changed(ended, outcome), self._now())
         return bool(ended)
 
+    def give_back_task(self, task_id: str) -> TaskRecord | None:
+        """Commit that a task of this process waits again; None if it has ended."""
+        mine = tasks.c.owner == self._database.owner
+        with self._database.writing() as connection:
+            row = connection.execute(
+                tasks.update()
+                .where(tasks.c.id == task_id, mine, tasks.c.outcome.is_(None))
+                .values(status=Status.PENDING, started_at=None)
+                .returning(tasks)
+            ).one_or_none()
+            if row is None:
+                return None
+            append(connection, changed([row], Status.PENDING), self._now())
+        return read_task(row, ())
+
     def end_tasks(
         self,
         task_ids: Sequence[str],

@@ -381,7 +381,7 @@ class MemoryBackend:
             return self._reviews.publications_of(task_id)
 
     def close(self, *, finish: bool = False) -> None:
-        """Cancel what runs and end the thread; see ``Backend.close``."""
+        """Give back what runs and end the thread; see ``Backend.close``."""
         self._queue.close(finish=finish)
         self._follower.close()
 

@@ -27,6 +27,7 @@ from nbgen.schema import (
     TaskEnd,
     TaskRecord,
     changes_of_new,
+    progress_of_record,
     queue_change,
     utc_now,
 )
@@ -38,10 +39,14 @@ from nbgen.threads import start_thread
 
 
 class Unended:
-    """What a task has until it ends: its future, and the token that cancels it."""
+    """What a task has until it ends: its future, and the token that cancels it.
+
+    It ``is_given_back`` if it was cancelled because the queue closes.
+    """
 
     def __init__(self) -> None:
         self.cancel = CancelToken()
+        self.is_given_back = False
         self.future: Future[TaskEnd] = Future()
         # From here on, nobody who waits for the future can cancel it.
         self.future.set_running_or_notify_cancel()
@@ -196,6 +201,8 @@ class MemoryQueue:
             let_go = [TaskEnd(task_id, None) for task_id in self.waiting()]
             if not finish:
                 for unended in self.unended.values():
+                    # What a person cancelled ends.
+                    unended.is_given_back |= not unended.cancel.cancelled
                     unended.cancel.cancel()
             self._changed.notify_all()
         self.resolve(let_go)
@@ -206,9 +213,13 @@ class MemoryQueue:
     def _work(self) -> None:
         while (record := self._next()) is not None:
             run = MemoryRun(record, self.progress, read=self._read, save=self._save)
-            end = run.run(self._runner, self.unended[record.id].cancel)
+            unended = self.unended[record.id]
+            end = run.run(self._runner, unended.cancel)
             with self._changed:
-                self._commit(end, run.facts)
+                if unended.is_given_back and end.outcome is Outcome.CANCELLED:
+                    end = self._give_back(record.id)
+                else:
+                    self._commit(end, run.facts)
             self.resolve([end])
         self._runner.close()
         self._engine.close()
@@ -225,6 +236,13 @@ class MemoryQueue:
             now = self._now()
             self.change(task_id, status=Status.GENERATING, started_at=now)
             return self.tasks[task_id]
+
+    def _give_back(self, task_id: str) -> TaskEnd:
+        """Have a task that was stopped wait again."""
+        self.change(task_id, status=Status.PENDING, started_at=None)
+        waits = progress_of_record(self.tasks[task_id])
+        self.progress.publish_foreign(waits, was_here=True)
+        return TaskEnd(task_id, None)
 
     def _commit(self, end: TaskEnd, facts: dict[str, str] | None = None) -> None:
         """Keep the end of a task, then tell the watchers."""
