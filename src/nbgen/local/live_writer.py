@@ -1,8 +1,10 @@
 """Writes the newest states of the tasks that run here, for other processes to read.
 
+It tells the watchers of those tasks, too, when their data folder has vanished.
+
 Every method may be called from any thread. The list of running tasks belongs to a
-condition. The thread ``nbgen-live`` alone writes; it looks at the progress service, so
-a step waits for nothing of it.
+condition. The thread ``nbgen-live`` alone writes, and owns the list of tasks whose
+watchers were told. It looks at the progress service, so a step waits for nothing of it.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from __future__ import annotations
 import logging
 import threading
 
+from nbgen.errors import DataFolderUnusable
 from nbgen.progress import ProgressService
 from nbgen.schema import GenerationProgress
 from nbgen.store.live import LiveStates
@@ -41,6 +44,7 @@ class LiveWriter:
         self._every_s = every_s
         self._changed = threading.Condition()
         self._running: set[str] = set()
+        self._told: set[str] = set()  # of tasks that run, those told of the folder
         self._thread: threading.Thread | None = None
         self._closed = threading.Event()
 
@@ -67,7 +71,8 @@ class LiveWriter:
         written: list[GenerationProgress] = []
         while self._wait_for_task():
             states = self._states()
-            if states != written and self._try_write(states):
+            is_kept = self._check_folder(states)
+            if is_kept and states != written and self._try_write(states):
                 written = states
             self._closed.wait(self._every_s)
         self._try_write([])
@@ -86,6 +91,7 @@ class LiveWriter:
                 state = self._progress.get_progress(task_id)
                 if state is None or state.status.ended:
                     self._running.discard(task_id)
+                    self._told.discard(task_id)
                 else:
                     states.append(state)
         return states
@@ -95,5 +101,18 @@ class LiveWriter:
             self._live.write(states)
         except Exception as error:  # noqa: BLE001 - the task goes on without it
             logger.warning("The live states cannot be written: %s", error)
+            return False
+        return True
+
+    def _check_folder(self, states: list[GenerationProgress]) -> bool:
+        """Return whether the data folder is there; tell each task's watchers if not."""
+        try:
+            self._live.check_folder()
+        except DataFolderUnusable as error:
+            for state in states:
+                if state.task_id not in self._told:
+                    self._told.add(state.task_id)
+                    logger.warning("Task %s: %s", state.task_id, error)
+                    self._progress.update_progress(state.task_id, message=str(error))
             return False
         return True

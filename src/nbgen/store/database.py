@@ -119,7 +119,7 @@ class Database:
                     transaction.commit()
                 has_appended = connection.info.pop(APPENDED, False)
                 # What was written into a file that is gone must not be acknowledged.
-                self._check_file()
+                self.check_file()
             if has_appended:
                 self._signal.tell()
 
@@ -240,7 +240,7 @@ class Database:
             self._users += 1
         try:
             # Before a connection is opened, which would make the file anew.
-            self._check_file()
+            self.check_file()
             yield
         finally:
             with self._unused:
@@ -257,8 +257,12 @@ class Database:
             self._signal.close()
             self._engine.dispose()
 
-    def _check_file(self) -> None:
-        """Refuse to go on with a file that is not the one that was opened."""
+    def check_file(self) -> None:
+        """Refuse to go on with a file that is not the one that was opened.
+
+        Raises:
+            DataFolderUnusable: It has vanished, or another has its place.
+        """
         if self.file is not None and _file_id(self.file) != self._file_id:
             raise DataFolderUnusable(_VANISHED)
 

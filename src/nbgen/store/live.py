@@ -71,6 +71,14 @@ class LiveStates:
         else:
             self._place.drop(self._database.owner)
 
+    def check_folder(self) -> None:
+        """Look whether the data folder is still there.
+
+        Raises:
+            DataFolderUnusable: It has vanished, or another has its place.
+        """
+        self._database.check_file()
+
     def read(self) -> dict[str, GenerationProgress]:
         """Return the newest states of tasks that run in other processes, by their ids.
 
