@@ -280,7 +280,7 @@ def test_a_backup_replaces_no_file_that_appears_meanwhile(
     monkeypatch.setattr(zipfile.ZipFile, "writestr", appear)
     with (
         opened(tmp_path / "data") as studio,
-        pytest.raises(InvalidRequest, match="File exists"),
+        pytest.raises(InvalidRequest, match="a file that does not exist yet"),
     ):
         studio.backup(kept)
     assert kept.read_text() == "precious"

@@ -947,6 +947,27 @@ reached.wait()
     assert make_studio().task("a").result(10).images
 
 
+def test_a_picture_that_nobody_waits_for_any_more_is_cancelled(
+    make_studio: MakeStudio, tmp_path: Path
+) -> None:
+    gate = Gate(at_step=2)
+    studio = make_studio(gate)
+
+    async def make_and_stop() -> None:
+        drawing = studio.generate_image("a cat", tmp_path / "cat.png", task_id="a")
+        making = asyncio.create_task(drawing)
+        await asyncio.to_thread(gate.wait_reached)
+        making.cancel()
+        gate.open()
+        with pytest.raises(asyncio.CancelledError):
+            await making
+
+    asyncio.run(make_and_stop())
+    with pytest.raises(TaskCancelled):
+        studio.task("a").result(10)
+    assert not (tmp_path / "cat.png").exists()
+
+
 def test_a_submission_that_is_repeated_with_its_key_makes_one_task(
     studio: Studio,
 ) -> None:
@@ -958,7 +979,7 @@ def test_a_submission_that_is_repeated_with_its_key_makes_one_task(
     assert first.id == again.id == submitted.id != other.id
     assert first.result(10) == again.result(10)
     assert {record.id for record in studio.tasks()} == {first.id, other.id}
-    with pytest.raises(TaskConflict):
+    with pytest.raises(TaskConflict, match=r"^The key 'click-1' was used for another"):
         studio.generate("a dog", request_key="click-1")
 
 

@@ -26,6 +26,7 @@ from nbgen.errors import NbgenError
 from nbgen.forwarding import forwarded
 from nbgen.handles import Batch, Task
 from nbgen.handles.picture import copy_picture, format_of
+from nbgen.handles.task import submit_request, wait_or_cancel
 from nbgen.local.backend import LocalBackend
 from nbgen.local.config import StudioConfig, StudioSettings, config_of
 from nbgen.progress import ProgressService
@@ -47,7 +48,6 @@ from nbgen.schema import (
     takes_decision_fields,
     takes_request_fields,
 )
-from nbgen.schema.checks import submission_id
 
 if TYPE_CHECKING:
     from nbgen.generation.engine import Engine
@@ -59,8 +59,7 @@ class Studio:
 
     Opening one is cheap: the model is loaded in the background, and stays loaded until
     ``close()``. A process that exits closes it too. Studios of one process on the same
-    data folder share the queue and the model until the last one is closed, or is not
-    referred to any more: running a cell again loads nothing twice.
+    data folder share queue and model, until the last one is closed or forgotten.
 
     One process at a time runs the tasks of a data folder. Meanwhile the studios of
     other processes find tasks and decide on them; a submission there raises
@@ -81,7 +80,7 @@ class Studio:
         progress: Notifies watchers; by default a service of the studio's own.
         publishers: Publish what is approved; by default those of
             ``nbgen.review.installed``.
-        backend: Does the work, in place of one that the other arguments describe.
+        backend: Does the work, in place of one that the arguments describe.
         settings: Further fields of ``nbgen.local.config.StudioConfig``, which describes
             them: ``database``, ``images``, ``quorum``, ``worker`` and others.
 
@@ -106,6 +105,7 @@ class Studio:
         self._backend = backend or LocalBackend.open_shared(
             config_of(data_dir, checkpoint, settings),
             settings if checkpoint == "auto" else {"checkpoint", *settings},
+            self,
             engine=engine,
             progress=progress,
             publishers=publishers,
@@ -248,7 +248,7 @@ class Studio:
         task = await asyncio.to_thread(self.generate, prompt, task_id=task_id, **fields)
         if on_progress is not None:
             task.watch(on_progress)
-        result = await task
+        result = await wait_or_cancel(task)
         name = result.images[0].name
         await asyncio.to_thread(copy_picture, self._backend, name, path)
         return path
@@ -262,9 +262,7 @@ class Studio:
         priority: int = 0,
     ) -> Task:
         """Queue a request that was made before; see ``generate``."""
-        task_id = submission_id(task_id, request_key)
-        record = self._backend.submit(request, task_id=task_id, priority=priority)
-        return Task(self._backend, record)
+        return submit_request(self._backend, request, task_id, request_key, priority)
 
     def submit_batch(
         self,

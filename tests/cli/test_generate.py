@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from nbgen.schema import Outcome
 from nbgen.server import Server
 from nbgen.studio import Studio
 from nbgen.testing import Gate
@@ -48,6 +50,32 @@ def serving(*arguments: str, **options: str) -> Iterator[str]:
             process.send_signal(signal.SIGINT)
             assert process.wait(timeout=30) == 0
             assert "Stopping." in process.stdout.read()
+
+
+@pytest.mark.parametrize("command", ["generate", "demo"])
+def test_ctrl_c_cancels_the_task(tmp_path: Path, command: str) -> None:
+    words = [sys.executable, "-u", "-m", "nbgen", command, "a red circle"]
+    words += ["--steps", "150", "--data-dir", str(tmp_path / "data")]
+    words += ["--output", str(tmp_path / "image.png")]
+    words += ["--num-images", "16"] if command == "generate" else []
+    with subprocess.Popen(
+        words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        database = tmp_path / "data" / "nbgen.sqlite"
+        until_s = time.monotonic() + 60
+        while not (database.exists() and started_in(tmp_path / "data")):
+            assert time.monotonic() < until_s
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=60)
+    assert process.returncode != 0
+    with Studio.open_library(tmp_path / "data") as studio:
+        [record] = studio.tasks()
+    assert record.outcome is Outcome.CANCELLED
+
+
+def started_in(folder: Path) -> bool:
+    with Studio.open_library(folder) as studio:
+        return any(record.started_at for record in studio.tasks())
 
 
 def test_demo_draws_a_picture_and_says_what_is_next(tmp_path: Path) -> None:

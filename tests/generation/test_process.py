@@ -333,6 +333,15 @@ def test_a_process_is_not_silent_at_its_usual_pace(make_process: MakeProcess) ->
     assert recorder.silences.empty()
 
 
+def test_a_callback_that_takes_long_is_no_silence(make_process: MakeProcess) -> None:
+    """While it runs, nothing that the process says is read."""
+    go_on = threading.Event()
+    recorder = Acting(2, lambda: go_on.wait(2))
+    engine = make_process(TellingEngine, quiet_s=0.1)
+    assert len(run(engine, recorder, num_inference_steps=4)) == 1
+    assert recorder.silences.empty()
+
+
 def test_a_process_that_was_long_idle_is_not_taken_to_hang(
     make_process: MakeProcess,
 ) -> None:

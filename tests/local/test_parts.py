@@ -13,11 +13,22 @@ from typing import Any
 
 import pytest
 
-from nbgen.errors import InvalidRequest, StudioClosed
+from nbgen.errors import InvalidRequest, StudioClosed, TaskUnfinished
 from nbgen.generation.memory_plan import MemoryPlan
+from nbgen.review.publishers import Publication, Publisher
 from nbgen.studio import Studio
 from nbgen.testing import Gate, PatternEngine
 from tests.parts import library, workshop
+
+
+class Named:
+    """A publisher that does nothing."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def publish(self, publication: Publication) -> str | None:
+        raise NotImplementedError
 
 
 def wait_closed(folder: Path) -> None:
@@ -101,7 +112,7 @@ def test_what_is_the_same_or_not_given_is_shared(tmp_path: Path) -> None:
     with (
         Studio(str(tmp_path), "tiny", engine=engine, loras={Path("a"): 0.5}) as first,
         Studio(tmp_path / ".", loras={"a": 0.5}, engine=engine, quorum="any") as second,
-        Studio(tmp_path, checkpoint=Path("tiny")) as third,
+        Studio(tmp_path, checkpoint="tiny") as third,
     ):
         assert workshop(first) is workshop(second) is workshop(third)
 
@@ -172,6 +183,111 @@ def test_of_many_that_open_at_once_all_share(tmp_path: Path) -> None:
     for studio in studios:
         studio.close()
     wait_closed(tmp_path)
+
+
+def test_one_that_opens_while_the_last_one_closes_finds_what_that_gives_back(
+    tmp_path: Path,
+) -> None:
+    gate = Gate(at_step=2)
+    first = Studio(tmp_path, engine=PatternEngine(gate))
+    runs = first.generate("a cat", num_inference_steps=3)
+    waits = first.generate("a dog", num_inference_steps=3)
+    gate.wait_reached()
+    closing = threading.Thread(target=first.close)
+    closing.start()
+    with pytest.raises(TaskUnfinished):
+        waits.result(10)  # so it is closing
+    with ThreadPoolExecutor(1) as pool:
+        opening = pool.submit(Studio, tmp_path, engine=PatternEngine())
+        gate.open()
+        second = opening.result(10)
+    closing.join()
+    assert second.task(runs.id).result(10).images
+    assert second.task(waits.id).result(10).images
+    second.close()
+
+
+def test_handles_of_one_that_is_gone_keep_nothing_open_that_another_closes(
+    tmp_path: Path,
+) -> None:
+    studio = Studio(tmp_path, engine=PatternEngine())
+    task = studio.generate("a cat", num_inference_steps=1)
+    task.result(10)
+    studio = Studio(tmp_path)  # as in a cell that runs again
+    gc.collect()
+    studio.close()
+    assert list((tmp_path / "owners").iterdir()) == []
+    with pytest.raises(StudioClosed):
+        task.watch(print)
+
+
+def test_one_that_takes_long_to_open_holds_up_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opening, go_on = threading.Event(), threading.Event()
+
+    def load() -> list[Publisher]:
+        opening.set()
+        assert go_on.wait(30)
+        return []
+
+    other = Studio(tmp_path / "other", engine=PatternEngine())
+    same = Studio(tmp_path / "other")
+    monkeypatch.setattr("nbgen.local.opening.load_publishers", load)
+    with ThreadPoolExecutor(1) as pool:
+        slow = pool.submit(Studio, tmp_path / "slow", engine=PatternEngine())
+        assert opening.wait(10)
+        assert Studio(tmp_path / "other").tasks() == []
+        same.close()
+        other.close()
+        go_on.set()
+        slow.result(10).close()
+
+
+FORK = """
+import os, sys, threading
+from nbgen.local import parts
+from nbgen.studio import Studio
+from nbgen.testing import PatternEngine
+
+studio = Studio(sys.argv[1], engine=PatternEngine())
+with parts._lock:
+    pid = os.fork()
+    if pid == 0:
+        studio.close()
+        os._exit(0)
+assert os.waitpid(pid, 0)[1] == 0
+print(studio.generate("a cat", num_inference_steps=1).result(10).images[0].width)
+"""
+
+
+def test_a_fork_waits_for_no_lock_of_its_parent(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", FORK, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (done.stdout, done.stderr) == ("64\n", "")
+
+
+def test_a_quorum_that_changed_meanwhile_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Studio(tmp_path, engine=PatternEngine()):
+        monkeypatch.setenv("NBGEN_QUORUM", "2")
+        with pytest.raises(InvalidRequest, match=r"^quorum must be 'any', as in"):
+            Studio(tmp_path)
+
+
+def test_publishers_of_the_same_kind_and_name_are_the_same(tmp_path: Path) -> None:
+    with (
+        Studio(tmp_path, engine=PatternEngine(), publishers=[Named("a")]) as first,
+        Studio(tmp_path, publishers=[Named("a")]) as second,
+    ):
+        assert workshop(first) is workshop(second)
+        with pytest.raises(InvalidRequest, match=r"^publishers must be the same"):
+            Studio(tmp_path, publishers=[Named("b")])
 
 
 # A notebook's user runs the same cell again and again; ``Out`` keeps each studio.

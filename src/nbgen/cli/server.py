@@ -6,7 +6,7 @@ import asyncio
 import signal
 import socket
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,9 +15,9 @@ from rich.markup import escape
 
 from nbgen.cli.generate import CheckpointName, Prompt, Steps
 from nbgen.cli.terminal import DataDir, app, bar, clear_errors, console
-from nbgen.errors import TaskError
+from nbgen.errors import TaskError, UnknownTask
 from nbgen.handles.task import result_of
-from nbgen.schema import GenerationResult, TaskEnd
+from nbgen.schema import GenerationResult, TaskEnd, new_id
 
 if TYPE_CHECKING:
     from nbgen.wire.http import GenerateBody
@@ -139,12 +139,19 @@ def demo(
     ):
         console.print(f"Drawing “{prompt}” with the tiny SDXL checkpoint.")
         console.print(f"Serving on {server.url}, following it over its WebSocket:")
+        task_id = new_id()
         body = GenerateBody(
+            task_id=task_id,
             prompt=prompt,
             num_inference_steps=num_inference_steps,
             guidance_scale=_TINY_GUIDANCE_SCALE,
         )
-        picture = asyncio.run(_draw_remotely(server.url, body))
+        try:
+            picture = asyncio.run(_draw_remotely(server.url, body))
+        except KeyboardInterrupt:
+            with suppress(UnknownTask):
+                studio.cancel(task_id)
+            raise
         output.parent.mkdir(parents=True, exist_ok=True)
         output.write_bytes(picture)
     console.print(f"Saved to [bold]{escape(str(output))}[/bold]", soft_wrap=True)

@@ -33,15 +33,18 @@ class UnknownTask(TaskError, LookupError):
 
 
 class TaskConflict(TaskError):
-    """The id already stands for another request."""
+    """The id, or the key of the submission, already stands for another request."""
 
     code = "task_conflict"
 
-    def __init__(self, task_id: str) -> None:
+    def __init__(self, task_id: str, key: str | None = None) -> None:
         super().__init__(
             task_id,
             f"Task {task_id!r} exists with another request. Choose another task_id, "
-            "or leave it out to get a new one.",
+            "or leave it out to get a new one."
+            if key is None
+            else f"The key {shown(key)} was used for another request, which made task "
+            f"{task_id!r}. Choose another key.",
         )
 
 

@@ -99,10 +99,12 @@ class ProcessEngine:
         A process that has not answered a cancel after ``timing.cancel_s`` is killed.
         """
         deliver = Delivery(on_event, cancel)
-        if cancel.cancelled:
+        child = None if cancel.cancelled else self._running_child()
+        # Again, now that there is a process: ``kill`` may have come before it.
+        if child is None or cancel.cancelled:
             deliver(Ended(Cancelled()))
         else:
-            self._running_child().run(work, deliver, wants_preview)
+            child.run(work, deliver, wants_preview)
 
     def close(self) -> None:
         """End the process once all pictures are encoded, by force if need be.

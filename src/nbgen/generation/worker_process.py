@@ -93,6 +93,7 @@ class WorkerProcess:
         self._last_number = 0
         self._died: WorkerDied | None = None
         self._is_ending = False
+        self._is_delivering = False
         self._killed_for: str | None = None
         self._commands: SimpleQueue[Command | None] = SimpleQueue()
         self._commands.put(Load(make_engine))
@@ -212,8 +213,11 @@ class WorkerProcess:
                 logger.error("The engine failed in its process:\n%s", event.traceback)
             self._end(message.number, event)
             return
-        generation.deliver(event)
         generation.keep_pace(event, self.heard_s)
+        self._is_delivering = True
+        generation.deliver(event)  # which may take its time: it calls back
+        self._is_delivering = False
+        self.heard_s = time.monotonic()
         if isinstance(event, StageStarted) and event.stage is Stage.SAVE:
             generation.drawn.set()
         wanted = generation.wants_preview()
@@ -253,7 +257,8 @@ class WorkerProcess:
         while (quiet := self._wait_for_quiet()) is not None:
             # Without the condition: it calls back.
             for generation in quiet:
-                generation.deliver(Silent(time.monotonic() - self.heard_s))
+                if self._is_quiet(generation):  # still
+                    generation.deliver(Silent(time.monotonic() - self.heard_s))
 
     def _wait_for_quiet(self) -> list[Ongoing] | None:
         """Wait until there is quiet to tell of; return None once the process ends."""
@@ -278,11 +283,17 @@ class WorkerProcess:
                     return quiet
                 look_at_s = now_s + _LOOK_EVERY_S
                 wait_s = min(silent_at_s, cancel_late_at_s, look_at_s) - now_s
-                self._changed.wait(wait_s if self._active else None)
+                is_watched = bool(self._active)
+                self._changed.wait(wait_s if is_watched else None)
+                if is_watched and time.monotonic() > look_at_s + _LOOK_EVERY_S:
+                    # This process was stopped itself, and has not read what was said.
+                    self.heard_s = time.monotonic()
         return None
 
     def _is_quiet(self, generation: Ongoing) -> bool:
         """Return whether a process has said nothing for longer than is usual."""
+        if self._is_delivering:
+            return False
         gap_s = max(self._timing.quiet_s, generation.usual_gap_s)
         return time.monotonic() - self.heard_s >= gap_s
 

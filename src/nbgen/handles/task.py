@@ -16,12 +16,14 @@ from nbgen.errors import (
     GenerationFailed,
     StudioClosed,
     TaskCancelled,
+    TaskConflict,
     TaskLost,
     TaskUnfinished,
 )
 from nbgen.handles.picture import Picture
 from nbgen.schema import (
     GenerationProgress,
+    GenerationRequest,
     GenerationResult,
     Outcome,
     Status,
@@ -30,6 +32,7 @@ from nbgen.schema import (
     describe_request,
     resolved,
 )
+from nbgen.schema.checks import submission_id
 
 _ERROR_OF_OUTCOME = {
     Outcome.FAILED: GenerationFailed,
@@ -184,6 +187,39 @@ class Task:
             return self._backend.ended(self.id)
         except StudioClosed:
             return resolved(TaskEnd(self.id, None))
+
+
+def submit_request(
+    backend: Backend,
+    request: GenerationRequest,
+    task_id: str | None,
+    request_key: str | None,
+    priority: int,
+) -> Task:
+    """Queue a request under an id or a key; see ``Studio.generate``.
+
+    Raises:
+        TaskConflict: The id or the key stands for another request.
+    """
+    wanted = submission_id(task_id, request_key)
+    try:
+        record = backend.submit(request, task_id=wanted, priority=priority)
+    except TaskConflict as error:
+        raise TaskConflict(error.task_id, request_key) from error
+    return Task(backend, record)
+
+
+async def wait_or_cancel(task: Task) -> GenerationResult:
+    """Wait for a task, and cancel it if the waiting is cancelled, as by Ctrl-C.
+
+    Raises:
+        TaskError: As ``Task.result`` does.
+    """
+    try:
+        return await task
+    except asyncio.CancelledError:
+        task.cancel()
+        raise
 
 
 def result_of(end: TaskEnd) -> GenerationResult:

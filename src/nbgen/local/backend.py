@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Future
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -75,13 +76,14 @@ class LocalBackend:
 
     Args:
         parts: What it works with, by itself or with other backends of this process.
+        holder: Whoever opens it; None for nobody else.
     """
 
-    def __init__(self, parts: Parts) -> None:
+    def __init__(self, parts: Parts, holder: object = None) -> None:
         self.library = parts.library
         self.workshop = parts.workshop
         self._parts = parts
-        self._leave = parts.used_by(self)
+        self._leave = parts.used_by(self, self if holder is None else holder)
         self._left = False
 
     @classmethod
@@ -118,6 +120,7 @@ class LocalBackend:
         cls,
         config: StudioConfig,
         given: Collection[str],
+        holder: object,
         *,
         engine: Engine | ProcessEngine | None = None,
         progress: ProgressService | None = None,
@@ -129,16 +132,17 @@ class LocalBackend:
             config: The settings.
             given: The names of the settings that have to be so. The others may be as
                 they are where parts are open.
-            engine: See ``Made``.
-            progress: See ``Made``.
-            publishers: See ``Made``.
+            holder: Whoever opens it; see ``Parts.used_by``.
+            engine: See ``Made``; likewise ``progress`` and ``publishers``.
+            progress: See above.
+            publishers: See above.
 
         Raises:
             InvalidRequest: A setting is not allowed, or the open parts have another.
             CheckpointNotFound: See ``open``; as all the others there.
         """
         made = Made(engine, progress, publishers)
-        return share_parts(config, given, made, cls)
+        return share_parts(config, given, made, partial(cls, holder=holder))
 
     @classmethod
     def open_library(
@@ -347,8 +351,8 @@ class LocalBackend:
     def close(self, *, finish: bool = False) -> None:
         """Close the parts, unless another backend uses them; see ``Backend.close``.
 
-        In a fork of the process that opened the backend it does nothing: the backend is
-        not the fork's.
+        If another uses them, it returns at once, and what runs goes on. A fork of the
+        process closes nothing: the parts are not the fork's.
 
         Raises:
             KeyboardInterrupt: It came while this waited. It is raised once the backend

@@ -1,8 +1,9 @@
 """The parts of a local backend, and who uses them.
 
-Every method may be called from any thread. The users of the parts, and the parts that
-are open in this process, belong to one lock, which is held while parts are opened and
-never while they are closed.
+Every method may be called from any thread. The users of the parts, and the gates,
+belong to ``_lock``, which is held for a moment, over nothing. The table of the parts
+that are open in this process belongs, folder by folder, to the gate of the folder. A
+gate is held while parts are opened, and while closing ones are waited for.
 """
 
 from __future__ import annotations
@@ -12,11 +13,11 @@ import os
 import threading
 import weakref
 from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from nbgen.errors import InvalidRequest
+from nbgen.errors import CheckpointNotFound, InvalidRequest
 from nbgen.generation.checkpoints import find_checkpoint
 from nbgen.generation.engine import Engine
 from nbgen.generation.process import ProcessEngine
@@ -27,9 +28,10 @@ from nbgen.review.publishers import Publisher
 from nbgen.schema import DRAFT, Draft
 from nbgen.threads import start_thread
 
+_Key = tuple[Path, str | None]
 _lock = threading.Lock()
-_Key = tuple[int, Path, str | None]
 _open: weakref.WeakValueDictionary[_Key, Parts] = weakref.WeakValueDictionary()
+_gates: dict[_Key, threading.RLock] = {}
 _User = TypeVar("_User")
 
 
@@ -64,6 +66,7 @@ class Parts:
         made: See above.
         library: See above.
         workshop: See above.
+        in_effect: The settings whose defaults are variables of the process.
         is_closed: Whether all parts are closed.
     """
 
@@ -83,32 +86,49 @@ class Parts:
         self._closing = closing
         self._tearing_down = threading.Lock()
         self._process_id = os.getpid()
-        self._users: set[object] = set()
+        # Of each user, whoever has it, who may be gone and leave handles on tasks.
+        self._users: dict[object, weakref.ref[object]] = {}
+        self._is_ending = False
+        # As they take effect now: variables of the process may change.
+        self.in_effect = _in_effect(config)
         atexit.register(self.close)
 
     @property
-    def is_used(self) -> bool:
-        """Whether anybody uses the parts."""
-        return bool(self._users)
+    def can_be_used(self) -> bool:
+        """Whether somebody uses the parts, and nobody closes them."""
+        return bool(self._users) and not self._is_ending
 
-    def used_by(self, user: object) -> Callable[[], bool]:
+    def used_by(self, user: object, holder: object) -> Callable[[], bool]:
         """Count a user, until it leaves or is collected.
+
+        Args:
+            user: What uses the parts.
+            holder: Whoever has the user. When another user leaves and no holder is
+                left, the parts are closed, though handles on tasks have the user still.
 
         Returns:
             A function with which the user leaves. It returns whether nobody is left,
             so that the user has to close the parts.
         """
         mark = object()
-        self._users.add(mark)
+        self._users[mark] = weakref.ref(holder)
 
         def leave() -> bool:
+            if os.getpid() != self._process_id:
+                return False
             collected.detach()
             with _lock:
-                self._users.discard(mark)
-                return not self._users
+                self._users.pop(mark, None)
+                held = [ref for ref in self._users.values() if ref() is not None]
+                self._is_ending = self._is_ending or not held
+                return self._is_ending
 
         def close_if_last() -> None:
-            if leave():
+            with _lock:
+                self._users.pop(mark, None)
+                self._is_ending = self._is_ending or not self._users
+                is_last = self._is_ending
+            if is_last:
                 self.close()
 
         # On a thread of its own: it may be collected on any thread, with any lock held.
@@ -192,20 +212,27 @@ def share_parts(
     Args:
         config: The settings. Its folder and its database say which parts.
         given: The names of the settings that the caller has chosen. Of parts that are
-            open, the others may be any.
+            open, the others may be any, but for ``images`` and ``quorum``.
         made: What the caller has made itself.
         use: Makes a user of parts, which ``Parts.used_by`` counts.
 
     Raises:
         InvalidRequest: Parts are open that have another setting than one that is given.
     """
-    key = (os.getpid(), config.folder.resolve(), config.database_url)
+    key = (config.folder.resolve(), config.database_url)
     with _lock:
+        gate = _gates.setdefault(key, threading.RLock())
+    with gate:
         parts = _open.get(key)
-        if parts is not None and parts.is_used:
-            _check_same(parts, config, given, made)
-        else:
-            parts = _open[key] = open_parts(config, made)
+        if parts is not None:
+            if parts.can_be_used:
+                _check_same(parts, config, given, made)
+            with _lock:
+                if parts.can_be_used:
+                    return use(parts)
+            # Or those that are opened would not find what these give back.
+            parts.close(finish=True)
+        parts = _open[key] = open_parts(config, made)
         return use(parts)
 
 
@@ -213,12 +240,17 @@ def _check_same(
     parts: Parts, config: StudioConfig, given: Collection[str], made: Made
 ) -> None:
     for name in given:
-        wanted, standing = _setting(config, name), _setting(parts.config, name)
-        if wanted != standing:
-            raise InvalidRequest(name, wanted, f"{standing!r}{_AS_IT_IS_OPEN}")
-    for name, wanted in made._asdict().items():
-        if wanted is not None and wanted is not getattr(parts.made, name):
-            raise InvalidRequest(name, wanted, f"the same{_AS_IT_IS_OPEN}")
+        is_same = _setting(config, name) == _setting(parts.config, name)
+        if name not in parts.in_effect and not is_same:
+            allowed = f"{getattr(parts.config, name)!r}{_AS_IT_IS_OPEN}"
+            raise InvalidRequest(name, getattr(config, name), allowed)
+    for name, value in _in_effect(config).items():
+        if value != parts.in_effect[name]:
+            allowed = f"{parts.in_effect[name]!r}{_AS_IT_IS_OPEN}"
+            raise InvalidRequest(name, value, allowed)
+    for name, thing in made._asdict().items():
+        if thing is not None and not _is_same(thing, getattr(parts.made, name)):
+            raise InvalidRequest(name, thing, f"the same{_AS_IT_IS_OPEN}")
 
 
 _AS_IT_IS_OPEN = (
@@ -227,12 +259,42 @@ _AS_IT_IS_OPEN = (
 )
 
 
+def _in_effect(config: StudioConfig) -> dict[str, str]:
+    """Return the settings that variables of the process may decide."""
+    return {"images": str(config.picture_place), "quorum": config.approvals_needed}
+
+
 def _setting(config: StudioConfig, name: str) -> Any:
-    """Return a setting as it takes effect, equal to all that mean the same."""
-    in_effect = {"images": config.picture_place, "quorum": config.approvals_needed}
-    value = in_effect.get(name, getattr(config, name))
+    """Return a setting, equal to all that mean the same."""
+    value = getattr(config, name)
+    if name == "checkpoint":
+        with suppress(CheckpointNotFound):
+            found = find_checkpoint(value, gpu=True)
+            # Where SDXL is on the machine, the engine alone knows what "auto" means.
+            if value != "auto" or found == find_checkpoint("tiny"):
+                return found
     if isinstance(value, Path):
         return str(value)
     if isinstance(value, Mapping):
         return {str(path): weight for path, weight in value.items()}
     return value
+
+
+def _is_same(wanted: Any, standing: Any) -> bool:
+    """Return whether two are one; of publishers, whether kinds and names are equal."""
+    if not (isinstance(wanted, Sequence) and isinstance(standing, Sequence)):
+        return wanted is standing
+    kinds, others = ([(type(p), p.name) for p in each] for each in (wanted, standing))
+    return kinds == others
+
+
+def _forget() -> None:
+    """Begin anew in a fork of this process: a thread of it may have held a lock."""
+    global _lock  # noqa: PLW0603 - the one that was held stays so for ever
+    _lock = threading.Lock()
+    _gates.clear()
+    _open.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget)

@@ -44,10 +44,9 @@ class GenerateHandler(BaseHandler):
             self._answer_without_picture("Generation was not asked for.", None)
             return
         key = self.request.headers.get(_KEY)
+        submission_id(body.task_id, key, field=_KEY)  # an error names the header
         task = await asyncio.to_thread(
-            self.studio.submit,
-            body.request,
-            task_id=submission_id(body.task_id, key, field=_KEY),
+            self.studio.submit, body.request, task_id=body.task_id, request_key=key
         )
         respond_async = "respond-async" in self.request.headers.get("Prefer", "")
         if respond_async or not body.wait:

@@ -35,6 +35,8 @@ from nbgen.store.tables import feed, identity, tasks
 PICTURES = "images"
 """The folder of the pictures in a backup, as in a data folder."""
 
+_FREE = "a file that does not exist yet; force (--force) replaces it"
+
 # SQLite raises these for the copy that it writes, any other for the original.
 _OF_THE_COPY = {
     sqlite3.SQLITE_CANTOPEN,
@@ -92,6 +94,8 @@ def write_backup(
             archive.write(copy, DATABASE_FILE, zipfile.ZIP_DEFLATED)
             # After the database, so that each picture it refers to was written before.
             added = {name for name in names if _add(archive, images, name)}
+    except FileExistsError as error:  # it was not there a moment ago
+        raise InvalidRequest("path", str(path), _FREE) from error
     except OSError as error:
         raise _unwritable(path, error.strerror or type(error).__name__) from error
     except (sqlite3.Error, sa.exc.DBAPIError, msgspec.MsgspecError) as error:
@@ -121,8 +125,7 @@ def _check_free(path: Path, *, force: bool) -> None:
     if path.is_dir():
         raise InvalidRequest("path", str(path), "a file, not a folder")
     if path.exists() and not force:
-        allowed = "a file that does not exist yet; force (--force) replaces it"
-        raise InvalidRequest("path", str(path), allowed)
+        raise InvalidRequest("path", str(path), _FREE)
 
 
 def _unwritable(path: Path, reason: str) -> InvalidRequest:
