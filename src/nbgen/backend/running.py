@@ -84,7 +84,7 @@ class Running(Protocol):
 
         For a task that this backend does not run, the future is resolved already;
         ``TaskEnd.outcome`` is None if such a task has not ended. It is None too when
-        the backend is closed before the task began.
+        the backend is closed before the task has ended, and gives it back.
 
         A callback of the future must return quickly and call nothing of the backend: it
         may run while the backend's locks are held.
