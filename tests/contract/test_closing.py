@@ -146,6 +146,7 @@ def test_closing_gives_back_what_runs(make_backend: MakeBackend) -> None:
     assert runs.result(0).outcome is None
     told = [states.get_nowait() for _ in range(states.qsize())]
     assert told[-1].status is Status.PENDING
+    assert told[-1].message.startswith("Its studio was closed. It runs again with")
     assert [state.seq for state in told] == sorted({state.seq for state in told})
 
 

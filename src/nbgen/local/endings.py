@@ -18,6 +18,7 @@ from nbgen.errors import DataFolderUnusable
 from nbgen.local.job_queue import Job
 from nbgen.progress import ProgressService
 from nbgen.schema import (
+    GIVEN_BACK,
     NEVER_RAN,
     GenerationResult,
     Outcome,
@@ -29,8 +30,6 @@ from nbgen.schema import (
 from nbgen.store.tasks import TaskStore
 
 logger = logging.getLogger(__name__)
-
-_WAITS = "Its studio was closed. It runs again with the next one."
 
 
 class Endings:
@@ -101,7 +100,7 @@ class Endings:
         try:
             record = self._tasks.give_back_task(job.task_id)
             if record is not None:
-                waits = replace(progress_of_record(record), message=_WAITS)
+                waits = replace(progress_of_record(record), message=GIVEN_BACK)
                 self._progress.publish_foreign(waits, was_here=True)
         except Exception:
             logger.exception("Task %s could not be given back.", job.task_id)

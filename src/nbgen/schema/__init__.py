@@ -25,6 +25,7 @@ from nbgen.schema.draft import (
     utc_now,
 )
 from nbgen.schema.end import (
+    GIVEN_BACK,
     NEVER_RAN,
     check_complete,
     describe_cancel,
@@ -90,6 +91,7 @@ from nbgen.schema.task import (
 __all__ = [
     "DECISION_FIELDS",
     "DRAFT",
+    "GIVEN_BACK",
     "NEVER_RAN",
     "PICTURE_FIELDS",
     "REQUEST_FIELDS",

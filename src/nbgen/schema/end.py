@@ -13,6 +13,7 @@ from nbgen.schema.progress import GenerationProgress
 from nbgen.schema.task import Outcome, TaskEnd
 
 NEVER_RAN = "Cancelled before it started."
+GIVEN_BACK = "Its studio was closed. It runs again with the next one."
 
 
 def describe_cancel(progress: GenerationProgress | None) -> str:

@@ -19,6 +19,7 @@ from nbgen.generation.engine import CancelToken, Engine
 from nbgen.generation.thread import ThreadEngine
 from nbgen.progress import ProgressService
 from nbgen.schema import (
+    GIVEN_BACK,
     NEVER_RAN,
     ChangeKind,
     NewChange,
@@ -240,7 +241,8 @@ class MemoryQueue:
     def _give_back(self, task_id: str) -> TaskEnd:
         """Have a task that was stopped wait again."""
         self.change(task_id, status=Status.PENDING, started_at=None)
-        waits = progress_of_record(self.tasks[task_id])
+        state = progress_of_record(self.tasks[task_id])
+        waits = msgspec.structs.replace(state, message=GIVEN_BACK)
         self.progress.publish_foreign(waits, was_here=True)
         return TaskEnd(task_id, None)
 
