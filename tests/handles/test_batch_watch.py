@@ -25,9 +25,11 @@ class Flaky(MemoryBackend):
     def __init__(self, engine: PatternEngine) -> None:
         super().__init__(engine)
         self.watched: SimpleQueue[str] = SimpleQueue()
+        self.refused: SimpleQueue[str] = SimpleQueue()
 
     def watch(self, task_id: str, callback: ProgressCallback) -> StopWatching:
         if self.is_down:
+            self.refused.put(task_id)
             raise DataFolderUnusable("The database is gone.")
         self.watched.put(task_id)
         return super().watch(task_id, callback)
@@ -67,6 +69,7 @@ def test_a_task_that_cannot_be_watched_is_told_of_all_the_same(
     backend.submit_batch("pets", dict.fromkeys(NAMES, request), priority=0)
     gate.wait_reached()
     assert told.acquire(timeout=10)
+    assert backend.refused.get(timeout=10) == batch.task_ids[0]
     backend.is_down = False
     gate.open()
     batch.result(10)
