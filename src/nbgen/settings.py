@@ -32,6 +32,11 @@ def default_quorum() -> str:
     return os.environ.get("NBGEN_QUORUM") or "any"
 
 
+def default_queue() -> str:
+    """Return ``NBGEN_QUEUE`` or, unset, ``"default"``."""
+    return os.environ.get("NBGEN_QUEUE") or "default"
+
+
 def default_publish_folder() -> str | None:
     """Return ``NBGEN_PUBLISH_FOLDER``, or None if it is unset."""
     return os.environ.get("NBGEN_PUBLISH_FOLDER") or None

@@ -26,7 +26,7 @@ from nbgen.errors import NbgenError
 from nbgen.forwarding import forwarded
 from nbgen.handles import Batch, Task
 from nbgen.handles.picture import copy_picture, format_of
-from nbgen.handles.task import submit_request, wait_or_cancel
+from nbgen.handles.task import Submission, submit_request, wait_or_cancel
 from nbgen.local.backend import LocalBackend
 from nbgen.local.config import StudioConfig, StudioSettings, config_of
 from nbgen.progress import ProgressService
@@ -61,9 +61,9 @@ class Studio:
     ``close()``. A process that exits closes it too. Studios of one process on the same
     data folder share queue and model, until the last one is closed or forgotten.
 
-    One process at a time runs the tasks of a data folder. Meanwhile the studios of
-    other processes find tasks and decide on them; a submission there raises
-    ``DataFolderInUse``. When nothing is left to run, whoever submits first is the next.
+    Studios of other processes on the data folder share its queue: each may submit,
+    cancel and decide, and one at a time runs the tasks. What waited in a process that
+    is gone is offered; see ``offered``.
 
     Example::
 
@@ -118,9 +118,9 @@ class Studio:
         *,
         publishers: Sequence[Publisher] | None = None,
     ) -> Studio:
-        """Open a studio that finds, decides, exports and clears up, and runs no task.
+        """Open a studio that never runs a task itself, and so opens no model.
 
-        It opens neither a queue nor a model; the arguments are those of ``Studio``.
+        The arguments are those of ``Studio``.
         """
         config = StudioConfig(data_dir=data_dir)
         return cls(backend=LocalBackend.open_library(config, publishers=publishers))
@@ -128,6 +128,9 @@ class Studio:
     # Calls of the backend that need no translation; ``nbgen.backend`` describes them.
     retry_rows = forwarded(Running.retry_rows)
     waiting = forwarded(Running.waiting)
+    offered = forwarded(Running.offered)
+    run_offered = forwarded(Running.run_offered)
+    queue_state = forwarded(Running.queue_state)
     prioritise = forwarded(Running.prioritise)
     pause = forwarded(Running.pause)
     resume = forwarded(Running.resume)
@@ -136,6 +139,7 @@ class Studio:
     watch_changes = forwarded(Watching.watch_changes)
     watch_previews = forwarded(Watching.watch_previews)
     batch_rows = forwarded(Finding.batch_rows)
+    attempts = forwarded(Finding.attempts)
     image_path = forwarded(Pictures.picture_path, "image_path")
     read_image = forwarded(Pictures.read_picture, "read_image")
     collect_garbage = forwarded(Pictures.collect_garbage)
@@ -185,6 +189,7 @@ class Studio:
         task_id: str | None = None,
         request_key: str | None = None,
         priority: int = 0,
+        replace: bool = False,
         **fields: Unpack[RequestFields],
     ) -> Task:
         """Queue a generation and return at once.
@@ -192,21 +197,21 @@ class Studio:
         Args:
             prompt: What the picture shows.
             task_id: The id of the task; None draws one. An existing task of that id
-                and the same request is returned.
+                and the same request is returned, and made again if it failed.
             request_key: What you call this submission, in place of an id. However often
                 it is repeated, it makes one task.
             priority: -1,000 to 1,000; tasks of a higher one run first.
+            replace: Whether an ended task of that id is made anew with this request.
             fields: Further fields of ``GenerationRequest``. ``image`` and ``mask`` may
                 also be PIL images, or the paths or the bytes of picture files.
 
         Raises:
             InvalidRequest: A value or a keyword is not allowed; nothing was queued.
             TaskConflict: The id or the key stands for another request.
-            DataFolderInUse: Another process runs the tasks of the data folder.
             QueueFull: Too many tasks wait.
             StudioClosed: The studio is closed.
         """
-        check_request_names(fields, "task_id", "request_key", "priority")
+        check_request_names(fields, "task_id", "request_key", "priority", "replace")
         wanted: dict[str, Any] = {"prompt": prompt, **fields}
         for name in PICTURE_FIELDS:
             if wanted.get(name) is not None:
@@ -216,6 +221,7 @@ class Studio:
             task_id=task_id,
             request_key=request_key,
             priority=priority,
+            replace=replace,
         )
 
     @takes_request_fields
@@ -260,9 +266,11 @@ class Studio:
         task_id: str | None = None,
         request_key: str | None = None,
         priority: int = 0,
+        replace: bool = False,
     ) -> Task:
         """Queue a request that was made before; see ``generate``."""
-        return submit_request(self._backend, request, task_id, request_key, priority)
+        wanted = Submission(task_id, request_key, priority, replace=replace)
+        return submit_request(self._backend, request, wanted)
 
     def submit_batch(
         self,
@@ -273,8 +281,8 @@ class Studio:
     ) -> Batch:
         """Queue what is missing of a batch, all of it or, if that fails, nothing.
 
-        A row that failed, was cancelled or lost is retried; the retry makes what a
-        reviewer last asked for. ``Running.submit_batch`` describes the errors.
+        A row that failed or was lost gets another attempt. ``Running.submit_batch``
+        describes the errors.
 
         Args:
             requests: The requests, by names that stay the same at the next call.
@@ -294,15 +302,12 @@ class Studio:
         return Batch(self._backend, batch_id, rows)
 
     def retry(self, task_id: str) -> Task:
-        """Queue the request of an ended task again, as a task of its own.
-
-        The new task has the old one as its parent; see ``Running.retry``.
-        """
+        """Queue another attempt at a task that did not succeed; see ``Running``."""
         [task] = self.retry_tasks([task_id])
         return task
 
     def retry_tasks(self, task_ids: Iterable[str]) -> list[Task]:
-        """Queue the requests of many ended tasks again, all or none; see ``retry``."""
+        """Queue another attempt at many tasks, all or none; see ``retry``."""
         records = self._backend.retry(list(task_ids))
         return [Task(self._backend, record) for record in records]
 
@@ -314,7 +319,7 @@ class Studio:
         self.cancel_tasks([task_id])
 
     def cancel_tasks(self, task_ids: Iterable[str]) -> None:
-        """Ask many tasks to end; if one is not here, none is asked."""
+        """Ask many tasks to end; if there is no such one, none is asked."""
         self._backend.cancel(list(task_ids))
 
     def tasks(

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Protocol
 
 from nbgen.schema import (
+    Attempt,
     BatchRow,
     ChangedRows,
     CheckReport,
@@ -58,6 +59,13 @@ class Finding(Protocol):
         Raises:
             InvalidRequest: It is no id of a batch.
             UnknownBatch: There is no such batch.
+        """
+
+    def attempts(self, task_id: str) -> list[Attempt]:
+        """Return the attempts at a task, the first one first; none before the first.
+
+        Raises:
+            UnknownTask: There is no such task.
         """
 
 

@@ -8,29 +8,43 @@ from typing import Protocol
 
 from nbgen.schema import (
     GenerationRequest,
+    QueueState,
     TaskEnd,
     TaskRecord,
 )
 
 
 class Running(Protocol):
-    """Submits, orders and cancels tasks."""
+    """Submits, orders and cancels tasks.
+
+    Each call writes the queue and returns. Whichever process has its turn runs the
+    tasks.
+    """
 
     def submit(
-        self, request: GenerationRequest, *, task_id: str | None, priority: int
+        self,
+        request: GenerationRequest,
+        *,
+        task_id: str | None,
+        priority: int,
+        replace: bool = False,
     ) -> TaskRecord:
         """Queue a task and return it once it is committed.
 
         Args:
             request: What to make.
             task_id: Its id; None draws one. If a task of that id exists with the same
-                request, that task is returned.
+                request, that task is returned: after another attempt is queued, if it
+                failed or was lost.
             priority: -1,000 to 1,000; tasks of a higher one run first.
+            replace: Whether a task of that id that has ended is made anew with another
+                request, as its next attempt.
 
         Raises:
             InvalidRequest: A value is not allowed, or a picture is not kept here.
             TaskConflict: The id stands for another request.
-            DataFolderInUse: Another process runs the tasks.
+            TaskNotEnded: The task to replace waits or runs.
+            DecisionConflict: There is a decision on the task to replace.
             QueueFull: Too many tasks wait.
         """
 
@@ -39,24 +53,25 @@ class Running(Protocol):
     ) -> None:
         """Queue what is missing of a batch: all of it, or nothing if that fails.
 
-        Rows that wait, run or have their pictures are left alone. A row that failed,
-        was cancelled or lost gets a new task with the last one as its parent.
+        A row that failed or was lost gets another attempt. Rows that wait, run, have
+        their pictures or were cancelled are left alone.
 
         Raises:
             InvalidRequest: The batch's id, a row's name or a picture is not allowed.
             TaskConflict: A row stands for another request.
-            DataFolderInUse: Another process runs the tasks, and something is missing.
             QueueFull: There is not room for all.
         """
 
     def retry(self, task_ids: Sequence[str]) -> list[TaskRecord]:
-        """Queue the requests of ended tasks again, each as a child of the old task.
+        """Queue another attempt at tasks that failed, were cancelled or lost.
 
-        All or none.
+        All or none. The request and the seed stay the same.
 
         Raises:
             UnknownTask: There is no such task.
             TaskNotEnded: One waits or runs.
+            TaskSucceeded: One has its pictures.
+            DecisionConflict: There is a decision on one.
             QueueFull: There is not room for all.
         """
 
@@ -65,36 +80,41 @@ class Running(Protocol):
 
         Raises:
             QueueFull: There is not room for all.
-            DataFolderInUse: Another process runs the tasks.
         """
 
     def cancel(self, task_ids: Sequence[str]) -> None:
         """Ask tasks to end: at once if they wait, within two steps if they run.
 
-        Tasks that have ended stay as they are. If one cannot be cancelled here, none
-        is asked.
+        Tasks that have ended stay as they are.
 
         Raises:
-            UnknownTask: There is no such task.
-            TaskElsewhere: One runs in another process, or waits for one.
+            UnknownTask: There is no such task; none is asked.
         """
 
     def ended(self, task_id: str) -> Future[TaskEnd]:
         """Return a future that resolves with the task's end, once it is committed.
 
-        For a task that this backend does not run, the future is resolved already;
-        ``TaskEnd.outcome`` is None if such a task has not ended. It is None too when
-        the backend is closed before the task has ended, and gives it back.
+        ``TaskEnd.outcome`` is None if the backend is closed before the task has ended,
+        or the task is deleted.
 
-        A callback of the future must return quickly and call nothing of the backend: it
-        may run while the backend's locks are held.
+        A callback of the future must return quickly and call nothing of the backend.
 
         Raises:
             UnknownTask: There is no such task.
         """
 
     def waiting(self) -> list[str]:
-        """Return the ids of the tasks that wait, the next one first."""
+        """Return the ids of the tasks that wait to be run, the next one first."""
+
+    def offered(self) -> list[str]:
+        """Return the ids of the tasks that wait from before, the first one first.
+
+        They were submitted in a process that is gone. They run once somebody calls
+        ``run_offered`` or submits them again, or a server takes them over.
+        """
+
+    def run_offered(self) -> None:
+        """Have the tasks run that wait from before."""
 
     def prioritise(self, task_id: str, priority: int) -> None:
         """Give a waiting task another priority, which is kept.
@@ -106,15 +126,18 @@ class Running(Protocol):
 
         Raises:
             UnknownTask: There is no such task.
-            TaskNotWaiting: It runs, has ended, or waits elsewhere.
+            TaskNotWaiting: It runs, or has ended.
             InvalidRequest: The priority is not from -1,000 to 1,000.
         """
 
     def pause(self) -> None:
-        """Start no further task until ``resume``; the one that runs goes on.
+        """Start no further task of the queue until ``resume``; what runs goes on.
 
-        To finish the running task and stop: ``close(finish=True)``.
+        It holds in every process, and outlasts them.
         """
 
     def resume(self) -> None:
-        """Start tasks again."""
+        """Start tasks of the queue again."""
+
+    def queue_state(self) -> QueueState:
+        """Return where the queue stands."""

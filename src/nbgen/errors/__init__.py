@@ -16,7 +16,6 @@
     ├── UnknownBatch              unknown_batch           no batch of that id
     ├── PackageMissing            package_missing         an optional package is needed
     ├── DataFolderUnusable        data_folder_unusable    nothing can be kept there
-    ├── DataFolderInUse           data_folder_in_use      another process runs its tasks
     ├── ForeignPictures           foreign_pictures        others may refer to them
     ├── BackupElsewhere           backup_elsewhere        other programs copy it
     ├── QueueFull                 queue_full              too many tasks wait
@@ -24,9 +23,9 @@
     │   ├── UnknownTask           unknown_task            no task of that id
     │   ├── TaskConflict          task_conflict           the id means another request
     │   ├── TaskNotEnded          task_not_ended          it waits or runs
+    │   ├── TaskSucceeded         task_succeeded          it has its pictures already
     │   ├── TaskNotWaiting        task_not_waiting        it has no place in the queue
     │   ├── TaskProtected         task_protected          published or approved
-    │   ├── TaskElsewhere         task_elsewhere          another process runs it
     │   ├── TaskUnfinished        task_unfinished         no result in time
     │   ├── TaskCancelled         task_cancelled          ended by a cancel
     │   ├── TaskLost              task_lost               its process died
@@ -38,7 +37,6 @@
     ├── PortTaken                 port_taken              a server cannot listen there
     ├── ServerUnreachable         server_unreachable      no server at that address
     ├── UnexpectedAnswer          unexpected_answer       the server is not nbgen's
-    ├── RunsNoTasks               runs_no_tasks           opened without a queue
     └── StudioClosed              studio_closed           used after ``close()``
 
 The message of each says what is wrong and what to do next; it is written for the
@@ -68,14 +66,12 @@ from nbgen.errors.requests import (
 from nbgen.errors.studio import (
     AccessDenied,
     BackupElsewhere,
-    DataFolderInUse,
     DataFolderUnusable,
     ForeignPictures,
     PackageMissing,
     PortTaken,
     PublishFailed,
     QueueFull,
-    RunsNoTasks,
     ServerUnreachable,
     StudioClosed,
     UnexpectedAnswer,
@@ -86,12 +82,12 @@ from nbgen.errors.tasks import (
     GenerationFailed,
     TaskCancelled,
     TaskConflict,
-    TaskElsewhere,
     TaskError,
     TaskLost,
     TaskNotEnded,
     TaskNotWaiting,
     TaskProtected,
+    TaskSucceeded,
     TaskUnfinished,
     UnknownTask,
 )
@@ -101,7 +97,6 @@ __all__ = [
     "BackupElsewhere",
     "BrokenPicture",
     "CheckpointNotFound",
-    "DataFolderInUse",
     "DataFolderUnusable",
     "DecisionConflict",
     "EngineFailed",
@@ -119,17 +114,16 @@ __all__ = [
     "QueueFull",
     "RowErrors",
     "RowMistake",
-    "RunsNoTasks",
     "ServerUnreachable",
     "StudioClosed",
     "TaskCancelled",
     "TaskConflict",
-    "TaskElsewhere",
     "TaskError",
     "TaskLost",
     "TaskNotEnded",
     "TaskNotWaiting",
     "TaskProtected",
+    "TaskSucceeded",
     "TaskUnfinished",
     "UnexpectedAnswer",
     "UnknownBatch",

@@ -31,20 +31,6 @@ class DataFolderUnusable(NbgenError):
         self.reason = message if reason is None else reason
 
 
-class DataFolderInUse(NbgenError):
-    """Another process runs the tasks of the data folder."""
-
-    code = "data_folder_in_use"
-
-    def __init__(self, folder: str, holder: str) -> None:
-        super().__init__(
-            f"The data folder {folder!r} is in use: {holder} runs tasks. Try again "
-            "when its tasks have ended, generate there, or use another folder: "
-            "data_dir=, --data-dir or NBGEN_DATA_DIR. You can still list tasks and "
-            "decide on them here."
-        )
-
-
 class ForeignPictures(NbgenError):
     """Another database may refer to the pictures, so none is removed."""
 
@@ -119,18 +105,6 @@ class UnexpectedAnswer(NbgenError):
         super().__init__(
             f"The server at {url} answered {answer}. Check the address, and any proxy "
             "between this machine and the server."
-        )
-
-
-class RunsNoTasks(NbgenError):
-    """The studio was opened for listing and deciding, and runs no tasks."""
-
-    code = "runs_no_tasks"
-
-    def __init__(self) -> None:
-        super().__init__(
-            "This studio finds tasks and decides on them, but makes no pictures. To "
-            "make some, open another one with Studio()."
         )
 
 

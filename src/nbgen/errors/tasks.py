@@ -41,7 +41,7 @@ class TaskConflict(TaskError):
         super().__init__(
             task_id,
             f"Task {task_id!r} exists with another request. Choose another task_id, "
-            "or leave it out to get a new one."
+            "leave it out to get a new one, or make the task anew with replace."
             if key is None
             else f"The key {shown(key)} was used for another request, which made task "
             f"{task_id!r}. Choose another key.",
@@ -59,6 +59,19 @@ class TaskNotEnded(TaskError):
         )
 
 
+class TaskSucceeded(TaskError):
+    """The task has its pictures, and only one without will do."""
+
+    code = "task_succeeded"
+
+    def __init__(self, task_id: str) -> None:
+        super().__init__(
+            task_id,
+            f"Task {task_id!r} has its pictures already. For others, submit a new "
+            "task, or this one with another request and replace.",
+        )
+
+
 class TaskNotWaiting(TaskError):
     """The task has no place in the queue."""
 
@@ -67,8 +80,8 @@ class TaskNotWaiting(TaskError):
     def __init__(self, task_id: str) -> None:
         super().__init__(
             task_id,
-            f"Task {task_id!r} does not wait here: it runs, has ended, or is another "
-            "process's. Only a waiting task has a place in the queue.",
+            f"Task {task_id!r} does not wait: it runs, or has ended. Only a waiting "
+            "task has a place in the queue.",
         )
 
 
@@ -82,19 +95,6 @@ class TaskProtected(TaskError):
             task_id,
             f"Task {task_id!r} {reason}, so it was not deleted. To delete it all the "
             "same, use force: force=True, --force or ?force=true.",
-        )
-
-
-class TaskElsewhere(TaskError):
-    """Another process or studio runs the task, or will."""
-
-    code = "task_elsewhere"
-
-    def __init__(self, task_id: str) -> None:
-        super().__init__(
-            task_id,
-            f"Task {task_id!r} runs in another process or studio, or waits for one. "
-            "Cancel it there.",
         )
 
 

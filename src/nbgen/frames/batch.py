@@ -124,8 +124,6 @@ def generate_frame(
         InvalidRequest: An argument is not allowed, for any row.
         RowErrors: Rows ask for what is not allowed; its ``table`` lists them all.
         TaskConflict: A task id of the batch stands for something else.
-        DataFolderInUse: Another process runs the tasks of the data folder, and
-            something is missing.
         QueueFull: There is not room for all.
         StudioClosed: The studio is closed.
     """

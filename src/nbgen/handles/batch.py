@@ -103,11 +103,7 @@ class Batch:
         return watch.stop
 
     def cancel(self) -> None:
-        """Ask all of its tasks that have not ended to end.
-
-        Raises:
-            TaskError: Another process runs them.
-        """
+        """Ask all of its tasks that have not ended to end."""
         self._backend.cancel([row.task_id for row in self._unfinished()])
 
     def retry(self) -> None:
@@ -115,7 +111,6 @@ class Batch:
 
         Raises:
             QueueFull: There is not room for all; none was queued.
-            DataFolderInUse: Another process runs the tasks of the data folder.
             StudioClosed: The studio is closed.
         """
         self._backend.retry_rows(self.id, self.rows)
@@ -193,9 +188,8 @@ class Batch:
             )
         else:
             message = (
-                f"Batch {self.id!r} has not ended: {left}, and not all run here: "
-                "another process has them, or they wait for one since their studio "
-                "was closed. Its results can be read once it has ended."
+                f"Batch {self.id!r} has not ended: {left}, and the studio was closed "
+                "before. Open another one to follow it."
             )
         return TaskUnfinished(row.task_id, message)
 

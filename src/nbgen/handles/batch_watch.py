@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Iterable
 
 from nbgen.backend import Backend, StopWatching
-from nbgen.schema import ChangeKind, Changes, Status
+from nbgen.schema import CANCELLING, ChangeKind, Changes, Status
 
 
 class BatchWatch:
@@ -58,7 +58,8 @@ class BatchWatch:
             for change in changes.changes
             if change.kind is ChangeKind.TASK and change.batch_id == self._batch_id
         }
-        runs = {i for i, state in own.items() if state == Status.GENERATING}
+        running = (Status.GENERATING, CANCELLING)
+        runs = {task_id for task_id, state in own.items() if state in running}
         with self._lock:
             ended = [self._watches.pop(i, _nothing) for i in own.keys() - runs]
         for stop in ended:

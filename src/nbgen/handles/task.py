@@ -7,7 +7,7 @@ import time
 from collections.abc import Generator
 from concurrent.futures import Future
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -22,6 +22,7 @@ from nbgen.errors import (
 )
 from nbgen.handles.picture import Picture
 from nbgen.schema import (
+    Attempt,
     GenerationProgress,
     GenerationRequest,
     GenerationResult,
@@ -82,6 +83,11 @@ class Task:
     def status(self) -> Status:
         """Where the task stands."""
         return self.progress.status
+
+    @property
+    def attempts(self) -> list[Attempt]:
+        """The attempts at the task, the first one first."""
+        return self._backend.attempts(self.id)
 
     @property
     def pictures(self) -> list[Picture]:
@@ -148,7 +154,7 @@ class Task:
         Raises:
             TaskUnfinished: It has not ended in that time; it goes on.
             TaskCancelled: It was cancelled.
-            TaskLost: The process that ran it ended.
+            TaskLost: The process that ran it ended, with an older nbgen.
             GenerationFailed: It failed; the cause is chained.
         """
         began_s = time.monotonic()
@@ -189,23 +195,32 @@ class Task:
             return resolved(TaskEnd(self.id, None))
 
 
+class Submission(NamedTuple):
+    """How a request is queued; see ``Studio.generate``."""
+
+    task_id: str | None
+    request_key: str | None
+    priority: int
+    replace: bool
+
+
 def submit_request(
-    backend: Backend,
-    request: GenerationRequest,
-    task_id: str | None,
-    request_key: str | None,
-    priority: int,
+    backend: Backend, request: GenerationRequest, how: Submission
 ) -> Task:
     """Queue a request under an id or a key; see ``Studio.generate``.
 
     Raises:
         TaskConflict: The id or the key stands for another request.
     """
-    wanted = submission_id(task_id, request_key)
     try:
-        record = backend.submit(request, task_id=wanted, priority=priority)
+        record = backend.submit(
+            request,
+            task_id=submission_id(how.task_id, how.request_key),
+            priority=how.priority,
+            replace=how.replace,
+        )
     except TaskConflict as error:
-        raise TaskConflict(error.task_id, request_key) from error
+        raise TaskConflict(error.task_id, how.request_key) from error
     return Task(backend, record)
 
 
@@ -233,9 +248,8 @@ def result_of(end: TaskEnd) -> GenerationResult:
     if end.outcome is None:
         raise TaskUnfinished(
             end.task_id,
-            f"Task {end.task_id!r} has not ended, and does not run here: another "
-            "process has it, or it waits for one since its studio was closed. Its "
-            "result can be read once it has ended.",
+            f"Task {end.task_id!r} has not ended: the studio was closed before. Open "
+            "another one to follow it.",
         )
     error = _ERROR_OF_OUTCOME[end.outcome]
     raise error(end.task_id, end.error or str(end.cause)) from end.cause

@@ -15,6 +15,7 @@ from nbgen.review.quorum import Quorum
 from nbgen.review.rules import reviewed
 from nbgen.schema import (
     PICTURE_FIELDS,
+    Attempt,
     BatchRow,
     ChangedRows,
     CheckReport,
@@ -50,6 +51,15 @@ class Archive:
     def get_tasks(self, task_ids: Sequence[str]) -> list[TaskRecord]:
         """Return tasks in the order of the ids; see ``Finding.get_tasks``."""
         return [self._reviewed(task) for task in self._store.tasks.get_known(task_ids)]
+
+    def attempts(self, task_id: str) -> list[Attempt]:
+        """Return the attempts at a task; see ``Finding.attempts``."""
+        return self._store.tasks.attempts(task_id)
+
+    def find_task(self, task_id: str) -> TaskRecord | None:
+        """Return the task of that id, or None."""
+        task = self._store.tasks.get_task(task_id)
+        return None if task is None else self._reviewed(task)
 
     def batch_rows(self, batch_id: str) -> list[BatchRow]:
         """Return the rows of a batch; see ``Finding.batch_rows``."""

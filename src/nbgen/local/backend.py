@@ -18,13 +18,12 @@ from nbgen.backend import (
     ProgressCallback,
     StopWatching,
 )
-from nbgen.errors import NbgenError, RunsNoTasks, StudioClosed
+from nbgen.errors import NbgenError, StudioClosed
 from nbgen.generation.engine import Engine
 from nbgen.generation.process import ProcessEngine
 from nbgen.local.archive import Archive
 from nbgen.local.config import StudioConfig
 from nbgen.local.keeper import Keeper
-from nbgen.local.opening import Workshop
 from nbgen.local.parts import (
     Made,
     Parts,
@@ -33,11 +32,14 @@ from nbgen.local.parts import (
     share_parts,
 )
 from nbgen.local.reviews import Reviews
+from nbgen.local.scheduler import Scheduler
+from nbgen.local.submitter import Submitter
 from nbgen.local.watching import Watching
 from nbgen.progress import ProgressService
 from nbgen.review.publishers import Publisher
 from nbgen.schema import (
     DRAFT,
+    Attempt,
     BackedUp,
     BatchRow,
     ChangedRows,
@@ -53,12 +55,12 @@ from nbgen.schema import (
     OldTasks,
     Position,
     PublicationRecord,
+    QueueState,
     Review,
     TaskEnd,
     TaskPage,
     TaskQuery,
     TaskRecord,
-    resolved,
 )
 
 
@@ -71,8 +73,7 @@ class LocalBackend:
         studio = Studio(backend=backend)
 
     Attributes:
-        library: The parts that find, watch and decide.
-        workshop: The parts that run tasks; None for a backend that runs none.
+        library: The parts that submit, find, watch and decide.
 
     Args:
         parts: What it works with, by itself or with other backends of this process.
@@ -81,7 +82,6 @@ class LocalBackend:
 
     def __init__(self, parts: Parts, holder: object = None) -> None:
         self.library = parts.library
-        self.workshop = parts.workshop
         self._parts = parts
         self._leave = parts.used_by(self, self if holder is None else holder)
         self._left = False
@@ -96,7 +96,7 @@ class LocalBackend:
         publishers: Sequence[Publisher] | None = None,
         draft: Draft = DRAFT,
     ) -> LocalBackend:
-        """Open a backend that runs tasks, and take over those that wait.
+        """Open a backend that runs tasks, when it has the turn.
 
         Its parts are never shared with another backend of this process.
 
@@ -148,12 +148,12 @@ class LocalBackend:
     def open_library(
         cls, config: StudioConfig, *, publishers: Sequence[Publisher] | None = None
     ) -> LocalBackend:
-        """Open a backend that finds, decides and clears up, without queue or model.
+        """Open a backend that never runs a task, and needs no model.
 
-        Its methods that run tasks raise ``RunsNoTasks``. Its parts are its own.
+        It submits, finds and decides as any other does. Its parts are its own.
 
         Args:
-            config: The settings; those of the model and the queue have no effect.
+            config: The settings; those of the model have no effect.
             publishers: See ``Made``.
 
         Raises:
@@ -166,51 +166,68 @@ class LocalBackend:
     # Running.
 
     def submit(
-        self, request: GenerationRequest, *, task_id: str | None, priority: int
+        self,
+        request: GenerationRequest,
+        *,
+        task_id: str | None,
+        priority: int,
+        replace: bool = False,
     ) -> TaskRecord:
         """See ``nbgen.backend.Running``."""
-        submitter = self._running.submitter
-        return submitter.submit(request, task_id=task_id, priority=priority)
+        return self._submitter.submit(
+            request, task_id=task_id, priority=priority, replace=replace
+        )
 
     def submit_batch(
         self, batch_id: str, rows: Mapping[str, GenerationRequest], *, priority: int
     ) -> None:
         """See ``nbgen.backend.Running``."""
-        self._running.submitter.submit_batch(batch_id, rows, priority=priority)
+        self._submitter.submit_batch(batch_id, rows, priority=priority)
 
     def retry(self, task_ids: Sequence[str]) -> list[TaskRecord]:
         """See ``nbgen.backend.Running``."""
-        return self._running.submitter.retry(task_ids)
+        return self._submitter.retry(task_ids)
 
     def retry_rows(self, batch_id: str, rows: Iterable[str]) -> None:
         """See ``nbgen.backend.Running``."""
-        self._running.submitter.retry_rows(batch_id, rows)
+        self._submitter.retry_rows(batch_id, rows)
 
     def cancel(self, task_ids: Sequence[str]) -> None:
         """See ``nbgen.backend.Running``."""
-        self._running.scheduler.cancel(task_ids)
+        self._scheduler.cancel(task_ids)
 
     def ended(self, task_id: str) -> Future[TaskEnd]:
         """See ``nbgen.backend.Running``."""
-        if self.workshop is not None:
-            return self._running.scheduler.ended(task_id)
-        return resolved(self._archive.get_tasks([task_id])[0].end)
+        # Once all is closed, what has ended here is known still.
+        return self.library.scheduler.ended(task_id)
 
     def waiting(self) -> list[str]:
         """See ``nbgen.backend.Running``."""
-        return self._running.scheduler.waiting()
+        return self._scheduler.waiting()
+
+    def offered(self) -> list[str]:
+        """See ``nbgen.backend.Running``."""
+        return self._scheduler.offered()
+
+    def run_offered(self) -> None:
+        """See ``nbgen.backend.Running``."""
+        self._scheduler.run_offered()
 
     def prioritise(self, task_id: str, priority: int) -> None:
         """See ``nbgen.backend.Running``."""
-        self._running.scheduler.prioritise(task_id, priority)
+        self._scheduler.prioritise(task_id, priority)
 
     def pause(self) -> None:
         """See ``nbgen.backend.Running``."""
-        self._running.scheduler.pause()
+        self._scheduler.pause()
 
     def resume(self) -> None:
         """See ``nbgen.backend.Running``."""
-        self._running.scheduler.resume()
+        self._scheduler.resume()
+
+    def queue_state(self) -> QueueState:
+        """See ``nbgen.backend.Running``."""
+        return self._scheduler.state()
 
     # Watching.
 
@@ -243,6 +260,10 @@ class LocalBackend:
     def get_tasks(self, task_ids: Sequence[str]) -> list[TaskRecord]:
         """See ``nbgen.backend.Finding``."""
         return self._watching.with_live_steps(self._archive.get_tasks(task_ids))
+
+    def attempts(self, task_id: str) -> list[Attempt]:
+        """See ``nbgen.backend.Finding``."""
+        return self._archive.attempts(task_id)
 
     def batch_rows(self, batch_id: str) -> list[BatchRow]:
         """See ``nbgen.backend.Finding``."""
@@ -304,7 +325,7 @@ class LocalBackend:
         self, request: DecisionRequest, *, prompt: str | None
     ) -> TaskRecord | None:
         """See ``nbgen.backend.Deciding``."""
-        return self._running.submitter.request_changes(request, prompt=prompt)
+        return self._submitter.request_changes(request, prompt=prompt)
 
     def undo(
         self, task_id: str, *, reviewer_id: str, expect_version: int | None = None
@@ -373,9 +394,7 @@ class LocalBackend:
 
     def _settled_keeper(self) -> Keeper:
         """Return the keeper, once ends that were told are stored as far as possible."""
-        self._check_open()
-        if self.workshop is not None:
-            self.workshop.scheduler.save_ends()
+        self._scheduler.save_ends()
         return self.library.keeper
 
     @property
@@ -393,8 +412,11 @@ class LocalBackend:
             raise StudioClosed
 
     @property
-    def _running(self) -> Workshop:
+    def _scheduler(self) -> Scheduler:
         self._check_open()
-        if self.workshop is None:
-            raise RunsNoTasks
-        return self.workshop
+        return self.library.scheduler
+
+    @property
+    def _submitter(self) -> Submitter:
+        self._check_open()
+        return self.library.submitter

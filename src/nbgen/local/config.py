@@ -10,11 +10,13 @@ import msgspec
 
 from nbgen.errors import InvalidRequest
 from nbgen.generation.memory_plan import MemoryPlan
+from nbgen.schema.checks import check_queue_name
 from nbgen.schema.fields import unknown_name
 from nbgen.settings import (
     default_data_dir,
     default_database,
     default_images,
+    default_queue,
     default_quorum,
 )
 
@@ -45,10 +47,10 @@ class StudioConfig(msgspec.Struct, frozen=True, kw_only=True):
         release_after: Seconds without work after which the model's memory is given
             back until the next task; None keeps it.
         queue_limit: How many tasks may wait.
-        take_over: Whether tasks run here that waited in a studio that is gone: one
-            that was closed, or whose process died. What ran in one that died ends as
-            ``lost``.
-        rerun_lost: Whether, instead, what ran in one that died runs again.
+        take_over: Whether tasks run here at once that were submitted in a process that
+            is gone. Otherwise they are offered; see ``Studio.offered``.
+        queue: The name of the queue that takes the tasks. The studios of a queue share
+            its tasks, and one of them at a time runs these.
         database: The URL of a database that takes the place of the SQLite file in the
             data folder, such as ``postgresql+psycopg://…``; by default
             ``NBGEN_DATABASE``.
@@ -60,7 +62,8 @@ class StudioConfig(msgspec.Struct, frozen=True, kw_only=True):
             rejection rejects.
 
     Raises:
-        InvalidRequest: The worker is neither a process nor a thread.
+        InvalidRequest: The worker is neither a process nor a thread, or the queue is
+            no name.
     """
 
     data_dir: str | Path | None = None
@@ -70,8 +73,8 @@ class StudioConfig(msgspec.Struct, frozen=True, kw_only=True):
     worker: Worker = "process"
     release_after: float | None = 900.0
     queue_limit: int = 10_000
-    take_over: bool = True
-    rerun_lost: bool = False
+    take_over: bool = False
+    queue: str | None = None
     database: str | None = None
     images: str | Path | None = None
     quorum: str | None = None
@@ -80,6 +83,7 @@ class StudioConfig(msgspec.Struct, frozen=True, kw_only=True):
         worker: object = self.worker
         if worker not in ("process", "thread"):
             raise InvalidRequest("worker", worker, "'process' or 'thread'")
+        check_queue_name(self.queue_name)
 
     @property
     def folder(self) -> Path:
@@ -90,6 +94,11 @@ class StudioConfig(msgspec.Struct, frozen=True, kw_only=True):
     def database_url(self) -> str | None:
         """The URL of the database; None for the SQLite file in the data folder."""
         return self.database or default_database()
+
+    @property
+    def queue_name(self) -> str:
+        """The name of the queue."""
+        return self.queue or default_queue()
 
     @property
     def picture_place(self) -> str | Path:
@@ -111,7 +120,7 @@ class StudioSettings(TypedDict, total=False):
     release_after: float | None
     queue_limit: int
     take_over: bool
-    rerun_lost: bool
+    queue: str | None
     database: str | None
     images: str | Path | None
     quorum: str | None

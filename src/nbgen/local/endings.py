@@ -10,23 +10,26 @@ from __future__ import annotations
 import datetime as dt
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from msgspec.structs import replace
 
 from nbgen.errors import DataFolderUnusable
-from nbgen.local.job_queue import Job
+from nbgen.local.ends import Ends
+from nbgen.local.job import Job
 from nbgen.progress import ProgressService
 from nbgen.schema import (
     GIVEN_BACK,
-    NEVER_RAN,
+    RUNS_AGAIN,
     GenerationResult,
     Outcome,
+    Status,
     TaskEnd,
     TaskRecord,
     progress_of_record,
     utc_now,
 )
+from nbgen.store.running import Ending, RunStore
 from nbgen.store.tasks import TaskStore
 
 logger = logging.getLogger(__name__)
@@ -39,13 +42,15 @@ class Endings:
     so that the store comes to say what was told.
 
     Args:
-        tasks: Where ends are committed.
+        tasks: Where tasks are read.
+        running: Where ends are committed.
         progress: The service that notifies watchers.
+        ends: Notifies those who wait for the end of a task.
         now: Returns the present time in UTC.
 
     Example::
 
-        endings = Endings(store.tasks, progress)
+        endings = Endings(store.tasks, store.running, progress, ends)
         endings.end(job, Outcome.FAILED, error="The GPU is gone.")
         job.done.result().outcome  # FAILED, or how somebody else ended it before
     """
@@ -53,15 +58,20 @@ class Endings:
     def __init__(
         self,
         tasks: TaskStore,
+        running: RunStore,
         progress: ProgressService,
+        ends: Ends,
         *,
         now: Callable[[], dt.datetime] = utc_now,
     ) -> None:
         self._tasks = tasks
+        self._running = running
         self._progress = progress
+        self._ends = ends
         self._now = now
         self._lock = threading.Lock()
-        self._unsaved: dict[str, str] = {}  # by task, the error that was told
+        # By task: the generation that ran it, and the error that was told.
+        self._unsaved: dict[str, tuple[int, str]] = {}
 
     def end(
         self,
@@ -85,56 +95,31 @@ class Endings:
         """
         end = TaskEnd(job.task_id, outcome, error, result, cause)
         try:
-            end = self._commit(end, outcome, made_with)
+            end = self._commit(job, end, outcome, made_with)
             self._tell(end)
         except Exception:
             logger.exception("The end of task %s could not be told.", job.task_id)
         finally:
             job.done.set_result(end)
 
-    def give_back(self, job: Job) -> None:
+    def give_back(self, job: Job, *, died_of: str | None = None) -> None:
         """Have a task that was stopped wait again, and resolve the job; never raises.
 
-        Where that cannot be stored, the task ends as ``lost`` with the next runner.
-        """
-        try:
-            record = self._tasks.give_back_task(job.task_id)
-            if record is not None:
-                waits = replace(progress_of_record(record), message=GIVEN_BACK)
-                self._progress.publish_foreign(waits, was_here=True)
-        except Exception:
-            logger.exception("Task %s could not be given back.", job.task_id)
-        finally:
-            job.done.set_result(TaskEnd(job.task_id, None))
-
-    def cancel_waiting(
-        self, jobs: Sequence[Job], take_out: Callable[[Sequence[Job]], list[Job]]
-    ) -> None:
-        """End jobs that wait as cancelled, in one transaction.
+        Where that cannot be stored, the next runner counts it as a lost attempt.
 
         Args:
-            jobs: The jobs. Those that begin meanwhile are left alone.
-            take_out: Takes jobs from the queue and returns those that waited there.
-        """
-        ids = [job.task_id for job in jobs]
-        self._tasks.end_tasks(
-            ids, Outcome.CANCELLED, ended_at=self._now(), error=NEVER_RAN
-        )
-        records = self._tasks.get_tasks(ids)
-        for job in take_out(jobs):
-            self.resolve_from_record(job, records.get(job.task_id))
-
-    def resolve_from_record(self, job: Job, record: TaskRecord | None) -> None:
-        """Resolve a job from its stored record and notify watchers.
-
-        Without a stored outcome, resolve it silently: another process runs it, or
-        nobody does.
+            job: The job.
+            died_of: Why its process ended; None if it was stopped in an orderly way.
         """
         end = TaskEnd(job.task_id, None)
         try:
-            if record is not None:
-                end = record.end
-                self._tell(end)
+            record = self._running.give_back(
+                job.task_id, job.generation, died_of=died_of
+            )
+            message = GIVEN_BACK if died_of is None else RUNS_AGAIN
+            end = self._tell_record(job, record, message)
+        except Exception:
+            logger.exception("Task %s could not be given back.", job.task_id)
         finally:
             job.done.set_result(end)
 
@@ -143,46 +128,43 @@ class Endings:
         with self._lock:
             return task_id in self._unsaved
 
-    def keep_end(self, task_id: str, error: str) -> None:
-        """Remember that watchers saw a task fail; ``save_ends`` stores the failure."""
-        with self._lock:
-            self._unsaved[task_id] = error
-
     def save_ends(self) -> None:
         """Store the ends that could not be saved before; keep what still cannot be."""
         with self._lock:
             unsaved = dict(self._unsaved)
         try:
-            for error in set(unsaved.values()):
-                ids = [task_id for task_id in unsaved if unsaved[task_id] == error]
-                self._tasks.end_tasks(
-                    ids, Outcome.FAILED, ended_at=self._now(), error=error
-                )
+            for task_id, (generation, error) in unsaved.items():
+                end = Ending(Outcome.FAILED, error)
+                self._running.end(task_id, generation, end, ended_at=self._now())
                 with self._lock:
-                    for task_id in ids:
-                        self._unsaved.pop(task_id, None)
+                    self._unsaved.pop(task_id, None)
         except Exception:
             logger.exception("The ends of %d tasks cannot be saved.", len(unsaved))
 
     def _commit(
-        self, end: TaskEnd, outcome: Outcome, made_with: dict[str, str] | None
+        self,
+        job: Job,
+        end: TaskEnd,
+        outcome: Outcome,
+        made_with: dict[str, str] | None,
     ) -> TaskEnd:
         """Store an end; return the one to tell, which may be another's."""
-        task_id = end.task_id
+        task_id = job.task_id
         try:
             progress = self._progress.get_progress(task_id)
             times = self._progress.stage_times(task_id) if progress else {}
             steps = self._progress.step_times(task_id) if progress else {}
-            ended = self._tasks.end_task(
-                task_id,
+            ending = Ending(
                 outcome,
-                ended_at=self._now(),
-                current_step=progress.current_step if progress else 0,
-                error=end.error,
-                result=end.result,
-                stages={stage.value: took_s for stage, took_s in times.items()},
-                step_times={stage.value: took_s for stage, took_s in steps.items()},
-                made_with=made_with,
+                end.error,
+                end.result,
+                progress.current_step if progress else 0,
+                {stage.value: took_s for stage, took_s in times.items()},
+                {stage.value: took_s for stage, took_s in steps.items()},
+                made_with or {},
+            )
+            ended = self._running.end(
+                task_id, job.generation, ending, ended_at=self._now()
             )
             record = None if ended else self._tasks.get_task(task_id)
         except Exception as fault:  # a full disk must not leave watchers waiting
@@ -195,10 +177,30 @@ class Endings:
                     fault.reason if isinstance(fault, DataFolderUnusable) else fault
                 )
                 error = f"The result could not be saved: {reason}"
-                self.keep_end(task_id, error)
+                with self._lock:
+                    self._unsaved[task_id] = (job.generation, error)
                 return TaskEnd(task_id, Outcome.FAILED, error, cause=fault)
-        # Somebody else may have ended it first, and that is the end for all.
-        return end if record is None else record.end._replace(cause=end.cause)
+            ended = False
+        if ended:
+            return end
+        # Somebody else has ended it, or runs it by now.
+        return self._tell_record(job, record)._replace(cause=end.cause)
+
+    def _tell_record(
+        self, job: Job, record: TaskRecord | None, message: str | None = None
+    ) -> TaskEnd:
+        """Tell where a task stands that does not run here any more."""
+        record = record or self._tasks.get_task(job.task_id)
+        if record is None:
+            return TaskEnd(job.task_id, None)
+        if record.status.ended:
+            self._tell(record.end)
+        else:
+            state = progress_of_record(record)
+            if message is not None and record.status is Status.PENDING:
+                state = replace(state, message=message)
+            self._progress.publish_foreign(state, was_here=True)
+        return record.end
 
     def _ended_record(self, task_id: str) -> TaskRecord | None:
         """Return a task whose end was saved though no answer came; None if not."""
@@ -210,9 +212,14 @@ class Endings:
         return record if record is not None and record.status.ended else None
 
     def _tell(self, end: TaskEnd) -> None:
-        if end.outcome is Outcome.SUCCEEDED:
-            self._progress.mark_complete(end.task_id, result=end.result)
-        elif end.outcome is not None:
-            self._progress.mark_failed(
-                end.task_id, end.error or "", outcome=end.outcome, result=end.result
-            )
+        if end.outcome is None:
+            return
+        try:
+            if end.outcome is Outcome.SUCCEEDED:
+                self._progress.mark_complete(end.task_id, result=end.result)
+            else:
+                self._progress.mark_failed(
+                    end.task_id, end.error or "", outcome=end.outcome, result=end.result
+                )
+        finally:
+            self._ends.tell(end)

@@ -14,8 +14,8 @@ from nbgen.errors import NbgenError, WorkerDied
 from nbgen.generation.engine import Cancelled
 from nbgen.images import Images
 from nbgen.local.endings import Endings
-from nbgen.local.job_queue import Job
-from nbgen.local.job_run import JobRun, NotOursToRun
+from nbgen.local.job import Job
+from nbgen.local.job_run import JobRun
 from nbgen.schema import (
     GenerationResult,
     ImageRecord,
@@ -48,26 +48,19 @@ class Finisher:
         self._endings = endings
         self._saver = ThreadPoolExecutor(1, "nbgen-saver")
         self._saving: Future[None] | None = None
-        self._lost: Job | None = None
 
-    def finish(self, run: JobRun) -> Job | None:
+    def finish(self, run: JobRun) -> None:
         """Have a run's pictures saved as they come, and its job ended.
 
         Waits until the run before it has ended, or pictures that wait to be saved would
         fill the memory.
-
-        Returns:
-            The job of the run before it, if it was drawn and the next job's work then
-            killed the process: it has not ended, and is the caller's to run again.
         """
         if self._saving is not None:
             wait([self._saving])
-        lost, self._lost = self._lost, None
         try:
             self._saving = self._saver.submit(self._finish, run)
         except RuntimeError:  # the interpreter exits, and starts no more threads
             self._finish(run)
-        return lost
 
     def close(self) -> None:
         """End the thread, once the last job has ended."""
@@ -101,10 +94,12 @@ class Finisher:
             self._endings.give_back(run.job)
         elif isinstance(error, Cancelled):
             self._endings.end(run.job, Outcome.CANCELLED, error=run.describe_cancel())
-        elif isinstance(error, NotOursToRun):
-            self._endings.resolve_from_record(run.job, error.record)
-        elif isinstance(error, WorkerDied) and run.drawn and run.was_overtaken:
-            self._lost = run.job
+        elif isinstance(error, WorkerDied):
+            # One that was drawn already has not killed the process: the next one has.
+            is_innocent = run.drawn and run.was_overtaken
+            self._endings.give_back(
+                run.job, died_of=None if is_innocent else str(error)
+            )
         else:
             self._fail(run, error, result)
 

@@ -22,10 +22,10 @@ from nbgen.generation.events import (
     StageStarted,
     StepFinished,
 )
-from nbgen.local.job_queue import Job
+from nbgen.local.job import Job
 from nbgen.local.timings import Timings
 from nbgen.progress import ProgressService
-from nbgen.schema import Stage, StagePlan, TaskRecord, describe_cancel
+from nbgen.schema import Stage, StagePlan, describe_cancel
 
 logger = logging.getLogger(__name__)
 
@@ -38,13 +38,6 @@ _STAGE_MESSAGES = {
     Stage.DECODE: "Decoding the picture",
     Stage.SAVE: "Saving the picture",
 }
-
-
-class NotOursToRun(Exception):
-    """The task has ended, or is another's to run, as its record says."""
-
-    def __init__(self, record: TaskRecord | None) -> None:
-        self.record = record
 
 
 class JobRun:

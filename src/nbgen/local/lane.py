@@ -1,9 +1,8 @@
 """A device's lane: takes one job at a time through its engine.
 
 Thread-safety: ``run``, ``prepare`` and ``release`` belong to the worker thread, and any
-may call ``kill``. Before
-it starts and after it has ended, ``prepare`` and ``close`` belong to the thread that
-opens or closes the studio.
+may call ``kill``. Once that thread has ended, ``close`` belongs to the thread that
+closes the studio.
 """
 
 from __future__ import annotations
@@ -17,12 +16,11 @@ from nbgen.generation.engine import EngineRunner, Work
 from nbgen.images import Images
 from nbgen.local.endings import Endings
 from nbgen.local.finisher import Finisher
-from nbgen.local.job_queue import Job
-from nbgen.local.job_run import JobRun, NotOursToRun
+from nbgen.local.job import Job
+from nbgen.local.job_run import JobRun
 from nbgen.local.live_writer import LiveWriter
 from nbgen.local.timings import Timings
 from nbgen.progress import ProgressService
-from nbgen.store.tasks import TaskStore
 
 logger = logging.getLogger(__name__)
 
@@ -33,8 +31,8 @@ class Lane:
     The finisher saves the pictures of a job and ends it while the next one is drawn.
 
     Args:
+        name: What the history of a task calls this machine.
         make_runner: Called once, when the first job runs or by ``prepare``.
-        tasks: Where a job is claimed before it runs.
         images: Where pictures to start from are read.
         progress: The service that notifies watchers.
         timings: How long the stages of earlier runs took.
@@ -46,8 +44,9 @@ class Lane:
     Example::
 
         lane = Lane(
+            "studio-1",
             lambda: ThreadEngine(PatternEngine),
-            store.tasks, images, progress,
+            images, progress,
             timings=timings, endings=endings, live=live, finisher=finisher,
         )
         lane.run(job)
@@ -57,8 +56,8 @@ class Lane:
 
     def __init__(
         self,
+        name: str,
         make_runner: Callable[[], EngineRunner],
-        tasks: TaskStore,
         images: Images,
         progress: ProgressService,
         *,
@@ -68,9 +67,9 @@ class Lane:
         finisher: Finisher,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self.name = name
         self._make_runner = make_runner
         self._runner: EngineRunner | None = None
-        self._tasks = tasks
         self._images = images
         self._progress = progress
         self._timings = timings
@@ -90,17 +89,10 @@ class Lane:
         if self._before is not None:
             self._before.was_overtaken = True
         run = self._try(job)
-        if isinstance(run.error, WorkerDied) and run.error.of_memory:
-            # The new process begins with all memory free, and what else filled it may
-            # be gone. A second death is for a person to look at.
+        if isinstance(run.error, WorkerDied):
             self._loaded = False
-            run = self._try(job, "Trying once more: memory had run out")
-        lost = self._finisher.finish(run)
+        self._finisher.finish(run)
         self._before = run
-        if lost is not None:
-            message = "Trying once more: another task ended the process"
-            self._finisher.finish(self._try(lost, message))
-            self._before = None
 
     def prepare(self) -> EngineRunner:
         """Return the runner, made now if it is not there yet."""
@@ -135,7 +127,7 @@ class Lane:
         self._endings.save_ends()
         self.release()
 
-    def _try(self, job: Job, message: str | None = None) -> JobRun:
+    def _try(self, job: Job) -> JobRun:
         run = JobRun(
             job,
             self._progress,
@@ -144,20 +136,20 @@ class Lane:
             clock=self._clock,
         )
         try:
-            self._draw(job, run, message)
+            self._draw(job, run)
         except BaseException as error:  # noqa: BLE001 - whatever a store may raise
             run.end(error)
         self._loaded = self._loaded or run.drawn
         return run
 
-    def _draw(self, job: Job, run: JobRun, message: str | None) -> None:
+    def _draw(self, job: Job, run: JobRun) -> None:
+        # What is remembered is of an earlier attempt.
+        self._progress.forget(job.task_id)
+        steps = job.request.num_inference_steps
+        self._progress.create_progress(job.task_id, steps)
         job.cancel.raise_if_cancelled()
-        if not self._tasks.start_task(job.task_id):
-            raise NotOursToRun(self._tasks.get_task(job.task_id))
         run.start()
         self._live.follow(job.task_id)
-        if message is not None:
-            run.warn(message)
         work = Work(
             job.request,
             job.seed,

@@ -5,6 +5,7 @@ The last one that is opened is closed first.
 
 from __future__ import annotations
 
+import platform
 import sqlite3
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -19,14 +20,14 @@ from nbgen.images import Images, find_owners, open_images
 from nbgen.local.archive import Archive
 from nbgen.local.config import StudioConfig
 from nbgen.local.endings import Endings
+from nbgen.local.ends import Ends
 from nbgen.local.finisher import Finisher
-from nbgen.local.job_queue import JobQueue
 from nbgen.local.keeper import Keeper
 from nbgen.local.lane import Lane
 from nbgen.local.live_writer import LiveWriter
 from nbgen.local.outbox import Outbox
 from nbgen.local.reviews import Reviews
-from nbgen.local.runner_lock import RunnerLock
+from nbgen.local.runner import Runner
 from nbgen.local.scheduler import Scheduler
 from nbgen.local.submitter import Submitter
 from nbgen.local.timings import Timings
@@ -36,59 +37,65 @@ from nbgen.review.installed import load_publishers
 from nbgen.review.publishers import Publisher
 from nbgen.review.quorum import read_quorum
 from nbgen.schema import Draft, utc_now
+from nbgen.schema.checks import LONGEST_LANE_NAME
 from nbgen.store import Store
 from nbgen.store.sqlite_file import UNPACK, file_at, read_identity
+from nbgen.store.turn import Turn
 
 
-class Library(NamedTuple):
-    """The open parts of a backend that finds, watches and decides."""
+class Stock(NamedTuple):
+    """What all other parts work with."""
 
     store: Store
-    turn: RunnerLock
+    turn: Turn
     images: Images
     progress: ProgressService
     changes: ChangeFollower
+    ends: Ends
+
+
+class Workshop(NamedTuple):
+    """The open parts that run tasks."""
+
+    runner: Runner
+    lane: Lane
+    endings: Endings
+
+
+class Library(NamedTuple):
+    """The open parts that submit, find, watch and decide."""
+
+    store: Store
+    images: Images
+    progress: ProgressService
+    changes: ChangeFollower
+    scheduler: Scheduler
+    submitter: Submitter
     archive: Archive
     keeper: Keeper
     reviews: Reviews
     watching: Watching
 
 
-class Workshop(NamedTuple):
-    """The open parts of a backend that run tasks."""
-
-    submitter: Submitter
-    scheduler: Scheduler
-    queue: JobQueue
-    lane: Lane
-
-
-def open_library(
-    config: StudioConfig,
-    progress: ProgressService | None,
-    publishers: Sequence[Publisher] | None,
-    opening: ExitStack,
-) -> Library:
-    """Open the store, the pictures and what works on them.
+def open_stock(
+    config: StudioConfig, progress: ProgressService | None, opening: ExitStack
+) -> Stock:
+    """Open the store and the pictures, and what tells of changes.
 
     Args:
         config: The settings.
         progress: Notifies watchers; None makes a service that is closed with the rest.
-        publishers: Publish what is approved; None takes the installed ones.
         opening: Gets a callback that closes each part.
 
     Raises:
         DataFolderUnusable: The folder or the database cannot be read or written, or
             the pictures in the folder are of another database.
         InvalidRequest: A setting is not allowed.
-        PublishFailed: An installed publisher cannot be loaded.
     """
-    quorum = read_quorum(config.approvals_needed)
-    publishers = load_publishers() if publishers is None else publishers
     _check_file(config)
-    store = Store(config.folder, config.database_url)
-    turn = RunnerLock(store.lock_folder)
-    # The turn is released last, so that the next runner finds our tasks to take over.
+    store = Store(config.folder, config.database_url, config.queue_name)
+    turn = store.open_turn()
+    # The turn is released last, so that the next runner finds that we are gone.
     opening.callback(turn.release)
     opening.callback(store.close)
     _check_owner(config, store.identity, "another one")  # of PostgreSQL, known only now
@@ -98,15 +105,69 @@ def open_library(
         opening.callback(progress.close)
     changes = ChangeFollower(store.changes)
     opening.callback(changes.close)
-    watching = Watching(store, progress, changes)
+    service = progress
+    ends = Ends(
+        store.tasks,
+        changes,
+        # Of a task that it tracks, the end is told by whoever runs it.
+        runs_here=lambda task_id: service.get_progress(task_id) is not None,
+    )
+    opening.callback(ends.close)
+    return Stock(store, turn, images, progress, changes, ends)
+
+
+def open_library(
+    config: StudioConfig,
+    stock: Stock,
+    workshop: Workshop | None,
+    *,
+    publishers: Sequence[Publisher] | None,
+    draft: Draft,
+    opening: ExitStack,
+) -> Library:
+    """Open what submits, finds, watches and decides.
+
+    Args:
+        config: The settings.
+        stock: What they work with.
+        workshop: What runs tasks here; None for nothing.
+        publishers: Publish what is approved; None takes the installed ones.
+        draft: Draws the ids, seeds and times of new tasks.
+        opening: Gets a callback that closes each part.
+
+    Raises:
+        InvalidRequest: A setting is not allowed.
+        PublishFailed: An installed publisher cannot be loaded.
+    """
+    store, _, images, progress, changes, ends = stock
+    quorum = read_quorum(config.approvals_needed)
+    publishers = load_publishers() if publishers is None else publishers
+    watching = Watching(store, stock.turn, progress, changes)
     opening.callback(watching.close)
     outbox = Outbox(store, images, publishers)
     opening.callback(outbox.close)
     archive = Archive(store, images, quorum)
     keeper = Keeper(store, images, quorum, progress)
     reviews = Reviews(store.decisions, images, outbox, quorum, utc_now)
+    scheduler = Scheduler(
+        store,
+        ends,
+        config.queue_limit,
+        runner=None if workshop is None else workshop.runner,
+        endings=None if workshop is None else workshop.endings,
+    )
+    submitter = Submitter(store.tasks, archive, reviews, scheduler, draft)
     return Library(
-        store, turn, images, progress, changes, archive, keeper, reviews, watching
+        store,
+        images,
+        progress,
+        changes,
+        scheduler,
+        submitter,
+        archive,
+        keeper,
+        reviews,
+        watching,
     )
 
 
@@ -165,58 +226,45 @@ def _database_name(config: StudioConfig) -> str:
 def open_workshop(
     config: StudioConfig,
     engine: Engine | ProcessEngine | None,
-    library: Library,
-    draft: Draft,
+    stock: Stock,
     opening: ExitStack,
 ) -> Workshop:
-    """Open the queue, the engine and what submits to them.
+    """Open the engine and what runs the tasks of the queue on it.
 
     Args:
         config: The settings.
         engine: Makes the pictures in this process; None makes one of the checkpoint.
-        library: What finds, watches and decides.
-        draft: Draws the ids, seeds and times of new tasks.
+        stock: What they work with.
         opening: Gets a callback that closes each part.
     """
-    store, progress = library.store, library.progress
-    endings = Endings(store.tasks, progress)
+    store, turn, images, progress, changes, ends = stock
+    endings = Endings(store.tasks, store.running, progress, ends)
     live = LiveWriter(store.live, progress)
     opening.callback(live.close)
     lane = Lane(
+        platform.node()[:LONGEST_LANE_NAME] or "this machine",
         _runner_maker(config, engine),
-        store.tasks,
-        library.images,
+        images,
         progress,
         timings=Timings(config.folder / "timings.json", str(config.checkpoint)),
         endings=endings,
         live=live,
-        finisher=Finisher(library.images, endings),
+        finisher=Finisher(images, endings),
     )
     opening.callback(lane.close)
-    if config.worker == "process":
-        # Ahead of need; a thread would load while the caller goes on in Python.
-        lane.prepare()
-    queue = JobQueue(
-        lane.run,
-        # The model of another process that has something to run may need the memory.
-        stop=lane.kill,
-        on_idle=lane.release,
-        idle_s=config.release_after,
-        limit=config.queue_limit,
-    )
-    scheduler = Scheduler(
+    runner = Runner(
         store,
-        progress,
-        queue,
-        endings,
-        library.turn,
+        turn,
+        changes,
+        lane,
+        forget=progress.forget,
+        idle_s=config.release_after,
         take_over=config.take_over,
-        rerun_lost=config.rerun_lost,
+        # A thread would load while the caller goes on in Python.
+        prepares=config.worker == "process",
     )
-    submitter = Submitter(
-        store.tasks, library.archive, library.reviews, scheduler, draft
-    )
-    return Workshop(submitter, scheduler, queue, lane)
+    opening.callback(runner.end_beats)
+    return Workshop(runner, lane, endings)
 
 
 def _runner_maker(

@@ -22,13 +22,19 @@ from nbgen.generation.checkpoints import find_checkpoint
 from nbgen.generation.engine import Engine
 from nbgen.generation.process import ProcessEngine
 from nbgen.local.config import StudioConfig
-from nbgen.local.opening import Library, Workshop, open_library, open_workshop
+from nbgen.local.opening import (
+    Library,
+    Workshop,
+    open_library,
+    open_stock,
+    open_workshop,
+)
 from nbgen.progress import ProgressService
 from nbgen.review.publishers import Publisher
 from nbgen.schema import DRAFT, Draft
 from nbgen.threads import start_thread
 
-_Key = tuple[Path, str | None]
+_Key = tuple[Path, str | None, str]
 _lock = threading.Lock()
 _open: weakref.WeakValueDictionary[_Key, Parts] = weakref.WeakValueDictionary()
 _gates: dict[_Key, threading.RLock] = {}
@@ -57,7 +63,7 @@ class Parts:
     Args:
         config: The settings.
         made: What the caller has made itself.
-        library: The parts that find, watch and decide.
+        library: The parts that submit, find, watch and decide.
         workshop: The parts that run tasks; None where none are run.
         closing: Closes the parts, the last one first.
 
@@ -149,13 +155,13 @@ class Parts:
         """
         if os.getpid() != self._process_id:
             return
-        scheduler = None if self.workshop is None else self.workshop.scheduler
+        runner = None if self.workshop is None else self.workshop.runner
         try:
-            if scheduler is not None:
-                scheduler.close(finish=finish)
+            if runner is not None:
+                runner.close(finish=finish)
         finally:
             # Never beneath a task that runs: its end has to be stored and told.
-            if scheduler is None or scheduler.has_ended:
+            if runner is None or runner.has_ended:
                 self.is_closed = True
                 with self._tearing_down:
                     self._closing.close()
@@ -163,7 +169,7 @@ class Parts:
 
 
 def open_parts(config: StudioConfig, made: Made, draft: Draft = DRAFT) -> Parts:
-    """Open parts that run tasks, and take over those that wait.
+    """Open parts that run tasks when they have the turn.
 
     Raises:
         CheckpointNotFound: There is no such checkpoint.
@@ -174,11 +180,19 @@ def open_parts(config: StudioConfig, made: Made, draft: Draft = DRAFT) -> Parts:
     if made.engine is None:
         find_checkpoint(config.checkpoint)
     with ExitStack() as opening:
-        library = open_library(config, made.progress, made.publishers, opening)
-        workshop = open_workshop(config, made.engine, library, draft, opening)
+        stock = open_stock(config, made.progress, opening)
+        workshop = open_workshop(config, made.engine, stock, opening)
+        library = open_library(
+            config,
+            stock,
+            workshop,
+            publishers=made.publishers,
+            draft=draft,
+            opening=opening,
+        )
         parts = Parts(config, made, library, workshop, opening.pop_all())
     try:
-        workshop.scheduler.start()
+        workshop.runner.start()
     except BaseException:
         parts.close()
         raise
@@ -188,7 +202,7 @@ def open_parts(config: StudioConfig, made: Made, draft: Draft = DRAFT) -> Parts:
 def open_parts_of_library(
     config: StudioConfig, publishers: Sequence[Publisher] | None
 ) -> Parts:
-    """Open parts that find, decide and clear up, without queue or model.
+    """Open parts that never run a task, and need no model.
 
     Raises:
         DataFolderUnusable: The folder or the database cannot be read or written.
@@ -196,7 +210,10 @@ def open_parts_of_library(
         PublishFailed: An installed publisher cannot be loaded.
     """
     with ExitStack() as opening:
-        library = open_library(config, None, publishers, opening)
+        stock = open_stock(config, None, opening)
+        library = open_library(
+            config, stock, None, publishers=publishers, draft=DRAFT, opening=opening
+        )
         made = Made(publishers=publishers)
         return Parts(config, made, library, None, opening.pop_all())
 
@@ -210,7 +227,7 @@ def share_parts(
     """Use the parts that are open in this process, or open them; see ``open_parts``.
 
     Args:
-        config: The settings. Its folder and its database say which parts.
+        config: The settings. Its folder, database and queue say which parts.
         given: The names of the settings that the caller has chosen. Of parts that are
             open, the others may be any, but for ``images`` and ``quorum``.
         made: What the caller has made itself.
@@ -219,7 +236,7 @@ def share_parts(
     Raises:
         InvalidRequest: Parts are open that have another setting than one that is given.
     """
-    key = (config.folder.resolve(), config.database_url)
+    key = (config.folder.resolve(), config.database_url, config.queue_name)
     with _lock:
         gate = _gates.setdefault(key, threading.RLock())
     with gate:

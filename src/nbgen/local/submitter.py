@@ -1,19 +1,16 @@
 """Decides which tasks a submission makes: new ones, missing rows, retries, children.
 
 Holds no state of its own, so any thread may call every method. What it plans is
-committed and queued by the scheduler, whose lock is held while a plan is made.
+committed by the scheduler, which has it plan anew if somebody else was faster.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
-from nbgen.errors import (
-    DataFolderInUse,
-    InvalidRequest,
-    TaskConflict,
-    TaskNotEnded,
-)
+import msgspec
+
+from nbgen.errors import InvalidRequest, TaskConflict
 from nbgen.local.archive import Archive
 from nbgen.local.reviews import Reviews, unless_refused
 from nbgen.local.scheduler import Scheduler
@@ -22,10 +19,14 @@ from nbgen.schema import (
     DecisionRequest,
     Draft,
     GenerationRequest,
+    Plan,
     TaskRecord,
+    check_replaceable,
+    check_retried,
     new_child,
     new_record,
     plan_batch,
+    revives,
 )
 from nbgen.schema.checks import check_batch_name, check_priority, check_task_id
 from nbgen.store.tasks import TaskStore
@@ -38,7 +39,7 @@ class Submitter:
         tasks: The tasks that exist.
         archive: Keeps the pictures that requests refer to.
         reviews: Takes the decisions that request changes.
-        scheduler: Commits, queues and runs what is planned here.
+        scheduler: Commits what is planned here.
         draft: Draws the ids, seeds and times of new tasks.
     """
 
@@ -57,23 +58,42 @@ class Submitter:
         self._draft = draft
 
     def submit(
-        self, request: GenerationRequest, *, task_id: str | None, priority: int
+        self,
+        request: GenerationRequest,
+        *,
+        task_id: str | None,
+        priority: int,
+        replace: bool = False,
     ) -> TaskRecord:
         """Queue a task; see ``Running.submit``."""
         new_id = check_task_id(self._draft.new_id() if task_id is None else task_id)
         check_priority(priority)
         self._archive.keep_pictures_of(request)
+        new = new_record(new_id, request, priority=priority, draft=self._draft)
         standing: TaskRecord | None = None
 
-        def plan() -> list[TaskRecord]:
+        def make_plan() -> Plan:
             nonlocal standing
-            standing = self._find_same(new_id, request)
-            if standing is not None:
-                return []
-            return [new_record(new_id, request, priority=priority, draft=self._draft)]
+            known = None if task_id is None else self._archive.find_task(new_id)
+            standing = known
+            if known is None:
+                return Plan(new=[new])
+            if known.request != request:
+                if not replace:
+                    raise TaskConflict(new_id)
+                check_replaceable(known)
+                standing = msgspec.structs.replace(
+                    known, request=request, seed=new.seed, priority=priority
+                )
+                return Plan(again=[standing])
+            return Plan(again=[known] if revives(known) else [])
 
-        records = self._add_missing(plan)
-        return standing or records[0]
+        if task_id is None:
+            self._scheduler.expect(new_id)
+        plan = self._scheduler.add(make_plan)
+        if standing is None:
+            return new
+        return self._tasks.get_known([new_id])[0] if plan.again else standing
 
     def submit_batch(
         self, batch_id: str, rows: Mapping[str, GenerationRequest], *, priority: int
@@ -85,7 +105,7 @@ class Submitter:
             check_batch_name("row", name)
             self._archive.keep_pictures_of(request)
 
-        def plan() -> list[TaskRecord]:
+        def make_plan() -> Plan:
             known_rows = [r for r in self._tasks.list_rows(batch_id) if r.name in rows]
             ids = {row.task_id for row in known_rows}
             ids |= {f"{batch_id}:{row.name}" for row in known_rows}
@@ -94,31 +114,31 @@ class Submitter:
                 batch_id, rows, known_rows, known, priority=priority, draft=self._draft
             )
 
-        self._add_missing(plan)
+        self._scheduler.add(make_plan)
 
     def retry(self, task_ids: Sequence[str]) -> list[TaskRecord]:
         """Queue ended tasks again, all or none; see ``Running.retry``."""
         self._scheduler.save_ends()
-        olds = self._tasks.get_known(task_ids)
-        for old in olds:
-            if not old.status.ended:
-                raise TaskNotEnded(old.id)
-        if not olds:
-            return []
-        children = [new_child(old, draft=self._draft) for old in olds]
-        return list(self._scheduler.add(lambda: children))
+
+        def make_plan() -> Plan:
+            olds = self._archive.get_tasks(task_ids)
+            for old in olds:
+                check_retried(old)
+            return Plan(again=olds)
+
+        self._scheduler.add(make_plan)
+        return self._tasks.get_known(task_ids)
 
     def retry_rows(self, batch_id: str, rows: Iterable[str]) -> None:
         """Queue missing rows of a batch again; see ``Running.retry_rows``."""
         wanted = frozenset(rows)
 
-        def plan() -> list[TaskRecord]:
+        def make_plan() -> Plan:
             standing = self._tasks.list_rows(batch_id)
             missing = [r.task_id for r in standing if r.name in wanted and r.is_missing]
-            lasts = self._tasks.get_known(missing)
-            return [new_child(last, draft=self._draft) for last in lasts]
+            return Plan(again=self._tasks.get_known(missing))
 
-        self._add_missing(plan)
+        self._scheduler.add(make_plan)
 
     def request_changes(
         self, request: DecisionRequest, *, prompt: str | None
@@ -133,10 +153,9 @@ class Submitter:
         wanted = changed_request(parent, prompt)
         child = new_child(parent, wanted, draft=self._draft)
 
-        def commit() -> str | None:
-            return unless_refused(self._reviews.decide([request], child)[0]).child_id
-
-        standing = self._scheduler.add_child(child, commit)
+        self._scheduler.check_room(1)
+        standing = unless_refused(self._reviews.decide([request], child)[0]).child_id
+        self._scheduler.wake()
         if standing is None or standing == child.id:
             return None if standing is None else child
         # The same was asked for before, so there is a child already.
@@ -144,31 +163,3 @@ class Submitter:
         if prompt is not None:
             check_same_changes(earlier, wanted)
         return earlier
-
-    def _add_missing(
-        self, plan: Callable[[], list[TaskRecord]]
-    ) -> Sequence[TaskRecord]:
-        """Queue what a plan finds missing; see ``Scheduler.add``.
-
-        Raises:
-            DataFolderInUse: Another process runs the tasks, and something is missing.
-        """
-        try:
-            return self._scheduler.add(plan)
-        except DataFolderInUse:
-            missing = plan()
-            if missing:
-                raise
-            # All of it is made, or the process that runs tasks will make it.
-            return missing
-
-    def _find_same(self, task_id: str, request: GenerationRequest) -> TaskRecord | None:
-        """Return the task of that id, if there is one.
-
-        Raises:
-            TaskConflict: It has another request.
-        """
-        standing = self._tasks.get_task(task_id)
-        if standing is not None and standing.request != request:
-            raise TaskConflict(task_id)
-        return standing

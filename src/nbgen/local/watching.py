@@ -27,6 +27,7 @@ from nbgen.schema import (
     progress_of_record,
 )
 from nbgen.store import Store
+from nbgen.store.turn import Turn
 from nbgen.threads import start_thread
 
 logger = logging.getLogger(__name__)
@@ -39,6 +40,7 @@ class Watching:
 
     Args:
         store: The tasks and the live states of those that run elsewhere.
+        turn: Tells whether the process that runs the queue gives signs of life.
         progress: Notifies watchers; it alone knows of a task that runs here.
         changes: Tells of tasks that other processes change.
         look_every_s: Seconds between two looks at the live states.
@@ -47,6 +49,7 @@ class Watching:
     def __init__(
         self,
         store: Store,
+        turn: Turn,
         progress: ProgressService,
         changes: ChangeFollower,
         *,
@@ -54,6 +57,7 @@ class Watching:
     ) -> None:
         self._tasks = store.tasks
         self._live = store.live
+        self._turn = turn
         self._progress = progress
         self._follower = changes
         self._look_every_s = look_every_s
@@ -88,9 +92,10 @@ class Watching:
 
     def watch(self, task_id: str, callback: ProgressCallback) -> StopWatching:
         """Call back with every state of a task; see ``Watching.watch``."""
-        if self._own_progress(task_id) is not None:
+        own = self._own_progress(task_id)
+        if own is not None and own.status.ended:
             return self._progress.register_callback(task_id, callback)
-        record = self._tasks.get_task(task_id)
+        record = None if own is not None else self._tasks.get_task(task_id)
         if record is not None and record.status.ended:
             callback(progress_of_record(record))
             return lambda: None
@@ -130,13 +135,16 @@ class Watching:
             record = self._tasks.get_task(task_id)
         except DataFolderUnusable:
             return state  # the end was told, and stays
-        if record is None:
+        if record is None:  # another process has deleted it
             is_gone = self._progress.was_stored(task_id)
         else:
-            is_gone = record.created_at > state.timestamp  # the id is used again
+            # The id is used again, or there is a later attempt.
+            moments = (record.created_at, record.started_at, record.ended_at)
+            is_gone = record.status is Status.PENDING or any(
+                moment is not None and moment > state.timestamp for moment in moments
+            )
         if not is_gone:
             return state
-        # Another process has deleted it.
         self._progress.forget(task_id)
         return None
 
@@ -255,7 +263,8 @@ class Watching:
             if task_id not in self._followed:
                 return
             if self._progress.get_progress(task_id) is not None:
-                self._drop(task_id)
+                # It runs here for now, or has ended here, which is told there.
+                self._running.discard(task_id)
                 return
             self._progress.publish_foreign(state)
             if state.status.ended:

@@ -11,10 +11,13 @@ from typing import NamedTuple
 
 import msgspec
 
-from nbgen.schema.task import BatchRow, TaskRecord
+from nbgen.schema.task import BatchRow, Status, TaskRecord
 
 DEFAULT_QUEUE = "default"
-"""The name of the queue."""
+"""The name of the queue where none is chosen."""
+
+CANCELLING = "cancelling"
+"""The state of a change: a task that runs was asked to end."""
 
 
 class ChangeKind(StrEnum):
@@ -46,9 +49,10 @@ class Change(msgspec.Struct, frozen=True):
         id: The id of the task that changed or was decided on, of the batch, or the name
             of the queue.
         state: What it became. Of a task: its status, its outcome once it has ended, or
-            ``deleted``. Of a batch: ``queued``, when rows were added. Of a decision:
-            its verdict. Of a publication: its state. Of a task made elsewhere:
-            ``known``, or ``deleted``. Of the queue: ``paused`` or ``resumed``.
+            ``deleted``; or ``cancelling``, when one that runs is to end. Of a batch:
+            ``queued``, when rows were added or wait again. Of a decision: its verdict.
+            Of a publication: its state. Of a task made elsewhere: ``known``, or
+            ``deleted``. Of the queue: ``paused`` or ``resumed``.
         batch_id: The batch that a task belongs to; None for other changes.
     """
 
@@ -122,16 +126,16 @@ class ChangedRows(NamedTuple):
     is_whole: bool
 
 
-def changes_of_new(records: Iterable[TaskRecord]) -> list[NewChange]:
-    """Return the changes that new tasks are, and the batches that they are added to."""
+def changes_of_waiting(records: Iterable[TaskRecord]) -> list[NewChange]:
+    """Return the changes of tasks that come to wait, and of their batches."""
     of_tasks = [
-        NewChange(ChangeKind.TASK, record.id, record.status, record.batch_id)
+        NewChange(ChangeKind.TASK, record.id, Status.PENDING, record.batch_id)
         for record in records
     ]
     batches = dict.fromkeys(new.batch_id for new in of_tasks if new.batch_id)
     return [NewChange(ChangeKind.BATCH, name, "queued") for name in batches] + of_tasks
 
 
-def queue_change(*, paused: bool) -> NewChange:
-    """Return the change that pausing or resuming the queue is."""
-    return NewChange(ChangeKind.QUEUE, DEFAULT_QUEUE, "paused" if paused else "resumed")
+def queue_change(queue: str, *, paused: bool) -> NewChange:
+    """Return the change that pausing or resuming a queue is."""
+    return NewChange(ChangeKind.QUEUE, queue, "paused" if paused else "resumed")

@@ -31,6 +31,8 @@ LONGEST_URL = 2_000
 LONGEST_TAG, MOST_TAGS = 100, 20
 LONGEST_PUBLISHER_NAME = 200
 LONGEST_IMAGE_NAME = 40
+LONGEST_QUEUE_NAME = 60
+LONGEST_LANE_NAME = 120
 IMAGE_NAME = re.compile(r"[0-9a-f]{32}\.(png|jpeg|webp)")
 """What the picture files of the image folder are called."""
 IMAGE_URL = "/images/"
@@ -101,6 +103,11 @@ def check_batch_name(field: str, name: object) -> str:
         f"1 to {LONGEST_BATCH_NAME} letters, digits, dots, underscores, colons or "
         "hyphens (and not '.' or '..')",
     )
+
+
+def check_queue_name(name: object) -> str:
+    """Return the name of a queue, or raise ``InvalidRequest`` when it cannot be one."""
+    return check_batch_name("queue", name)
 
 
 def check_tags(tags: object) -> tuple[str, ...]:

@@ -9,15 +9,15 @@ from __future__ import annotations
 import datetime as dt
 import secrets
 import uuid
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import NamedTuple
 
 import msgspec
 
-from nbgen.errors import TaskConflict
+from nbgen.errors import DecisionConflict, TaskConflict, TaskNotEnded, TaskSucceeded
 from nbgen.schema.checks import MAX_SEED
 from nbgen.schema.request import GenerationRequest
-from nbgen.schema.task import BatchRow, Status, TaskRecord
+from nbgen.schema.task import BatchRow, Outcome, Status, TaskRecord
 
 
 def utc_now() -> dt.datetime:
@@ -28,6 +28,19 @@ def utc_now() -> dt.datetime:
 def new_id() -> str:
     """Return an id of 16 hexadecimal digits that no task has."""
     return uuid.uuid4().hex[:16]
+
+
+class Plan(NamedTuple):
+    """What a submission changes, all or none.
+
+    Attributes:
+        new: Tasks to add.
+        again: Tasks that exist and are to wait for their next attempt, as they are to
+            be made; or that wait already and are offered, to be run now.
+    """
+
+    new: Sequence[TaskRecord] = ()
+    again: Sequence[TaskRecord] = ()
 
 
 class Draft(NamedTuple):
@@ -112,8 +125,10 @@ def plan_batch(
     *,
     priority: int,
     draft: Draft = DRAFT,
-) -> list[TaskRecord]:
-    """Return the tasks to queue, so that each row of a batch gets its pictures.
+) -> Plan:
+    """Return what to queue, so that each row of a batch gets its pictures.
+
+    What a person cancelled stays so.
 
     Args:
         batch_id: The batch.
@@ -127,15 +142,54 @@ def plan_batch(
         TaskConflict: A row exists with another request.
     """
     standing = {row.name: row for row in rows}
-    planned = []
+    new: list[TaskRecord] = []
+    again: list[TaskRecord] = []
     for name, request in requests.items():
         row, first_id = standing.get(name), f"{batch_id}:{name}"
         if row is None:
             record = new_record(first_id, request, priority=priority, draft=draft)
-            planned.append(in_batch(record, batch_id, name))
+            new.append(in_batch(record, batch_id, name))
         elif known[first_id].request != request:
             raise TaskConflict(first_id)
-        elif row.is_missing:
-            last = known[row.task_id]
-            planned.append(new_child(last, priority=priority, draft=draft))
-    return planned
+        elif revives(known[row.task_id]):
+            again.append(known[row.task_id])
+    return Plan(new, again)
+
+
+def revives(standing: TaskRecord) -> bool:
+    """Return whether submitting a task once more makes another attempt at it.
+
+    So it does if it failed or was lost, but not if a person cancelled it. A task that
+    is offered is to be run now.
+    """
+    return standing.is_offered or standing.outcome in (Outcome.FAILED, Outcome.LOST)
+
+
+def check_retried(standing: TaskRecord) -> None:
+    """Check that another attempt may be made at a task.
+
+    Raises:
+        TaskNotEnded: It waits or runs.
+        TaskSucceeded: It has its pictures.
+        DecisionConflict: A decision on it stands.
+    """
+    check_replaceable(standing)
+    if standing.outcome is Outcome.SUCCEEDED:
+        raise TaskSucceeded(standing.id)
+
+
+def check_replaceable(standing: TaskRecord) -> None:
+    """Check that a task may be made anew, with whatever request.
+
+    Raises:
+        TaskNotEnded: It waits or runs.
+        DecisionConflict: A decision on it stands.
+    """
+    if not standing.status.ended:
+        raise TaskNotEnded(standing.id)
+    if standing.decision is not None:
+        raise DecisionConflict(
+            standing.id,
+            f"There is a decision on task {standing.id!r}. Undo it before the task is "
+            "made again, or make another task.",
+        )

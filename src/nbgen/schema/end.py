@@ -7,13 +7,15 @@ from __future__ import annotations
 
 from concurrent.futures import Future
 
-from nbgen.errors import EngineFailed, NbgenError, WorkerDied
+from nbgen.errors import EngineFailed, NbgenError
 from nbgen.schema.picture import GenerationResult
 from nbgen.schema.progress import GenerationProgress
+from nbgen.schema.queue import MOST_DEATHS
 from nbgen.schema.task import Outcome, TaskEnd
 
 NEVER_RAN = "Cancelled before it started."
-GIVEN_BACK = "Its studio was closed. It runs again with the next one."
+GIVEN_BACK = "It was stopped with its studio, and waits to be run again."
+RUNS_AGAIN = "The process that made it ended. It is tried again."
 
 
 def describe_cancel(progress: GenerationProgress | None) -> str:
@@ -50,8 +52,12 @@ def failed_end(
     if result is not None:
         kept = f"The first {len(result.images)} of {num_images} pictures were kept."
         text = f"{text.rstrip('.')}. {kept}"
-    outcome = Outcome.LOST if isinstance(error, WorkerDied) else Outcome.FAILED
-    return TaskEnd(task_id, outcome, text, result, error)
+    return TaskEnd(task_id, Outcome.FAILED, text, result, error)
+
+
+def died_too_often(error: str) -> str:
+    """Return why a task fails whose attempts have all ended with their process."""
+    return f"The process that made it ended {MOST_DEATHS} times. The last time: {error}"
 
 
 def resolved(end: TaskEnd) -> Future[TaskEnd]:

@@ -166,7 +166,7 @@ def progress_of_record(record: TaskRecord) -> GenerationProgress:
         overall_percentage=percentage,
         error=record.error,
         message=_message_of_record(record),
-        timestamp=record.ended_at or record.created_at,
+        timestamp=record.ended_at or record.started_at or record.created_at,
         outcome=record.outcome,
         result=record.result,
     )
@@ -175,8 +175,10 @@ def progress_of_record(record: TaskRecord) -> GenerationProgress:
 def _message_of_record(record: TaskRecord) -> str:
     if record.error is not None:
         return record.error
-    return (
-        done_message(record.result)
-        if record.status.ended
-        else "Running in another process"
-    )
+    if record.status.ended:
+        return done_message(record.result)
+    if record.is_offered:
+        return "Waits from before. It runs once it is asked for."
+    if record.status is Status.PENDING:
+        return "Waiting in the queue"
+    return "Running in another process"

@@ -63,11 +63,14 @@ class TaskRecord(msgspec.Struct, frozen=True, kw_only=True):
         request: The request as it was asked for.
         seed: The seed in use: the request's, or the one drawn for it.
         priority: Tasks of a higher one run first.
+        attempt: How many attempts at it have begun.
+        lane: The machine that made the last of them; None before the first.
+        is_offered: Whether it waits from before, and runs only once it is asked for.
         status: Where the task stands.
         outcome: How it ended; None before that.
         error: Why it did not succeed; None otherwise.
         created_at: When it was submitted, in UTC.
-        started_at: When the work on it began, in UTC; None before that.
+        started_at: When the last attempt at it began, in UTC; None while it waits.
         ended_at: When it ended, in UTC; None before that.
         current_step: Sampling steps done when it ended; 0 before that.
         stages: The seconds that each stage took, of those that were over when the end
@@ -89,6 +92,9 @@ class TaskRecord(msgspec.Struct, frozen=True, kw_only=True):
     request: GenerationRequest
     seed: int
     priority: int = 0
+    attempt: int = 0
+    lane: str | None = None
+    is_offered: bool = False
     status: Status
     outcome: Outcome | None = None
     error: str | None = None
@@ -131,7 +137,7 @@ class TaskEnd(NamedTuple):
 
     Attributes:
         task_id: The id of the task.
-        outcome: How it ended; None if it has not, and will not end here.
+        outcome: How it ended; None if it has not: the studio was closed before.
         error: Why it did not succeed; None otherwise.
         result: The pictures that were made; None if there are none.
         cause: The exception that ended it, where it is still known.

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nbgen.images import Images
-from nbgen.schema import BackedUp, CheckReport
+from nbgen.schema import DEFAULT_QUEUE, BackedUp, CheckReport
 from nbgen.store.backup import write_backup
 from nbgen.store.changes import ChangeStore
 from nbgen.store.checking import check_pictures
@@ -20,7 +20,10 @@ from nbgen.store.deleting import CheckDeletable, IsOld, delete_old, delete_tasks
 from nbgen.store.garbage import check_owner, collect_garbage
 from nbgen.store.live import LiveStates
 from nbgen.store.publications import PublicationStore
+from nbgen.store.queue import QueueStore
+from nbgen.store.running import RunStore
 from nbgen.store.tasks import TaskStore
+from nbgen.store.turn import Turn, open_turn
 
 __all__ = ["Store"]
 
@@ -28,11 +31,12 @@ __all__ = ["Store"]
 class Store:
     """What lasts of a studio, but for the pictures.
 
-    Opening it changes no task; ``adopt_tasks`` takes over those of processes that are
-    gone.
+    Opening it changes no task.
 
     Attributes:
-        tasks: The tasks.
+        tasks: The tasks, to be found.
+        queue: The queue, to submit to it.
+        running: The queue, to run its tasks.
         decisions: The decisions, and the tasks that were made elsewhere.
         publications: The publications.
         changes: The change feed.
@@ -41,16 +45,21 @@ class Store:
     Args:
         folder: Where ``nbgen.sqlite`` lies; made if it does not exist.
         url: The URL of a database that takes the place of that file; None for none.
+        queue: The name of the queue.
 
     Raises:
         InvalidRequest: The URL is of no database that nbgen can use.
         DataFolderUnusable: The folder or the database cannot be read or written.
     """
 
-    def __init__(self, folder: Path, url: str | None = None) -> None:
+    def __init__(
+        self, folder: Path, url: str | None = None, queue: str = DEFAULT_QUEUE
+    ) -> None:
         self._database = Database(folder, url)
         self.tasks = TaskStore(self._database)
-        self.decisions = DecisionStore(self._database)
+        self.queue = QueueStore(self._database, queue)
+        self.running = RunStore(self._database, queue)
+        self.decisions = DecisionStore(self._database, queue)
         self.publications = PublicationStore(self._database)
         self.changes = ChangeStore(self._database)
         self.live = LiveStates(self._database)
@@ -60,10 +69,9 @@ class Store:
         """The id of this database, which stays when it is moved."""
         return self._database.identity
 
-    @property
-    def lock_folder(self) -> Path:
-        """Folder of the lock files shared by all processes that can run this queue."""
-        return self._database.lock_folder
+    def open_turn(self) -> Turn:
+        """Return the turn at running the queue, which is not taken yet."""
+        return open_turn(self._database, self.queue.name)
 
     def renew_ownership(self) -> None:
         """Re-acquire this owner's lock if its connection was dropped; cheap.
@@ -104,6 +112,6 @@ class Store:
         return write_backup(self._database, images, path, force=force)
 
     def close(self) -> None:
-        """Close the database; tasks that still run count as lost."""
+        """Close the database."""
         self.live.close()
         self._database.close()

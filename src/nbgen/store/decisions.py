@@ -18,6 +18,7 @@ import sqlalchemy as sa
 from nbgen.errors import NbgenError
 from nbgen.review.content import merge_metadata
 from nbgen.schema import (
+    DEFAULT_QUEUE,
     ChangeKind,
     ContentTask,
     Decision,
@@ -25,7 +26,7 @@ from nbgen.schema import (
     Proposal,
     Ruling,
     Subject,
-    changes_of_new,
+    changes_of_waiting,
     utc_now,
 )
 from nbgen.store import log
@@ -44,9 +45,13 @@ class DecisionStore:
     """The decisions of one database, and the tasks that were made elsewhere."""
 
     def __init__(
-        self, database: Database, now: Callable[[], dt.datetime] = utc_now
+        self,
+        database: Database,
+        queue: str = DEFAULT_QUEUE,
+        now: Callable[[], dt.datetime] = utc_now,
     ) -> None:
         self._database = database
+        self._queue = queue
         self._now = now
 
     def decide(
@@ -137,8 +142,8 @@ class DecisionStore:
             NewChange(ChangeKind.DECISION, decision.task_id, decision.verdict.value)
         )
         if change.child is not None:
-            insert_tasks(connection, [change.child], self._database.owner)
-            entries.extend(changes_of_new([change.child]))
+            insert_tasks(connection, [change.child], self._database.owner, self._queue)
+            entries.extend(changes_of_waiting([change.child]))
         if ruling.withdraws:
             entries.extend(cancel_publications(connection, change.task_id))
         if ruling.publishes is not None:

@@ -14,7 +14,14 @@ from nbgen.schema import ChangeKind, NewChange, PublicationState, Subject
 from nbgen.store.changes import append
 from nbgen.store.database import Database
 from nbgen.store.decisions import lock_tasks, read_subjects
-from nbgen.store.tables import content, decisions, prompts, publications, tasks
+from nbgen.store.tables import (
+    attempts,
+    content,
+    decisions,
+    prompts,
+    publications,
+    tasks,
+)
 from nbgen.store.task_rows import in_statements
 
 CheckDeletable = Callable[[Subject, Sequence[str]], None]
@@ -133,6 +140,7 @@ def _delete(connection: sa.Connection, task_ids: Sequence[str]) -> None:
         numbers = sa.select(tasks.c.number).where(tasks.c.id.in_(some))
         for statement in (
             prompts.delete().where(prompts.c.number.in_(numbers)),
+            attempts.delete().where(attempts.c.task.in_(numbers)),
             publications.delete().where(publications.c.task_id.in_(some)),
             decisions.delete().where(decisions.c.task_id.in_(some)),
             tasks.update().where(tasks.c.parent_id.in_(some)).values(parent_id=None),

@@ -15,7 +15,7 @@ from nbgen.errors import ForeignPictures
 from nbgen.images import Images
 from nbgen.schema import utc_now
 from nbgen.schema.checks import IMAGE_NAME
-from nbgen.store.tables import content, decisions, tasks
+from nbgen.store.tables import attempts, content, decisions, tasks
 
 if TYPE_CHECKING:
     from nbgen.store.database import Database
@@ -118,6 +118,7 @@ def names_in_rows(connection: sa.Connection, since: dt.datetime = _EVER) -> set[
         sa.select(tasks.c.request, tasks.c.result).where(
             sa.or_(tasks.c.created_at >= since, tasks.c.ended_at >= since)
         ),
+        sa.select(attempts.c.request, attempts.c.result),
         sa.select(decisions.c.image, decisions.c.featured_image_url).where(
             decisions.c.decided_at >= since
         ),

@@ -23,7 +23,7 @@ from nbgen.store.tables import identity
 _DRIVERS = ("pysqlite", "psycopg", "psycopg2")
 _BUSY_TIMEOUT_S = 10
 _BUSY_PAUSE_S = 0.01
-_NEWEST_MIGRATION = "0006"
+_NEWEST_MIGRATION = "0007"
 _MIGRATION_LOCK = 0x6E6267656E
 """Any number will do, as long as all processes take the same."""
 

@@ -13,7 +13,9 @@ import sqlalchemy as sa
 from nbgen.schema.checks import (
     LONGEST_BATCH_NAME,
     LONGEST_IMAGE_NAME,
+    LONGEST_LANE_NAME,
     LONGEST_PUBLISHER_NAME,
+    LONGEST_QUEUE_NAME,
     LONGEST_TASK_ID,
 )
 
@@ -50,6 +52,18 @@ identity = sa.Table(
     "identity", metadata, sa.Column("id", sa.String(32), primary_key=True)
 )
 
+# Each is run by one process at a time, of which there were as many as its generation.
+queues = sa.Table(
+    "queues",
+    metadata,
+    sa.Column("name", sa.String(LONGEST_QUEUE_NAME), primary_key=True),
+    sa.Column("generation", sa.Integer, nullable=False),
+    sa.Column("runner", sa.String(32)),
+    sa.Column("paused", sa.Boolean, nullable=False),
+    sa.Column("beat", sa.Integer, nullable=False),
+)
+
+# What is known of its last attempt stands in the row of the task.
 tasks = sa.Table(
     "tasks",
     metadata,
@@ -75,10 +89,48 @@ tasks = sa.Table(
     sa.Column("step_times", sa.Text),
     sa.Column("made_with", sa.Text),
     sa.Column("result", sa.Text),
+    sa.Column(
+        "queue",
+        sa.String(LONGEST_QUEUE_NAME),
+        nullable=False,
+        server_default="default",
+    ),
+    sa.Column("generation", sa.Integer),
+    sa.Column("attempt", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("deaths", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("lane", sa.String(LONGEST_LANE_NAME)),
+    sa.Column("offered", sa.Boolean, nullable=False, server_default=sa.false()),
+    sa.Column("cancel_asked", sa.Boolean, nullable=False, server_default=sa.false()),
     # Pages are in the order of the numbers: a clock may be set back.
     sa.Index("ix_tasks_created_at", "created_at", "number"),
     sa.Index("ix_tasks_status", "status", "number"),
     sa.Index("ix_tasks_batch_id", "batch_id", "number"),
+)
+
+_waiting = tasks.c.status == sa.literal_column("'pending'")
+sa.Index(
+    "ix_tasks_waiting",
+    tasks.c.queue,
+    tasks.c.priority.desc(),
+    tasks.c.number,
+    sqlite_where=_waiting,
+    postgresql_where=_waiting,
+)
+
+# Those that are over and did not end their task for good.
+attempts = sa.Table(
+    "attempts",
+    metadata,
+    sa.Column("task", sa.Integer, sa.ForeignKey("tasks.number"), primary_key=True),
+    sa.Column("attempt", sa.Integer, primary_key=True),
+    sa.Column("request", sa.Text, nullable=False),
+    sa.Column("seed", sa.BigInteger, nullable=False),
+    sa.Column("lane", sa.String(LONGEST_LANE_NAME)),
+    sa.Column("started_at", Moment),
+    sa.Column("ended_at", Moment),
+    sa.Column("outcome", sa.String(16), nullable=False),
+    sa.Column("error", sa.Text),
+    sa.Column("result", sa.Text),
 )
 
 # Apart from the tasks, whose rows are ten times as long, and in the order of a page: a

@@ -6,6 +6,7 @@ Thread-safe as far as the transaction is one thread's own.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import msgspec
 import sqlalchemy as sa
@@ -33,7 +34,7 @@ def in_statements(task_ids: Sequence[str]) -> Iterator[Sequence[str]]:
 
 
 def insert_tasks(
-    connection: sa.Connection, records: Sequence[TaskRecord], owner: str
+    connection: sa.Connection, records: Sequence[TaskRecord], owner: str, queue: str
 ) -> None:
     """Add tasks within a transaction, in their order.
 
@@ -49,6 +50,7 @@ def insert_tasks(
             "batch_id": record.batch_id,
             "batch_row": record.batch_row,
             "owner": owner,
+            "queue": queue,
             "request": to_json(record.request),
             "seed": record.seed,
             "priority": record.priority,
@@ -73,6 +75,22 @@ def insert_tasks(
 def changed(rows: Iterable[Row], state: str) -> list[NewChange]:
     """Return the entries of the feed for tasks that have come into another state."""
     return [NewChange(ChangeKind.TASK, row.id, state, row.batch_id) for row in rows]
+
+
+def change_tasks(
+    connection: sa.Connection,
+    which: sa.ColumnElement[bool],
+    state: str,
+    **values: Any,
+) -> list[NewChange]:
+    """Change rows of tasks, and return the entries of the feed for that."""
+    rows = connection.execute(
+        tasks.update()
+        .where(which)
+        .values(**values)
+        .returning(tasks.c.id, tasks.c.batch_id)
+    )
+    return changed(rows, state)
 
 
 def read_tasks(
@@ -104,6 +122,9 @@ def read_task(row: Row, log: Iterable[Decision]) -> TaskRecord:
         request=msgspec.json.decode(values["request"], type=GenerationRequest),
         seed=values["seed"],
         priority=values["priority"],
+        attempt=values["attempt"],
+        lane=values["lane"],
+        is_offered=values["offered"],
         status=Status(values["status"]),
         outcome=values["outcome"] and Outcome(values["outcome"]),
         error=values["error"],

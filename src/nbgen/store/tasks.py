@@ -1,45 +1,38 @@
-"""Tasks: added, started, ended once, found again.
+"""Finds tasks, their attempts and the rows of their batches.
 
-Thread-safe: each change is one transaction. Several processes may open the same
-database; each runs the tasks that it submitted itself.
+Thread-safe. ``nbgen.store.queue`` and ``nbgen.store.running`` change them.
 """
 
 from __future__ import annotations
 
 import datetime as dt
 import re
-from collections.abc import Callable, Mapping, Sequence
-from operator import attrgetter
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import sqlalchemy as sa
 
-from nbgen.errors import InvalidRequest, TaskConflict, UnknownTask
+from nbgen.errors import InvalidRequest, UnknownTask
 from nbgen.schema import (
+    Attempt,
     BatchRow,
     ChangedRows,
-    GenerationResult,
-    Outcome,
     Position,
-    Status,
     TaskPage,
     TaskQuery,
     TaskRecord,
-    changes_of_new,
+    present_attempt,
     utc_now,
 )
+from nbgen.store.attempts import read_attempts
 from nbgen.store.batch_rows import changed_rows, list_rows
-from nbgen.store.changes import append
 from nbgen.store.database import Database
 from nbgen.store.log import logs_of
 from nbgen.store.tables import Row, prompts, tasks
 from nbgen.store.task_rows import (
-    changed,
     in_statements,
-    insert_tasks,
     read_task,
     read_tasks,
-    to_json,
 )
 
 # No longer than what a number can be.
@@ -54,141 +47,6 @@ class TaskStore:
     ) -> None:
         self._database = database
         self._now = now
-
-    def add_tasks(self, records: Sequence[TaskRecord]) -> None:
-        """Commit new tasks, all or none.
-
-        Raises:
-            TaskConflict: There is one of such an id already.
-            UnknownTask: A parent was deleted meanwhile.
-        """
-        try:
-            with self._database.writing() as connection:
-                insert_tasks(connection, records, self._database.owner)
-                append(connection, changes_of_new(records), self._now())
-        except sa.exc.IntegrityError as error:
-            taken = self.find_taken(records)
-            parents = {each.parent_id for each in records if each.parent_id}
-            gone = sorted(parents - self.get_tasks(sorted(parents)).keys())
-            if taken is None and gone:
-                raise UnknownTask(gone[0]) from error
-            raise TaskConflict(taken or records[0].id) from error
-
-    def find_taken(self, records: Sequence[TaskRecord]) -> str | None:
-        """Return the first of the records' ids that there is already, or None."""
-        ids = [record.id for record in records]
-        taken = self.get_tasks(ids)
-        return next((task_id for task_id in ids if task_id in taken), None)
-
-    def start_task(self, task_id: str) -> bool:
-        """Commit that the work on a task has begun; return False if it may not begin.
-
-        It may not if it has ended, or if another process has taken it over.
-        """
-        self._database.renew_ownership()
-        own = tasks.c.owner == self._database.owner
-        now = self._now()
-        with self._database.writing() as connection:
-            started = connection.execute(
-                tasks.update()
-                .where(tasks.c.id == task_id, own, tasks.c.outcome.is_(None))
-                .values(status=Status.GENERATING, started_at=now)
-                .returning(tasks.c.id, tasks.c.batch_id)
-            ).all()
-            append(connection, changed(started, Status.GENERATING), now)
-        return bool(started)
-
-    def end_task(
-        self,
-        task_id: str,
-        outcome: Outcome,
-        *,
-        ended_at: dt.datetime,
-        current_step: int,
-        error: str | None = None,
-        result: GenerationResult | None = None,
-        stages: Mapping[str, float] | None = None,
-        step_times: Mapping[str, Sequence[float]] | None = None,
-        made_with: Mapping[str, str] | None = None,
-    ) -> bool:
-        """Commit the end of a task; return False if it has ended already."""
-        # Torch says its version in a class of its own, which JSON knows nothing of.
-        facts = {name: str(value) for name, value in (made_with or {}).items()}
-        rounded = {stage: round(took_s, 3) for stage, took_s in (stages or {}).items()}
-        # Three digits tell what there is to tell, in half the room.
-        steps = {
-            stage: [float(f"{took_s:.3g}") for took_s in times]
-            for stage, times in (step_times or {}).items()
-        }
-        with self._database.writing() as connection:
-            ended = connection.execute(
-                tasks.update()
-                .where(tasks.c.id == task_id, tasks.c.outcome.is_(None))
-                .values(
-                    status=outcome.status,
-                    outcome=outcome,
-                    error=error,
-                    ended_at=_not_before_start(ended_at),
-                    current_step=current_step,
-                    result=None if result is None else to_json(result),
-                    stages=to_json(rounded) if rounded else None,
-                    step_times=to_json(steps) if steps else None,
-                    made_with=to_json(facts) if facts else None,
-                )
-                .returning(tasks.c.id, tasks.c.batch_id)
-            ).all()
-            append(connection, changed(ended, outcome), self._now())
-        return bool(ended)
-
-    def give_back_task(self, task_id: str) -> TaskRecord | None:
-        """Commit that a task of this process waits again; None if it has ended."""
-        mine = tasks.c.owner == self._database.owner
-        with self._database.writing() as connection:
-            row = connection.execute(
-                tasks.update()
-                .where(tasks.c.id == task_id, mine, tasks.c.outcome.is_(None))
-                .values(status=Status.PENDING, started_at=None)
-                .returning(tasks)
-            ).one_or_none()
-            if row is None:
-                return None
-            append(connection, changed([row], Status.PENDING), self._now())
-        return read_task(row, ())
-
-    def end_tasks(
-        self,
-        task_ids: Sequence[str],
-        outcome: Outcome,
-        *,
-        ended_at: dt.datetime,
-        error: str,
-    ) -> set[str]:
-        """Commit the same end, without a result, of many tasks that are run here.
-
-        Returns:
-            The ids of those that ended by it, which had not before.
-        """
-        ended: list[Row] = []
-        with self._database.writing() as connection:
-            for some in in_statements(task_ids):
-                rows = connection.execute(
-                    tasks.update()
-                    .where(
-                        tasks.c.id.in_(some),
-                        tasks.c.owner == self._database.owner,
-                        tasks.c.outcome.is_(None),
-                    )
-                    .values(
-                        status=outcome.status,
-                        outcome=outcome,
-                        error=error,
-                        ended_at=_not_before_start(ended_at),
-                    )
-                    .returning(tasks.c.id, tasks.c.batch_id)
-                )
-                ended.extend(rows)
-            append(connection, changed(ended, outcome), self._now())
-        return {row.id for row in ended}
 
     def get_task(self, task_id: str) -> TaskRecord | None:
         """Return the task of that id, or None."""
@@ -265,6 +123,19 @@ class TaskStore:
         more = len(numbers) > query.limit
         return TaskPage(records, _cursor(rows[-1]) if more else None)
 
+    def attempts(self, task_id: str) -> list[Attempt]:
+        """Return the attempts at a task, the first one first.
+
+        Raises:
+            UnknownTask: There is no such task.
+        """
+        with self._database.reading() as connection:
+            earlier = read_attempts(connection, task_id)
+            record = read_tasks(connection, [task_id], {}).get(task_id)
+        if record is None:
+            raise UnknownTask(task_id)
+        return [*earlier, *present_attempt(record)]
+
     def list_rows(self, batch_id: str) -> list[BatchRow]:
         """Return where the rows of a batch stand, in the order of their first tasks.
 
@@ -278,70 +149,6 @@ class TaskStore:
         """Return the rows of a batch that have changed since a place in the feed."""
         with self._database.reading() as connection:
             return changed_rows(connection, batch_id, since)
-
-    def set_priority(self, task_id: str, priority: int) -> None:
-        """Commit the priority of a task."""
-        with self._database.writing() as connection:
-            moved = connection.execute(
-                tasks.update()
-                .where(tasks.c.id == task_id)
-                .values(priority=priority)
-                .returning(tasks.c.id, tasks.c.batch_id, tasks.c.status)
-            ).all()
-            for row in moved:
-                append(connection, changed([row], row.status), self._now())
-
-    def adopt_tasks(self, *, rerun_lost: bool = False) -> list[TaskRecord]:
-        """Make the tasks of processes that are gone this one's.
-
-        Args:
-            rerun_lost: Whether those that ran wait again; otherwise they end as
-                ``lost``.
-
-        Returns:
-            The tasks that wait now, in the order in which they were submitted.
-        """
-        waiting = tasks.c.status == Status.PENDING
-        running = tasks.c.status == Status.GENERATING
-        now = self._now()
-        lost = {
-            "status": Status.FAILED,
-            "outcome": Outcome.LOST,
-            "error": "The process that ran this task ended. Submit it again.",
-            "ended_at": _not_before_start(now),
-        }
-        again = {"status": Status.PENDING, "started_at": None}
-        with self._database.writing() as connection:
-            owners = connection.scalars(
-                sa.select(tasks.c.owner).where(waiting | running).distinct()
-            )
-            gone = [owner for owner in owners.all() if self._database.is_gone(owner)]
-            theirs = tasks.c.owner.in_(gone)
-            left = connection.execute(
-                tasks.update()
-                .where(running, theirs)
-                .values(again if rerun_lost else lost)
-                .returning(tasks.c.id, tasks.c.batch_id)
-            ).all()
-            # In one statement: of two that take over at the same moment, each gets
-            # what the other has not got.
-            rows = connection.execute(
-                tasks.update()
-                .where(waiting, theirs)
-                .values(owner=self._database.owner)
-                .returning(tasks)
-            ).all()
-            became = Status.PENDING if rerun_lost else Outcome.LOST
-            append(connection, changed(left, became), now)
-        rows = sorted(rows, key=attrgetter("number"))
-        return [read_task(row, ()) for row in rows]
-
-
-def _not_before_start(moment: dt.datetime) -> sa.ColumnElement[Any]:
-    """Return the moment, or the start of the task if a clock was set back since."""
-    bound = sa.bindparam(None, moment, tasks.c.ended_at.type)
-    started = tasks.c.started_at
-    return sa.case((started > bound, started), else_=bound)
 
 
 def _contains(

@@ -19,6 +19,7 @@ from nbgen.generation.engine import CancelToken, Engine
 from nbgen.generation.thread import ThreadEngine
 from nbgen.progress import ProgressService
 from nbgen.schema import (
+    DEFAULT_QUEUE,
     GIVEN_BACK,
     NEVER_RAN,
     ChangeKind,
@@ -27,7 +28,7 @@ from nbgen.schema import (
     Status,
     TaskEnd,
     TaskRecord,
-    changes_of_new,
+    changes_of_waiting,
     progress_of_record,
     queue_change,
     utc_now,
@@ -126,7 +127,7 @@ class MemoryQueue:
             self.numbers[record.id] = self._added
             self.unended[record.id] = Unended()
             self.progress.create_progress(record.id, record.request.num_inference_steps)
-        self.changes.append(changes_of_new(records))
+        self.changes.append(changes_of_waiting(records))
         self._changed.notify_all()
 
     def numbered(self) -> list[Numbered]:
@@ -149,7 +150,7 @@ class MemoryQueue:
     def pause(self, *, paused: bool) -> None:
         """Start no further task while paused."""
         if paused is not self._paused:
-            self.changes.append([queue_change(paused=paused)])
+            self.changes.append([queue_change(DEFAULT_QUEUE, paused=paused)])
         self._paused = paused
         self._changed.notify_all()
 

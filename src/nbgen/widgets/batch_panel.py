@@ -84,7 +84,6 @@ class BatchPanel(Panel):
         """Cancel all tasks of the batch that have not ended.
 
         Raises:
-            TaskElsewhere: Another process runs the batch.
             StudioClosed: The studio is closed.
         """
         with self._guard:
@@ -105,7 +104,6 @@ class BatchPanel(Panel):
 
         Raises:
             QueueFull: There is not room for all; none was queued.
-            DataFolderInUse: Another process runs the tasks.
             StudioClosed: The studio is closed.
         """
         self._batch.retry()
