@@ -28,22 +28,24 @@ from typing import Any
 
 from PIL import Image
 
-from nbgen.errors import TaskError
+from nbgen.errors import TaskCancelled, TaskError
 from nbgen.generation.engine import Engine
 from nbgen.generation.process import ProcessEngine
 from nbgen.handles.task import Task
 from nbgen.schema import (
+    CANCELLING,
+    AttemptOutcome,
     Change,
     ChangeKind,
     Changes,
     GenerationRequest,
-    Outcome,
     Position,
     Status,
     TaskRecord,
 )
 from nbgen.studio import Studio
 from nbgen.testing.engine import PatternEngine
+from tests.lives import is_possible
 
 _BACKLOG = 12
 _STEP_S = 0.002
@@ -187,35 +189,35 @@ class _Feed:
         numbers = [change.number for change in self.changes]
         wrong += sum(number != place for place, number in enumerate(numbers, 1))
         records = list(_records(looking))
-        lives = {record.id: _life(record) for record in records}
         logs: dict[str, list[str]] = {}
         for decision in looking.decisions():
             logs.setdefault(decision.task_id, []).append(decision.verdict.value)
-        for kind, known in ((ChangeKind.TASK, lives), (ChangeKind.DECISION, logs)):
-            said: dict[str, list[str]] = {}
-            for change in self.changes:
-                if change.kind is kind:
-                    said.setdefault(change.id, []).append(change.state)
-            wrong += sum(
-                said.get(i) != known.get(i) for i in said.keys() | known.keys()
-            )
+        said = self._said(ChangeKind.DECISION)
+        wrong += sum(said.get(i) != logs.get(i) for i in said.keys() | logs.keys())
+        lives = self._said(ChangeKind.TASK)
+        wrong += len(lives.keys() ^ {record.id for record in records})
+        for record in records:
+            life = lives.get(record.id, [])
+            wrong += not is_possible(life)
+            wrong += life.count(Status.GENERATING) != record.attempt
+            wrong += life[-1:] != [record.outcome or record.status]
         return wrong
 
-
-def _life(record: TaskRecord) -> list[str]:
-    """Return the states of a task that was committed, as the feed must have them."""
-    states = [Status.PENDING.value]
-    if record.started_at is not None:
-        states.append(Status.GENERATING.value)
-    if record.outcome is not None:
-        states.append(record.outcome.value)
-    return states
+    def _said(self, kind: ChangeKind) -> dict[str, list[str]]:
+        """Return the states that the feed tells of each task."""
+        said: dict[str, list[str]] = {}
+        for change in self.changes:
+            if change.kind is kind and change.state != CANCELLING:
+                said.setdefault(change.id, []).append(change.state)
+        return said
 
 
 def _position(studio: Studio) -> Position:
     told: SimpleQueue[Changes] = SimpleQueue()
-    studio.watch_changes(told.put)()
-    return told.get(timeout=60).position
+    stop = studio.watch_changes(told.put)
+    position = told.get(timeout=60).position
+    stop()
+    return position
 
 
 class Crashes:
@@ -262,7 +264,7 @@ class Crashes:
         self.counts.update(f"killed while {kind}" for kind in last.values())
         promised = [line for line in lines if "did" in line]
         self._promised += promised
-        with Studio(self._folder, engine=PatternEngine(), take_over=False) as looking:
+        with Studio.open_library(self._folder) as looking:
             self._check(looking, promised)
             self._check_changes(looking)
             left = [
@@ -275,7 +277,7 @@ class Crashes:
 
     def check_all(self) -> None:
         """Check all promises of all processes once more, and the files."""
-        with Studio(self._folder, engine=PatternEngine(), take_over=False) as studio:
+        with Studio.open_library(self._folder) as studio:
             before = dict(self.counts)
             self._check(studio, self._promised)
             for name in ("tasks acknowledged", "decisions acknowledged"):
@@ -285,12 +287,15 @@ class Crashes:
             self._check_files(studio)
 
     def _run_and_kill(self, run: str, engine: str) -> list[dict[str, Any]]:
-        program = [sys.executable, str(Path(__file__)), str(self._folder), run, engine]
+        program = [sys.executable, "-m", "tests.crashing"]
+        program += [str(self._folder.resolve()), run, engine]
         after_lines = self._draw.randint(1, 150)
         # The very moment is what is tried: between two lines, too.
         delay_s = self._draw.uniform(0, 0.02)
         lines = []
-        with subprocess.Popen(program, stdout=subprocess.PIPE) as process:
+        with subprocess.Popen(
+            program, stdout=subprocess.PIPE, cwd=Path(__file__).parents[1]
+        ) as process:
             assert process.stdout is not None
             for line in process.stdout:
                 lines.append(json.loads(line))
@@ -302,16 +307,16 @@ class Crashes:
 
     def _reopen(self, left: list[str]) -> None:
         started_s = time.perf_counter()
-        with Studio(self._folder, engine=PatternEngine()) as studio:
+        with Studio(self._folder, engine=PatternEngine(), take_over=True) as studio:
             self.reopened_s.append(time.perf_counter() - started_s)
             for task_id in left:
-                record = studio.get_record(task_id)
-                if record.outcome is Outcome.LOST:
-                    self.counts["tasks lost"] += 1
-                else:
-                    self.counts["tasks that waited"] += 1
+                with suppress(TaskCancelled):  # it was asked to end before
                     studio.task(task_id).result(30)
                     self._check_pictures(studio, studio.get_record(task_id))
+                attempts = studio.attempts(task_id)
+                has_lost = any(a.outcome is AttemptOutcome.LOST for a in attempts)
+                self.counts["attempts lost"] += has_lost
+                self.counts["tasks that waited"] += not has_lost
 
     def _check(self, studio: Studio, promised: list[dict[str, Any]]) -> None:
         ids = [task_id for line in promised for task_id in line.get("ids", ())]

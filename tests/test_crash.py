@@ -24,5 +24,5 @@ def test_nothing_acknowledged_is_lost_when_a_process_is_killed(tmp_path: Path) -
         "changes",
     ):
         assert crashes.counts[name] > 25, crashes.counts
-    assert crashes.counts["tasks lost"], crashes.counts
+    assert crashes.counts["attempts lost"], crashes.counts
     assert crashes.counts["processes"] == 5, crashes.counts

@@ -10,10 +10,10 @@ from queue import SimpleQueue
 from typing import Any
 
 import pytest
+from nbgen.local.job_queue import Job
 
 from nbgen.errors import DataFolderUnusable
 from nbgen.local.endings import Endings
-from nbgen.local.job_queue import Job
 from nbgen.progress import ProgressService
 from nbgen.schema import (
     GenerationProgress,

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from nbgen.local.job_queue import Job
 
 from nbgen.errors import InvalidRequest, PictureDamaged, WorkerDied
 from nbgen.generation.engine import CancelToken, EngineRunner, Work
@@ -17,7 +18,6 @@ from nbgen.images import open_images
 from nbgen.images.folder import FolderImages
 from nbgen.local.endings import Endings
 from nbgen.local.finisher import Finisher
-from nbgen.local.job_queue import Job
 from nbgen.local.job_run import JobRun
 from nbgen.local.lane import Lane
 from nbgen.local.live_writer import LiveWriter

@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 
 _LOOK_EVERY_S = 1.0
 _ASK_FOR_TURN_EVERY_S = 0.2
-_BEAT_EVERY_S = 1.0
+_BEAT_EVERY_S = 1.0  # ten times in what counts as a silence
 
 
 class Runner:

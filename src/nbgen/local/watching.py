@@ -17,6 +17,12 @@ import msgspec
 
 from nbgen.backend import PreviewCallback, ProgressCallback, StopWatching
 from nbgen.errors import DataFolderUnusable, StudioClosed
+from nbgen.local.silence import (
+    LOOK_EVERY_S,
+    SILENT_AFTER_S,
+    Silence,
+    describe_silence,
+)
 from nbgen.progress import ChangeFollower, ProgressService
 from nbgen.schema import (
     ChangeKind,
@@ -57,7 +63,8 @@ class Watching:
     ) -> None:
         self._tasks = store.tasks
         self._live = store.live
-        self._turn = turn
+        self._silence = Silence(turn)  # the thread's, as is the next
+        self._was_silent = False
         self._progress = progress
         self._follower = changes
         self._look_every_s = look_every_s
@@ -231,7 +238,7 @@ class Watching:
         with self._changed:
             self._changed.wait_for(
                 lambda: self._closed or not self._followed or self._stale,
-                self._look_every_s if self._running else None,
+                self._look_every_s if self._running else LOOK_EVERY_S,
             )
             if self._closed or not self._followed:
                 self._thread = None
@@ -251,10 +258,27 @@ class Watching:
         records = self._tasks.get_tasks(sorted(stale)) if stale else {}
         for state in self._newest(records.values()).values():
             self._publish(state)
+        if self._tell_silence():
+            return
         if running:
             live = self._read_live()
             for task_id in running & live.keys():
                 self._publish(live[task_id])
+
+    def _tell_silence(self) -> bool:
+        """Tell the watchers if the runner gives no sign of life; return whether so."""
+        silent_s = self._silence.look()
+        is_silent = silent_s > SILENT_AFTER_S
+        if is_silent or self._was_silent:
+            with self._changed:
+                followed = set(self._followed)
+                if not is_silent:
+                    self._stale |= followed  # what they are told is over
+            if is_silent:
+                for task_id in followed:
+                    self._progress.warn_foreign(task_id, describe_silence(silent_s))
+        self._was_silent = is_silent
+        return is_silent
 
     def _publish(self, state: GenerationProgress) -> None:
         """Tell a new state of a followed task, unless it runs here by now."""

@@ -15,7 +15,14 @@ import sqlalchemy as sa
 
 from nbgen.errors import DataFolderUnusable, InvalidRequest
 from nbgen.settings import DATABASE_FILE
-from nbgen.store.owners import FileOwners, Owners, SessionOwners
+from nbgen.store.owners import (
+    FileOwners,
+    Owners,
+    SessionOwners,
+    describe_own,
+    living_owners,
+    living_sessions,
+)
 from nbgen.store.sqlite_file import RESTORE, file_at, is_damage, read_identity
 from nbgen.store.tables import identity
 
@@ -104,7 +111,8 @@ def _open(url: sa.URL, folder: Path) -> Opened:
     else:
         try:
             # A connection that the server or a firewall has dropped is noticed.
-            engine = sa.create_engine(url, pool_pre_ping=True)
+            name = {"application_name": describe_own()}
+            engine = sa.create_engine(url, pool_pre_ping=True, connect_args=name)
             sa.event.listen(engine, "connect", _without_jit)
         except ImportError as error:
             raise OSError(f"{error}; pip install 'nbgen[postgresql]'") from error
@@ -112,9 +120,10 @@ def _open(url: sa.URL, folder: Path) -> Opened:
         if engine.dialect.name == "sqlite":
             file = _database_file(engine)
             locks = _lock_folder(file)
-            known_as = _migrate(engine)
-            return Opened(engine, FileOwners(locks / "owners"), locks, known_as, file)
-        known_as = _migrate(engine)
+            owners = locks / "owners"
+            known_as = _migrate(engine, owners)
+            return Opened(engine, FileOwners(owners), locks, known_as, file)
+        known_as = _migrate(engine, None)
         return Opened(engine, SessionOwners(engine), folder, known_as, None)
     except BaseException:
         engine.dispose()
@@ -181,8 +190,17 @@ def _without_jit(connection: Any, _record: Any) -> None:
     connection.commit()
 
 
-def _migrate(engine: sa.Engine) -> str:
-    """Bring the tables up to date, one process at a time, and return the identity."""
+def _migrate(engine: sa.Engine, owners: Path | None) -> str:
+    """Bring the tables up to date, one process at a time, and return the identity.
+
+    Args:
+        engine: The database.
+        owners: The folder of the owners' files; None for PostgreSQL.
+
+    Raises:
+        DataFolderUnusable: The tables are to be changed, and an older nbgen has the
+            database open.
+    """
     with engine.begin() as connection:
         if connection.dialect.name == "postgresql":
             connection.execute(
@@ -196,6 +214,17 @@ def _migrate(engine: sa.Engine) -> str:
         # Usually there is nothing to do, and importing alembic takes a tenth of a
         # second.
         if known != _NEWEST_MIGRATION:
+            if owners is None:
+                others = living_sessions(connection, _MIGRATION_LOCK)
+            else:
+                others = living_owners(owners)
+            if others and known is not None:
+                raise DataFolderUnusable(
+                    "The tables of the data folder are of an older nbgen, which still "
+                    f"has it open: {'; '.join(others)}. Nothing was changed. Close it: "
+                    "restart its notebook kernel, or stop its server. Then open the "
+                    "data folder again."
+                )
             _upgrade(connection)
         known_as: str = connection.execute(sa.select(identity.c.id)).scalar_one()
         return known_as

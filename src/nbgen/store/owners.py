@@ -7,8 +7,11 @@ is held by a connection, so it works between machines too.
 from __future__ import annotations
 
 import contextlib
+import datetime as dt
 import os
+import platform
 import threading
+from importlib.metadata import version
 from pathlib import Path
 from typing import Protocol
 from uuid import UUID, uuid4
@@ -41,6 +44,49 @@ class Owners(Protocol):
         """Release the owner's lock, so that other processes see that it has ended."""
 
 
+def describe_own() -> str:
+    """Return what others call this process, where it is in their way."""
+    return f"nbgen {version('nbgen')} on {platform.node() or 'this machine'}"
+
+
+def living_owners(folder: Path) -> list[str]:
+    """Return what the owners are called whose processes live, of those in a folder."""
+    found = []
+    for path in sorted(folder.glob("*.lock")):
+        try:
+            with FileLock(path, timeout=0):
+                pass
+        except Timeout:
+            opened = dt.datetime.fromtimestamp(path.stat().st_mtime)  # noqa: DTZ006
+            try:
+                name = path.with_suffix(".txt").read_text(encoding="utf-8")
+            except (OSError, ValueError):
+                name = "an older nbgen"
+            found.append(f"{name}, which opened it at {opened:%Y-%m-%d %H:%M}")
+    return found
+
+
+def living_sessions(connection: sa.Connection, but: int) -> list[str]:
+    """Return what the owners are called that have sessions of PostgreSQL.
+
+    Args:
+        connection: The database.
+        but: The key of a lock that is not an owner's.
+    """
+    query = sa.text(
+        "SELECT DISTINCT coalesce(nullif(application_name, ''), 'an older nbgen'), "
+        "coalesce(host(client_addr), 'this machine'), backend_start "
+        "FROM pg_locks JOIN pg_stat_activity USING (pid) "
+        "WHERE locktype = 'advisory' AND granted AND pid <> pg_backend_pid() "
+        "AND datname = current_database() "
+        "AND ((classid::bigint << 32) | objid::bigint) <> :but"
+    )
+    return [
+        f"{name} from {host}, which opened it at {began:%Y-%m-%d %H:%M} UTC"
+        for name, host, began in connection.execute(query, {"but": but})
+    ]
+
+
 class FileOwners:
     """Owners that hold locked files in a folder.
 
@@ -52,6 +98,9 @@ class FileOwners:
         self._folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         self.own = uuid4().hex
+        self._name = folder / f"{self.own}.txt"
+        # For an nbgen that changes the tables; it will not while this one is open.
+        self._name.write_text(describe_own(), encoding="utf-8")
         self._lock = FileLock(self._path(self.own))
         # Another that opens may look at the file, and remove it, before it is locked.
         self._lock.acquire(timeout=_MOMENT_S, poll_interval=0.01)
@@ -73,11 +122,13 @@ class FileOwners:
             if os.name != "nt":
                 # While it is locked, or it might be somebody's by now.
                 path.unlink(missing_ok=True)
+                path.with_suffix(".txt").unlink(missing_ok=True)
         finally:
             lock.release()
         if os.name == "nt":  # there no file is removed that anybody has open
             with contextlib.suppress(OSError):
                 path.unlink(missing_ok=True)
+                path.with_suffix(".txt").unlink(missing_ok=True)
         return True
 
     def renew(self) -> None:
@@ -85,6 +136,7 @@ class FileOwners:
 
     def close(self) -> None:
         """Release the owner's lock, so that other processes see that it has ended."""
+        self._name.unlink(missing_ok=True)
         self._lock.release()
         self._path(self.own).unlink(missing_ok=True)
 

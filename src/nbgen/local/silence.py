@@ -1,0 +1,65 @@
+"""Measures how long the process that runs a queue has given no sign of life.
+
+Not thread-safe: it belongs to the thread that looks.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from nbgen.store.turn import Turn
+
+SILENT_AFTER_S = 10.0
+"""A runner that gives no sign of life for so long is shown to be silent."""
+LOOK_EVERY_S = 1.0
+# So that whoever was asleep itself does not take the other for silent.
+_LONGEST_STEP_S = 1.5
+
+
+class Silence:
+    """The silence of whoever runs a queue.
+
+    Args:
+        turn: Tells of the signs of life.
+        clock: Seconds on a clock that never goes back.
+
+    Example::
+
+        silence = Silence(turn)
+        if silence.look() > SILENT_AFTER_S:
+            print("It may be stopped or asleep.")
+    """
+
+    def __init__(self, turn: Turn, clock: Callable[[], float] = time.monotonic) -> None:
+        self._turn = turn
+        self._clock = clock
+        self._beat: object = None
+        self._looked_at_s = float("-inf")
+        self._silent_s = 0.0
+
+    def look(self) -> float:
+        """Return the seconds of silence; call it about once a second.
+
+        0.0 if nobody runs the queue: then somebody will soon.
+
+        Raises:
+            DataFolderUnusable: The database fails.
+        """
+        now_s = self._clock()
+        step_s = min(now_s - self._looked_at_s, _LONGEST_STEP_S)
+        if step_s < LOOK_EVERY_S:
+            return self._silent_s
+        self._looked_at_s = now_s
+        last, self._beat = self._beat, self._turn.last_beat()
+        is_same = self._beat is not None and self._beat == last
+        self._silent_s = self._silent_s + step_s if is_same else 0.0
+        return self._silent_s
+
+
+def describe_silence(silent_s: float) -> str:
+    """Return a sentence for a person who waits for a task."""
+    return (
+        f"The process that runs the tasks has given no sign of life for {silent_s:.0f} "
+        "s. It may be stopped or asleep. Once it goes on or ends, the tasks go on."
+    )
