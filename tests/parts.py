@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +12,7 @@ from filelock import FileLock
 
 from nbgen.local.backend import LocalBackend
 from nbgen.local.opening import Library, Workshop
-from nbgen.schema import GenerationProgress
+from nbgen.schema import Changes, GenerationProgress
 from nbgen.studio import Studio
 
 
@@ -43,6 +43,17 @@ def another_runs(folder: Path) -> Iterator[None]:
             yield
         finally:
             other.submit(lock.release).result()
+
+
+def until(studio: Studio, is_so: Callable[[], bool], timeout_s: float = 30.0) -> None:
+    """Wait for changes until something is so; fail if it does not come to be."""
+    told: SimpleQueue[Changes] = SimpleQueue()
+    stop = studio.watch_changes(told.put)
+    try:
+        while not is_so():
+            told.get(timeout=timeout_s)
+    finally:
+        stop()
 
 
 def until_end(

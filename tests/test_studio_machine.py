@@ -35,10 +35,14 @@ from nbgen.errors import (
     TaskCancelled,
     TaskConflict,
     TaskError,
-    TaskLost,
+    TaskNotEnded,
+    TaskNotWaiting,
 )
 from nbgen.generation.engine import CancelToken
+from nbgen.local.backend import LocalBackend
+from nbgen.local.config import StudioConfig
 from nbgen.schema import (
+    MOST_DEATHS,
     ApprovalStatus,
     Decision,
     GenerationRequest,
@@ -46,11 +50,11 @@ from nbgen.schema import (
     Status,
     TaskRecord,
     Verdict,
-    new_record,
 )
 from nbgen.store import Store
 from nbgen.studio import Studio
 from nbgen.testing.engine import PatternEngine
+from tests.parts import until
 
 _EXAMPLES = int(os.environ.get("NBGEN_EXAMPLES", "60"))
 _QUEUE_LIMIT = 4
@@ -59,7 +63,6 @@ _WAIT_S = 30
 _ERRORS: dict[Outcome, type[TaskError]] = {
     Outcome.FAILED: GenerationFailed,
     Outcome.CANCELLED: TaskCancelled,
-    Outcome.LOST: TaskLost,
 }
 
 
@@ -111,6 +114,8 @@ class _Known:
     priority: int
     parent: str | None = None
     outcome: Outcome | None = None
+    attempts: int = 0
+    deaths: int = 0
     taken: list[_Vote] = field(default_factory=list)
     version: int = 0
     quorum: int = 1
@@ -136,6 +141,11 @@ class _Known:
         if against:
             return against[0]
         return votes[self.quorum - 1] if len(votes) >= self.quorum else None
+
+    def wait_again(self) -> None:
+        """Wait for another attempt, as somebody asked for."""
+        self.outcome = None
+        self.deaths = 0
 
     def own(self, reviewer: str) -> _Vote | None:
         return next((v for v in self.votes if v.reviewer == reviewer), None)
@@ -180,7 +190,10 @@ _few = st.sampled_from([0, 0, 0, 0, 1, 2, 3])
 
 
 class StudioMachine(RuleBasedStateMachine):
-    """A studio with one task at a time held before its only step, and the model."""
+    """A studio with one task at a time held before its only step, and the model.
+
+    Another studio on the same folder, which runs nothing, does what the first one does.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -188,21 +201,27 @@ class StudioMachine(RuleBasedStateMachine):
         self._known: dict[str, _Known] = {}  # in the order of their submission
         self._quorum = 1
         self._running: str | None = None
+        self._died: str | None = None  # what ran in a process that has died
         self._paused = False
 
     @initialize(quorum=st.sampled_from([1, 2]))
     def open(self, quorum: int) -> None:
         """Begin with a task that is done, for every decision to be about one."""
         self._quorum = quorum
-        self._open()
+        self._open(take_over=True)
         self.submit("done", "red", 0)
         self.end("finish")
 
     def teardown(self) -> None:
-        self._studio.close()
+        self._close(finish=False)
         self._folder.cleanup()
 
     # What is done.
+
+    @rule()
+    def change_sides(self) -> None:
+        """Have the other process ask for whatever comes next."""
+        self._asking = self._other if self._asking is self._studio else self._studio
 
     @rule(task_id=_ids | st.none(), prompt=_prompts, priority=_priorities)
     def submit(self, task_id: str | None, prompt: str, priority: int) -> None:
@@ -211,7 +230,8 @@ class StudioMachine(RuleBasedStateMachine):
             with pytest.raises(TaskConflict):
                 self._submit(prompt, task_id, priority)
             return
-        if known is None and self._is_full():
+        is_wanted = known is None or known.outcome is Outcome.FAILED
+        if is_wanted and self._is_full():
             with pytest.raises(QueueFull):
                 self._submit(prompt, task_id, priority)
             return
@@ -219,13 +239,39 @@ class StudioMachine(RuleBasedStateMachine):
         assert task_id in (None, found)
         if known is None:
             self._add(found, prompt, priority)
+        elif is_wanted:
+            known.wait_again()
+        self._start_next()
+
+    @rule(task_id=_ids, prompt=_prompts, priority=_priorities)
+    def replace(self, task_id: str, prompt: str, priority: int) -> None:
+        known = self._known.get(task_id)
+        if known is None or known.prompt == prompt:
+            return
+
+        def ask() -> None:
+            self._submit(prompt, task_id, priority, replace=True)
+
+        if known.outcome is None:
+            with pytest.raises(TaskNotEnded):
+                ask()
+        elif known.standing is not None:
+            with pytest.raises(DecisionConflict):
+                ask()
+        elif self._is_full():
+            with pytest.raises(QueueFull):
+                ask()
+        else:
+            ask()
+            known.prompt, known.priority = prompt, priority
+            known.wait_again()
             self._start_next()
 
     @rule(first=_places, seconds=st.lists(_places, max_size=3))
     @precondition(lambda self: self._known)
     def cancel(self, first: int, seconds: list[int]) -> None:
         chosen = [self._pick(place) for place in (first, *seconds)]
-        self._studio.cancel_tasks(chosen)
+        self._asking.cancel_tasks(chosen)
         for task_id in chosen:
             if self._known[task_id].outcome is None:
                 self._end(task_id, Outcome.CANCELLED)
@@ -246,15 +292,16 @@ class StudioMachine(RuleBasedStateMachine):
     def retry(self, place: int) -> None:
         task_id = self._pick(place)
         known = self._known[task_id]
-        if known.outcome is None:
-            with pytest.raises(TaskError):
-                self._studio.retry(task_id)
+        if known.outcome in (None, Outcome.SUCCEEDED):
+            error = TaskNotEnded if known.outcome is None else TaskError
+            with pytest.raises(error):
+                self._asking.retry(task_id)
         elif self._is_full():
             with pytest.raises(QueueFull):
-                self._studio.retry(task_id)
+                self._asking.retry(task_id)
         else:
-            found = self._studio.retry(task_id).id
-            self._add(found, known.prompt, known.priority, task_id)
+            assert self._asking.retry(task_id).id == task_id
+            known.wait_again()
             self._start_next()
 
     @rule(place=_places, priority=_priorities)
@@ -262,20 +309,20 @@ class StudioMachine(RuleBasedStateMachine):
     def prioritise(self, place: int, priority: int) -> None:
         task_id = self._pick(place)
         if task_id in self._waiting():
-            self._studio.prioritise(task_id, priority)
+            self._asking.prioritise(task_id, priority)
             self._known[task_id].priority = priority
         else:
-            with pytest.raises(TaskError):
-                self._studio.prioritise(task_id, priority)
+            with pytest.raises(TaskNotWaiting):
+                self._asking.prioritise(task_id, priority)
 
     @rule()
     def pause(self) -> None:
-        self._studio.pause()
+        self._asking.pause()
         self._paused = True
 
     @rule()
     def resume(self) -> None:
-        self._studio.resume()
+        self._asking.resume()
         self._paused = False
         self._start_next()
 
@@ -309,7 +356,7 @@ class StudioMachine(RuleBasedStateMachine):
         known = self._known[task_id]
 
         def ask() -> str:
-            child = self._studio.request_changes(
+            child = self._asking.request_changes(
                 task_id, reviewer_id=reviewer, feedback="Bluer", prompt=prompt
             )
             assert child is not None
@@ -359,52 +406,76 @@ class StudioMachine(RuleBasedStateMachine):
         assert (taken_back.task_id, taken_back.version) == (task_id, undone.version)
 
     def _undo(self, task_id: str, reviewer: str, expected: int | None) -> Decision:
-        return self._studio.undo(task_id, reviewer_id=reviewer, expect_version=expected)
+        return self._asking.undo(task_id, reviewer_id=reviewer, expect_version=expected)
 
-    @rule(
-        finish=st.booleans(),
-        ran=st.lists(st.booleans(), max_size=2),
-        reruns=st.booleans(),
-    )
-    def restart(self, finish: bool, ran: list[bool], reruns: bool) -> None:
-        """Close it, have a process die that had tasks, and open another.
+    @rule(finish=st.booleans(), dies=st.integers(0, 3), takes_over=st.booleans())
+    def restart(self, finish: bool, dies: int, takes_over: bool) -> None:
+        """Close it, have processes die that ran a task each, and open another.
 
-        What ran here is finished or waits again, and what waited goes on. Of the
-        process that died, what waited goes on too, and what ran is lost, or runs again.
+        What ran here is finished or waits again. What ran in a process that died waits
+        again, but for a third time. What waits is offered, or runs on at once.
         """
         if finish:
             self._studio.pause()  # or the next one might begin before it closes
             self._engine.orders.put("finish")
-        self._studio.close(finish=finish)
+        self._close(finish=finish)
         if self._running is not None:
             if finish:
                 self._known[self._running].outcome = Outcome.SUCCEEDED
             self._running = None
-        # Without a studio, which would give back what runs when it is closed.
-        died = Store(Path(self._folder.name))
-        for has_begun in ran:
-            task_id = f"died-{len(self._known)}"
-            request = _request("red")
-            died.tasks.add_tasks([new_record(task_id, request)])
-            self._add(task_id, "red", 0)
-            if has_begun:
-                died.tasks.start_task(task_id)
-                if not reruns:
-                    self._known[task_id].outcome = Outcome.LOST
-        died.close()
-        self._open(rerun_lost=reruns)
+        for _ in range(dies):
+            self._die()
+        self._open(take_over=takes_over)
+        if not takes_over:
+            until(
+                self._other, lambda: self._other.offered() == self._waiting(), _WAIT_S
+            )
+            assert self._studio.waiting() == []
+            self._asking.run_offered()
+        self._studio.resume()
         self._paused = False
         self._start_next()
+
+    def _die(self) -> None:
+        """Have a process run the next task and die of it."""
+        died = Store(Path(self._folder.name))
+        turn = died.open_turn()
+        assert turn.take()
+        died.queue.set_paused(paused=False)
+        # As the next process does, which then dies, too.
+        generation = died.running.begin(take_over=True)
+        self._take_back()
+        record = died.running.claim(generation, "another machine")
+        waiting = self._waiting()
+        assert (record.id if record else None) == (waiting[0] if waiting else None)
+        if record is not None:
+            self._known[record.id].attempts += 1
+            self._died = record.id
+        died.close()
+        turn.release()
+
+    def _take_back(self) -> None:
+        """Count the death of a process, which the next one finds."""
+        died, self._died = self._died, None
+        if died is not None:
+            known = self._known[died]
+            known.deaths += 1
+            if known.deaths == MOST_DEATHS:
+                known.outcome = Outcome.FAILED
 
     # What must hold after each.
 
     @invariant()
     def the_queue_is_that_of_the_model(self) -> None:
-        assert self._studio.waiting() == self._waiting()
+        assert self._asking.waiting() == self._waiting()
+        state = self._asking.queue_state()
+        assert state.waiting == len(self._waiting())
+        assert state.running == (self._running is not None)
+        assert state.is_paused == self._paused
 
     @invariant()
     def the_tasks_are_those_of_the_model(self) -> None:
-        records = self._studio.tasks(limit=1_000)
+        records = self._asking.tasks(limit=1_000)
         assert [record.id for record in records] == list(reversed(self._known))
         for record in records:
             self._check(record, self._known[record.id])
@@ -417,13 +488,14 @@ class StudioMachine(RuleBasedStateMachine):
         assert record.priority == known.priority
         assert record.parent_id == known.parent
         assert record.version == known.version
+        assert record.attempt == known.attempts
         runs = record.id == self._running
         assert (record.status is Status.GENERATING) == runs
         assert record.status.ended == (known.outcome is not None)
         standing = known.standing
         approval = ApprovalStatus(standing.verdict if standing else "pending")
         assert record.approval_status is approval
-        progress = self._studio.get_progress(record.id)
+        progress = self._asking.get_progress(record.id)
         assert progress.outcome is known.outcome
         if known.outcome is Outcome.SUCCEEDED:
             assert record.result is not None
@@ -434,24 +506,45 @@ class StudioMachine(RuleBasedStateMachine):
 
     # How.
 
-    def _open(self, *, rerun_lost: bool = False) -> None:
+    def _open(self, *, take_over: bool) -> None:
         self._engine = _HeldEngine()
         self._studio = Studio(
             self._folder.name,
             engine=self._engine,
             queue_limit=_QUEUE_LIMIT,
-            rerun_lost=rerun_lost,
+            quorum=str(self._quorum),
+            take_over=take_over,
+        )
+        config = StudioConfig(
+            data_dir=self._folder.name,
+            queue_limit=_QUEUE_LIMIT,
             quorum=str(self._quorum),
         )
+        self._other = Studio(backend=LocalBackend.open_library(config))
+        self._asking = self._studio
+        self._take_back()
 
-    def _submit(self, prompt: str, task_id: str | None, priority: int) -> str:
-        task = self._studio.submit(_request(prompt), task_id=task_id, priority=priority)
+    def _close(self, *, finish: bool) -> None:
+        self._studio.close(finish=finish)
+        self._other.close()
+
+    def _submit(
+        self,
+        prompt: str,
+        task_id: str | None,
+        priority: int,
+        *,
+        replace: bool = False,
+    ) -> str:
+        task = self._asking.submit(
+            _request(prompt), task_id=task_id, priority=priority, replace=replace
+        )
         return task.id
 
     def _decide(
         self, task_id: str, verdict: Verdict, reviewer: str, expected: int | None
     ) -> int:
-        return self._studio.decide(
+        return self._asking.decide(
             task_id, verdict, reviewer_id=reviewer, expect_version=expected
         ).version
 
@@ -489,6 +582,7 @@ class StudioMachine(RuleBasedStateMachine):
         waiting = self._waiting()
         if self._running is None and not self._paused and waiting:
             self._running = waiting[0]
+            self._known[waiting[0]].attempts += 1
             seed = self._engine.started.get(timeout=_WAIT_S)
             assert self._studio.get_record(self._running).seed == seed
 
@@ -496,7 +590,7 @@ class StudioMachine(RuleBasedStateMachine):
         self._known[task_id].outcome = outcome
         if task_id == self._running:
             self._running = None
-        task = self._studio.task(task_id)
+        task = self._asking.task(task_id)
         if outcome is Outcome.SUCCEEDED:
             task.result(_WAIT_S)
         else:
