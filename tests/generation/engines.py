@@ -244,3 +244,17 @@ class HeldEngine(TellingEngine):
             save(*args, **kwargs)
 
         picture.save = held  # type: ignore[method-assign]
+
+
+class PoisonedEngine(TellingEngine):
+    """Is killed before the second step of any picture of "poison"."""
+
+    def generate(self, *args: Any, **kwargs: Any) -> Iterator[Image.Image]:
+        prompt = args[0].prompt
+
+        def drink(step: int) -> None:
+            if step == 2 and prompt == "poison":
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        self._before_step = drink
+        return super().generate(*args, **kwargs)

@@ -57,7 +57,7 @@ def serve(
     with (
         _hearing_signals() as wait_for_signal,
         clear_errors(),
-        Studio(data_dir, checkpoint) as studio,
+        Studio(data_dir, checkpoint, take_over=True) as studio,
         Server(
             studio,
             host=host,
