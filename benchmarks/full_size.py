@@ -27,6 +27,7 @@ from typing import Any, NamedTuple
 import diffusers
 import torch
 import transformers
+from nbgen.local.job_queue import Job
 from PIL import Image
 
 from nbgen.generation.checkpoints import TINY_FOLDER, Checkpoint
@@ -35,7 +36,6 @@ from nbgen.generation.loading import Pipelines, assemble, find_device
 from nbgen.generation.memory_plan import MemoryPlan
 from nbgen.generation.schedule import split_steps
 from nbgen.generation.sdxl import SDXLEngine
-from nbgen.local.job_queue import Job
 from nbgen.local.job_run import JobRun
 from nbgen.local.timings import Timings
 from nbgen.progress import ProgressService

@@ -16,9 +16,10 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
+from nbgen.local.job_queue import Job
+
 from nbgen.generation.engine import CancelToken
 from nbgen.generation.sdxl import SDXLEngine
-from nbgen.local.job_queue import Job
 from nbgen.local.job_run import JobRun
 from nbgen.local.timings import Timings
 from nbgen.progress import ProgressService

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from nbgen.local.job_queue import Job
 from PIL import Image
 
 from nbgen.generation.checkpoints import find_checkpoint
@@ -37,7 +38,6 @@ from nbgen.generation.events import (
 from nbgen.generation.loading import Pipelines, load
 from nbgen.generation.pipe import Outbox, PipeEnd, Start
 from nbgen.generation.sdxl import SDXLEngine
-from nbgen.local.job_queue import Job
 from nbgen.local.job_run import JobRun
 from nbgen.local.timings import Timings
 from nbgen.progress import ProgressService

@@ -124,6 +124,7 @@ class Lane:
         Not while a job has not ended.
         """
         self._finisher.close()
+        self._timings.keep()
         self._endings.save_ends()
         self.release()
 

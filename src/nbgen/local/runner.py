@@ -24,7 +24,7 @@ from nbgen.errors import StudioClosed
 from nbgen.local.job import Job
 from nbgen.local.lane import Lane
 from nbgen.progress import ChangeFollower
-from nbgen.schema import CANCELLING, ChangeKind, Changes, Status, TaskEnd
+from nbgen.schema import CANCELLING, ChangeKind, Changes, Outcome, Status, TaskEnd
 from nbgen.store import Store
 from nbgen.store.turn import Turn
 from nbgen.threads import start_thread
@@ -192,8 +192,11 @@ class Runner:
         for change in changes.changes:
             if change.kind is ChangeKind.TASK and change.state == CANCELLING:
                 cancelled.append(change.id)
-            elif change.kind is ChangeKind.QUEUE or change.state == Status.PENDING:
+            elif change.state == Status.PENDING:
                 self._forget_ended(change.id)
+                has_news = True
+            elif change.kind is ChangeKind.QUEUE or change.state == Outcome.CANCELLED:
+                # One that was about to be claimed may be the one that was cancelled.
                 has_news = True
         if changes.reads_anew and self._generation is not None:
             try:

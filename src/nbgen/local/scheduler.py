@@ -114,7 +114,6 @@ class Scheduler:
     def cancel(self, task_ids: Sequence[str]) -> None:
         """Ask tasks to end; see ``Running.cancel``."""
         self.save_ends()
-        self._store.tasks.get_known(task_ids)
         running = self._queue.cancel(task_ids)
         if self._runner is not None:
             self._runner.cancel(running)

@@ -77,6 +77,7 @@ class Submitter:
             known = None if task_id is None else self._archive.find_task(new_id)
             standing = known
             if known is None:
+                self._scheduler.expect(new_id)
                 return Plan(new=[new])
             if known.request != request:
                 if not replace:
@@ -88,8 +89,6 @@ class Submitter:
                 return Plan(again=[standing])
             return Plan(again=[known] if revives(known) else [])
 
-        if task_id is None:
-            self._scheduler.expect(new_id)
         plan = self._scheduler.add(make_plan)
         if standing is None:
             return new

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -22,6 +23,7 @@ logger = logging.getLogger(__name__)
 _NEWEST_WEIGHS = 0.5
 """The share of the newest run in what is remembered; the rest is what was before."""
 _MOST_KINDS = 500
+_KEEP_EVERY_S = 1.0
 
 
 class _Content(msgspec.Struct):
@@ -49,6 +51,8 @@ class Timings:
         self._path = path
         self._checkpoint = checkpoint
         self._lock = threading.Lock()
+        self._is_kept = True
+        self._kept_at_s = float("-inf")
         try:
             self._content = msgspec.json.decode(path.read_bytes(), type=_Content)
         except (OSError, msgspec.DecodeError):
@@ -90,6 +94,8 @@ class Timings:
     ) -> None:
         """Take in how long the stages of a run took that succeeded.
 
+        The file is written once a second at most; ``keep`` writes the rest.
+
         Args:
             request: What was made.
             plan: Its stages.
@@ -114,6 +120,18 @@ class Timings:
             while len(self._content.seconds) > _MOST_KINDS:
                 del self._content.seconds[next(iter(self._content.seconds))]
             self._content.made_with[self._checkpoint] = dict(made_with)
+            self._is_kept = False
+            is_due = time.monotonic() - self._kept_at_s >= _KEEP_EVERY_S
+        if is_due:
+            self.keep()
+
+    def keep(self) -> None:
+        """Write what is remembered into the file, if it is not there already."""
+        with self._lock:
+            if self._is_kept:
+                return
+            self._is_kept = True
+            self._kept_at_s = time.monotonic()
             data = msgspec.json.encode(self._content)
         try:
             write_atomic(self._path, data)

@@ -22,6 +22,8 @@ logger = logging.getLogger(__name__)
 ChangesCallback = Callable[[Changes], None]
 
 _RETRY_S = 1.0
+# Where hundreds of changes are committed a second, several are read at a time.
+_READ_EVERY_S = 0.005
 
 
 class ChangeSource(Protocol):
@@ -145,6 +147,8 @@ class ChangeFollower:
             watchers += joined
             try:
                 self._tell_changes(watchers if may_have_changed else joined)
+                if may_have_changed:
+                    self._closed.wait(_READ_EVERY_S)
                 may_have_changed = bool(watchers) and self._source.wait()
             except StudioClosed:
                 return

@@ -326,8 +326,10 @@ class ProgressService:
         """Publish why nothing new is known of a task that another process runs."""
         with self._lock:
             last = self._foreign.get(task_id)
-        if last is not None:
-            self.publish_foreign(replace(last, message=message))
+            if last is not None and last.message != message:
+                warned = replace(last, seq=last.seq + 1, message=message)
+                self._foreign[task_id] = warned
+                self._dispatcher.publish(warned)
 
     def forget_foreign(self, task_id: str) -> None:
         """Forget the state of a task that another process runs; nobody watches it."""

@@ -28,7 +28,7 @@ from nbgen.schema import (
 from nbgen.store.attempts import AGAIN, keep_attempts
 from nbgen.store.changes import append
 from nbgen.store.database import Database
-from nbgen.store.tables import Row, decisions, prompts, queues, tasks
+from nbgen.store.tables import WAITS, Row, decisions, prompts, queues, tasks
 from nbgen.store.task_rows import (
     change_tasks,
     changed,
@@ -52,7 +52,7 @@ class QueueStore:
         self._database = database
         self._now = now
         self._own = tasks.c.queue == name
-        self._waits = sa.and_(self._own, tasks.c.status == Status.PENDING)
+        self._waits = sa.and_(self._own, WAITS)
         with database.reading() as connection:
             known = sa.select(queues.c.name).where(queues.c.name == name)
             is_known = connection.scalar(known) is not None
@@ -82,6 +82,9 @@ class QueueStore:
 
         Returns:
             The ids of those that run, in whatever process.
+
+        Raises:
+            UnknownTask: There is no such task; none was cancelled.
         """
         now = self._now()
         running: list[Row] = []
@@ -89,6 +92,10 @@ class QueueStore:
             news: list[NewChange] = []
             for some in in_statements(task_ids):
                 asked = tasks.c.id.in_(some)
+                known = set(connection.scalars(sa.select(tasks.c.id).where(asked)))
+                for task_id in some:
+                    if task_id not in known:
+                        raise UnknownTask(task_id)
                 ended = connection.execute(
                     tasks.update()
                     .where(asked, tasks.c.status == Status.PENDING)

@@ -27,7 +27,7 @@ from nbgen.schema import (
 from nbgen.store.attempts import AGAIN, keep_attempts
 from nbgen.store.changes import append
 from nbgen.store.database import Database
-from nbgen.store.tables import queues, tasks
+from nbgen.store.tables import WAITS, queues, tasks
 from nbgen.store.task_rows import change_tasks, changed, read_task, to_json
 
 _RUNNER_GONE = "The process that ran it ended."
@@ -75,8 +75,35 @@ class RunStore:
         self._database = database
         self._now = now
         self._own = tasks.c.queue == name
-        self._waits = sa.and_(self._own, tasks.c.status == Status.PENDING)
+        self._waits = sa.and_(self._own, WAITS)
         self._runs = sa.and_(self._own, tasks.c.status == Status.GENERATING)
+        # These run for each task, so they are put together once.
+        self._next = (
+            sa.select(tasks.c.number)
+            .join(queues, queues.c.name == tasks.c.queue)
+            .where(
+                self._waits,
+                tasks.c.offered.is_(False),
+                queues.c.generation == sa.bindparam("of_generation"),
+                queues.c.paused.is_(False),
+            )
+            .order_by(tasks.c.priority.desc(), tasks.c.number)
+            .limit(1)
+            # Nobody pauses the queue or takes the turn before the commit.
+            .with_for_update()
+        )
+        self._begin = (
+            tasks.update()
+            .where(tasks.c.number == sa.bindparam("of_number"))
+            .values(
+                status=Status.GENERATING,
+                started_at=sa.bindparam("now"),
+                attempt=tasks.c.attempt + 1,
+                generation=sa.bindparam("of_generation"),
+                lane=sa.bindparam("on_lane"),
+            )
+            .returning(tasks)
+        )
 
     def needs_runner(self, *, own_only: bool) -> bool:
         """Return whether there is something to run, or to end that ran.
@@ -140,37 +167,12 @@ class RunStore:
         There is none while the queue is paused, or once another has the turn.
         """
         now = self._now()
-        # Nobody pauses the queue or takes the turn meanwhile.
-        allowed = sa.select(queues.c.name).where(
-            queues.c.name == self._name,
-            queues.c.generation == generation,
-            queues.c.paused.is_(False),
-        )
-        following = (
-            sa.select(tasks.c.number)
-            .where(self._waits, tasks.c.offered.is_(False))
-            .order_by(tasks.c.priority.desc(), tasks.c.number)
-            .limit(1)
-            .with_for_update()
-        )
+        values = {"of_generation": generation, "on_lane": lane, "now": now}
         with self._database.writing() as connection:
-            if connection.execute(allowed.with_for_update(read=True)).first() is None:
-                return None
-            number = connection.scalar(following)
+            number = connection.scalar(self._next, values)
             if number is None:
                 return None
-            row = connection.execute(
-                tasks.update()
-                .where(tasks.c.number == number)
-                .values(
-                    status=Status.GENERATING,
-                    started_at=now,
-                    attempt=tasks.c.attempt + 1,
-                    generation=generation,
-                    lane=lane,
-                )
-                .returning(tasks)
-            ).one()
+            row = connection.execute(self._begin, {**values, "of_number": number}).one()
             append(connection, changed([row], Status.GENERATING), now)
         return read_task(row, ())
 

@@ -107,14 +107,17 @@ tasks = sa.Table(
     sa.Index("ix_tasks_batch_id", "batch_id", "number"),
 )
 
-_waiting = tasks.c.status == sa.literal_column("'pending'")
+# Not a parameter, of which no database would know that it is what the index is for.
+WAITS = tasks.c.status == sa.literal_column("'pending'")
+"""Whether a task waits."""
+
 sa.Index(
     "ix_tasks_waiting",
     tasks.c.queue,
     tasks.c.priority.desc(),
     tasks.c.number,
-    sqlite_where=_waiting,
-    postgresql_where=_waiting,
+    sqlite_where=WAITS,
+    postgresql_where=WAITS,
 )
 
 # Those that are over and did not end their task for good.
