@@ -90,11 +90,11 @@ class RunStore:
             .order_by(tasks.c.priority.desc(), tasks.c.number)
             .limit(1)
             # Nobody pauses the queue or takes the turn before the commit.
-            .with_for_update()
+            .with_for_update(of=queues)
         )
         self._begin = (
             tasks.update()
-            .where(tasks.c.number == sa.bindparam("of_number"))
+            .where(tasks.c.number == sa.bindparam("of_number"), WAITS)
             .values(
                 status=Status.GENERATING,
                 started_at=sa.bindparam("now"),
@@ -172,7 +172,11 @@ class RunStore:
             number = connection.scalar(self._next, values)
             if number is None:
                 return None
-            row = connection.execute(self._begin, {**values, "of_number": number}).one()
+            row = connection.execute(
+                self._begin, {**values, "of_number": number}
+            ).one_or_none()
+            if row is None:  # in PostgreSQL, one that was cancelled meanwhile
+                return None
             append(connection, changed([row], Status.GENERATING), now)
         return read_task(row, ())
 
