@@ -58,7 +58,6 @@ from nbgen.schema import (
     TaskRecord,
     present_attempt,
     progress_of_record,
-    resolved,
     utc_now,
 )
 from nbgen.schema.checks import (
@@ -175,11 +174,7 @@ class MemoryBackend:
 
     def ended(self, task_id: str) -> Future[TaskEnd]:
         """Return a future of the end; see ``Running.ended``."""
-        with self._open():
-            record = self._record(task_id)
-            if task_id in self._queue.unended:
-                return self._queue.unended[task_id].future
-        return resolved(record.end)
+        return self._queue.ended(task_id)
 
     def waiting(self) -> list[str]:
         """Return the ids of the waiting tasks; see ``Running.waiting``."""

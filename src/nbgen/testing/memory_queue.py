@@ -16,7 +16,7 @@ from typing import Any
 
 import msgspec
 
-from nbgen.errors import QueueFull, StudioClosed, TaskConflict, WorkerDied
+from nbgen.errors import QueueFull, StudioClosed, TaskConflict, UnknownTask, WorkerDied
 from nbgen.generation.engine import CancelToken, Engine
 from nbgen.generation.thread import ThreadEngine
 from nbgen.progress import ProgressService
@@ -43,6 +43,7 @@ from nbgen.schema import (
     present_attempt,
     progress_of_record,
     queue_change,
+    resolved,
     utc_now,
 )
 from nbgen.testing.memory_changes import MemoryChanges
@@ -141,6 +142,20 @@ class MemoryQueue:
                 raise StudioClosed
             yield
 
+    def ended(self, task_id: str) -> Future[TaskEnd]:
+        """Return a future of the end of a task; see ``Running.ended``.
+
+        After ``close`` only those are known that have ended.
+        """
+        with self._changed:
+            record = self.tasks.get(task_id)
+            if self._closed and (record is None or not record.status.ended):
+                raise StudioClosed
+            if record is None:
+                raise UnknownTask(task_id)
+            unended = self.unended.get(task_id)
+            return resolved(record.end) if unended is None else unended.future
+
     def submit(self, plan: Plan) -> None:
         """Queue what a plan wants, all or none.
 
@@ -148,7 +163,8 @@ class MemoryQueue:
             QueueFull: There is not room for all.
             TaskConflict: A new task's id is another's.
         """
-        records = [*plan.new, *plan.again]
+        again = [record for record in plan.again if record.status.ended]
+        records = [*plan.new, *again]
         self.check_room(len(records))
         for record in plan.new:
             if record.id in self.tasks:
@@ -157,7 +173,7 @@ class MemoryQueue:
             self._added += 1
             self.numbers[record.id] = self._added
             self.tasks[record.id] = record
-        for record in plan.again:
+        for record in again:
             self.attempts[record.id] += present_attempt(self.tasks[record.id])
             self.progress.forget(record.id)
             self.tasks[record.id] = msgspec.structs.replace(record, **_AGAIN)
@@ -249,16 +265,15 @@ class MemoryQueue:
         """End the thread, after the running task if that is to finish."""
         with self._changed:
             self._closed = True
-            let_go = [TaskEnd(task_id, None) for task_id in self.waiting()]
             if not finish:
                 for unended in self.unended.values():
                     # What a person cancelled ends.
                     unended.is_given_back |= not unended.cancel.cancelled
                     unended.cancel.cancel()
             self._changed.notify_all()
-        self.resolve(let_go)
         if self._thread is not threading.current_thread():
             self._thread.join()
+        self.resolve([TaskEnd(task_id, None) for task_id in list(self.unended)])
         self.progress.close()
 
     def _work(self) -> None:
@@ -266,8 +281,9 @@ class MemoryQueue:
             run = MemoryRun(record, self.progress, read=self._read, save=self._save)
             end = run.run(self._runner, self.unended[record.id].cancel)
             with self._changed:
-                ends = self._finish(end, run.facts)
-            self.resolve(ends)
+                ended = self._finish(end, run.facts)
+            if ended is not None:
+                self.resolve([ended])
         self._runner.close()
         self._engine.close()
 
@@ -289,8 +305,8 @@ class MemoryQueue:
             )
             return self.tasks[task_id]
 
-    def _finish(self, end: TaskEnd, facts: dict[str, str]) -> list[TaskEnd]:
-        """Commit how an attempt ended; return what to ``resolve``."""
+    def _finish(self, end: TaskEnd, facts: dict[str, str]) -> TaskEnd | None:
+        """Commit how an attempt ended; return the end of the task, if it is that."""
         task_id = end.task_id
         unended = self.unended[task_id]
         is_cancelled = unended.cancel.cancelled and not unended.is_given_back
@@ -301,13 +317,15 @@ class MemoryQueue:
                 text = describe_cancel(self.progress.get_progress(task_id))
                 end = TaskEnd(task_id, Outcome.CANCELLED, text)
             elif unended.deaths < MOST_DEATHS:
-                return self._wait_again(task_id, AttemptOutcome.LOST, RUNS_AGAIN, error)
+                self._wait_again(task_id, AttemptOutcome.LOST, RUNS_AGAIN, error)
+                return None
             else:
                 end = TaskEnd(task_id, Outcome.FAILED, died_too_often(error))
         elif end.outcome is Outcome.CANCELLED and not is_cancelled:
-            return self._wait_again(task_id, AttemptOutcome.GIVEN_BACK, GIVEN_BACK)
+            self._wait_again(task_id, AttemptOutcome.GIVEN_BACK, GIVEN_BACK)
+            return None
         self._commit(end, facts)
-        return [end]
+        return end
 
     def _wait_again(
         self,
@@ -315,8 +333,8 @@ class MemoryQueue:
         outcome: AttemptOutcome,
         message: str,
         error: str | None = None,
-    ) -> list[TaskEnd]:
-        """Have a task wait whose attempt ended without it; return what to resolve."""
+    ) -> None:
+        """Keep an attempt that did not end its task, which waits for the next one."""
         record = self.tasks[task_id]
         self.attempts[task_id] += [
             msgspec.structs.replace(
@@ -328,10 +346,9 @@ class MemoryQueue:
         state = progress_of_record(self.tasks[task_id])
         waits = msgspec.structs.replace(state, message=message)
         self.progress.publish_foreign(waits, was_here=True)
-        if self._closed:
-            return [TaskEnd(task_id, None)]
-        self.progress.create_progress(task_id, record.request.num_inference_steps)
-        return []
+        if not self._closed:
+            steps = record.request.num_inference_steps
+            self.progress.create_progress(task_id, steps)
 
     def _commit(self, end: TaskEnd, facts: dict[str, str] | None = None) -> None:
         """Keep the end of a task, then tell the watchers."""
