@@ -134,7 +134,8 @@ def plan_batch(
         batch_id: The batch.
         requests: The requests by the names of their rows.
         rows: The rows of the batch that exist.
-        known: Tasks by their ids: at least the first and the newest of each row.
+        known: Tasks by their ids: at least the newest of each row, and the first unless
+            it was deleted.
         priority: The priority of the new tasks.
         draft: Draws their ids, seeds and times.
 
@@ -149,7 +150,7 @@ def plan_batch(
         if row is None:
             record = new_record(first_id, request, priority=priority, draft=draft)
             new.append(in_batch(record, batch_id, name))
-        elif known[first_id].request != request:
+        elif first_id in known and known[first_id].request != request:
             raise TaskConflict(first_id)
         elif revives(known[row.task_id]):
             again.append(known[row.task_id])
