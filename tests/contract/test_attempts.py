@@ -172,6 +172,15 @@ def test_a_retry_is_of_all_or_none(make_backend: MakeBackend) -> None:
     assert backend.retry([]) == []
 
 
+def test_a_retry_that_names_a_task_twice_tries_it_once(
+    make_backend: MakeBackend,
+) -> None:
+    backend = failed(make_backend, queue_limit=1)
+    one, twin = backend.retry(["a", "a"])
+    assert one == twin
+    assert backend.waiting() == ["a"]
+
+
 def test_a_task_that_is_tried_again_keeps_its_place(make_backend: MakeBackend) -> None:
     backend = failed(make_backend)
     submit(backend, "b")
