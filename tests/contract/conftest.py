@@ -5,20 +5,16 @@ from __future__ import annotations
 import datetime as dt
 import os
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-from filelock import FileLock
 
 from nbgen.backend import Backend
 from nbgen.testing import Gate, MemoryBackend, PatternEngine
 from tests import postgresql
 
 MakeBackend = Callable[..., Backend]
-AnotherRuns = Callable[[], AbstractContextManager[object]]
 
 
 class Clock:
@@ -65,7 +61,8 @@ def make_backend(
     All that are local share one data folder and one database.
 
     The function takes ``before_step`` of ``PatternEngine`` or an ``engine``, and
-    ``queue_limit``, ``quorum`` and ``publishers``.
+    ``queue_limit``, ``quorum`` and ``publishers``. With ``runs=False`` a local one
+    never runs a task.
     """
     backends: list[Backend] = []
     gates: list[Gate] = []
@@ -74,6 +71,7 @@ def make_backend(
         before_step: Callable[[int], None] | None = None,
         *,
         publishers: Any = (),
+        runs: bool = True,
         **options: Any,
     ) -> Backend:
         if isinstance(before_step, Gate):
@@ -93,7 +91,12 @@ def make_backend(
                 database=database_url,
                 **options,
             )
-            backend = LocalBackend.open(config, engine=engine, publishers=publishers)
+            if runs:
+                backend = LocalBackend.open(
+                    config, engine=engine, publishers=publishers
+                )
+            else:
+                backend = LocalBackend.open_library(config, publishers=publishers)
         backends.append(backend)
         return backend
 
@@ -108,25 +111,6 @@ def make_backend(
 def backend(make_backend: MakeBackend) -> Backend:
     """Return an open backend that draws patterns."""
     return make_backend()
-
-
-@pytest.fixture
-def another_runs(tmp_path: Path) -> AnotherRuns:
-    """Return a function that holds the lock of whoever runs the tasks of the data."""
-
-    @contextmanager
-    def hold() -> Iterator[None]:
-        lock = FileLock(tmp_path / "data" / "runner.lock", thread_local=False)
-        # A thread that holds no lock: the backend releases its own in a moment, and
-        # waiting for what the same thread holds would be refused as a deadlock.
-        with ThreadPoolExecutor(1) as other:
-            other.submit(lock.acquire).result()
-            try:
-                yield
-            finally:
-                other.submit(lock.release).result()
-
-    return hold
 
 
 @pytest.fixture

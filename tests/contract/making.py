@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator
+from queue import SimpleQueue
+from threading import Event
 from typing import Any
 
 import pytest
@@ -11,15 +14,19 @@ from PIL import Image
 
 from nbgen.backend import Backend
 from nbgen.errors import NbgenError
+from nbgen.generation.engine import CancelToken
 from nbgen.schema import (
+    Change,
+    Changes,
     Decision,
     DecisionRequest,
     GenerationRequest,
     Outcome,
+    Position,
     TaskRecord,
     Verdict,
 )
-from nbgen.testing import Gate
+from nbgen.testing import Gate, PatternEngine
 
 WAIT_S = 30.0
 STEPS = 4
@@ -51,6 +58,30 @@ def hold(make_backend: Callable[..., Backend], **options: Any) -> tuple[Backend,
     return backend, gate
 
 
+class Telling(PatternEngine):
+    """Tells by ``is_asked`` that it was asked to end."""
+
+    def __init__(self, before_step: Callable[[int], None]) -> None:
+        super().__init__(before_step)
+        self.is_asked = Event()
+
+    def generate(
+        self, request: GenerationRequest, *, cancel: CancelToken, **others: Any
+    ) -> Iterator[Image.Image]:
+        cancel.on_cancel(self.is_asked.set)
+        return super().generate(request, cancel=cancel, **others)
+
+
+def hold_telling(make_backend: Callable[..., Backend]) -> tuple[Backend, Gate, Event]:
+    """Return what ``hold`` does, and an event that says that the task is to end."""
+    gate = Gate(at_step=2)
+    engine = Telling(gate)
+    backend = make_backend(gate, engine=engine)
+    submit(backend, "runs")
+    gate.wait_reached()
+    return backend, gate, engine.is_asked
+
+
 def made(backend: Backend, *task_ids: str) -> list[TaskRecord]:
     """Submit tasks, wait for their pictures and return them."""
     for task_id in task_ids:
@@ -79,3 +110,29 @@ def png(colour: str = "red") -> bytes:
     buffer = io.BytesIO()
     Image.new("RGB", (16, 8), colour).save(buffer, "PNG")
     return buffer.getvalue()
+
+
+class Follower:
+    """Takes what is told, one change after the other."""
+
+    def __init__(self, backend: Backend, since: Position | None = None) -> None:
+        self.told: SimpleQueue[Changes] = SimpleQueue()
+        self._left: deque[Change] = deque()
+        backend.watch_changes(self.told.put, since=since)
+        self.begins = self.told.get(timeout=WAIT_S).position
+
+    def next(self) -> Change:
+        while not self._left:
+            self._left.extend(self.told.get(timeout=WAIT_S).changes)
+        return self._left.popleft()
+
+    def until(self, *last: str) -> list[Change]:
+        """Return the changes up to the one of that kind, id and state."""
+        seen = [self.next()]
+        while told(seen[-1]) != last:
+            seen.append(self.next())
+        return seen
+
+
+def told(change: Change) -> tuple[str, str, str]:
+    return (change.kind.value, change.id, change.state)

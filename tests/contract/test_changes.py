@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from queue import SimpleQueue
 
 import pytest
@@ -12,7 +11,6 @@ from nbgen.errors import InvalidRequest, NbgenError, StudioClosed, UnknownBatch
 from nbgen.review.publishers import Publication
 from nbgen.schema import (
     BatchRow,
-    Change,
     ChangeKind,
     Changes,
     Outcome,
@@ -23,14 +21,15 @@ from nbgen.schema import (
 from tests.contract.conftest import MakeBackend
 from tests.contract.making import (
     WAIT_S,
+    Follower,
     asks,
     decide,
     hold,
-    local_only,
     made,
+    says,
     submit,
+    told,
 )
-from tests.contract.making import says as approves
 
 Told = SimpleQueue[Changes]
 
@@ -50,46 +49,20 @@ class Publisher:
         return "https://site.example/1"
 
 
-class Follower:
-    """Takes what is told, one change after the other."""
-
-    def __init__(self, backend: Backend, since: Position | None = None) -> None:
-        self.told: Told = SimpleQueue()
-        self._left: deque[Change] = deque()
-        backend.watch_changes(self.told.put, since=since)
-        self.begins = self.told.get(timeout=WAIT_S).position
-
-    def next(self) -> Change:
-        while not self._left:
-            self._left.extend(self.told.get(timeout=WAIT_S).changes)
-        return self._left.popleft()
-
-    def until(self, *last: str) -> list[Change]:
-        """Return the changes up to the one of that kind, id and state."""
-        seen = [self.next()]
-        while says(seen[-1]) != last:
-            seen.append(self.next())
-        return seen
-
-
-def says(change: Change) -> tuple[str, str, str]:
-    return (change.kind.value, change.id, change.state)
-
-
 def test_the_life_of_a_task_and_the_decisions_on_it_are_told(
     make_backend: MakeBackend,
 ) -> None:
     backend = make_backend(publishers=[Publisher(fails_first=False)])
     follower = Follower(backend)
     made(backend, "a")
-    decide(backend, approves("a", "ada"))
+    decide(backend, says("a", "ada"))
     seen = follower.until("publication", "a", "published")
     backend.undo("a", reviewer_id="ada")
     backend.put_content("b", {"title": "B"})
     seen += follower.until("content", "b", "known")
     first = follower.begins.number + 1
     assert [change.number for change in seen] == list(range(first, first + len(seen)))
-    assert list(dict.fromkeys(map(says, seen))) == [
+    assert list(dict.fromkeys(map(told, seen))) == [
         ("task", "a", "pending"),
         ("task", "a", "generating"),
         ("task", "a", "succeeded"),
@@ -104,12 +77,12 @@ def test_the_life_of_a_task_and_the_decisions_on_it_are_told(
 def test_an_undo_withdraws_what_is_not_published(make_backend: MakeBackend) -> None:
     backend = make_backend(publishers=[Publisher(fails_first=True)])
     made(backend, "a")
-    decide(backend, approves("a", "ada"))
+    decide(backend, says("a", "ada"))
     [tried] = backend.publications("a", wait_s=WAIT_S)
     assert tried.error is not None
     follower = Follower(backend)
     backend.undo("a", reviewer_id="ada")
-    assert list(map(says, follower.until("publication", "a", "cancelled"))) == [
+    assert list(map(told, follower.until("publication", "a", "cancelled"))) == [
         ("decision", "a", "undone"),
         ("publication", "a", "cancelled"),
     ]
@@ -118,10 +91,10 @@ def test_an_undo_withdraws_what_is_not_published(make_backend: MakeBackend) -> N
 def test_changes_that_are_asked_for_tell_of_the_child_too(backend: Backend) -> None:
     made(backend, "a")
     follower = Follower(backend)
-    asked = approves("a", "ada", Verdict.CHANGES_REQUESTED, feedback="bluer")
+    asked = says("a", "ada", Verdict.CHANGES_REQUESTED, feedback="bluer")
     child = backend.request_changes(asked, prompt="a blue cat")
     assert child is not None
-    assert list(map(says, follower.until("task", child.id, "pending"))) == [
+    assert list(map(told, follower.until("task", child.id, "pending"))) == [
         ("decision", "a", "changes_requested"),
         ("task", child.id, "pending"),
     ]
@@ -129,13 +102,13 @@ def test_changes_that_are_asked_for_tell_of_the_child_too(backend: Backend) -> N
 
 def test_what_is_refused_or_repeated_is_no_change(backend: Backend) -> None:
     made(backend, "a")
-    decide(backend, approves("a", "ada"))
+    decide(backend, says("a", "ada"))
     follower = Follower(backend)
-    decide(backend, approves("a", "ada"))
-    assert isinstance(backend.decide([approves("gone", "ada")])[0], NbgenError)
+    decide(backend, says("a", "ada"))
+    assert isinstance(backend.decide([says("gone", "ada")])[0], NbgenError)
     submit(backend, "a")
     backend.put_content("end", {})
-    assert says(follower.next()) == ("content", "end", "known")
+    assert told(follower.next()) == ("content", "end", "known")
 
 
 def test_a_batch_is_told_of_with_its_rows(backend: Backend) -> None:
@@ -143,7 +116,7 @@ def test_a_batch_is_told_of_with_its_rows(backend: Backend) -> None:
     rows = {"cat": asks("a cat"), "dog": asks("a dog")}
     backend.submit_batch("pets", rows, priority=0)
     seen = follower.until("task", "pets:dog", "succeeded")
-    assert list(map(says, seen))[:3] == [
+    assert list(map(told, seen))[:3] == [
         ("batch", "pets", "queued"),
         ("task", "pets:cat", "pending"),
         ("task", "pets:dog", "pending"),
@@ -163,7 +136,7 @@ def test_cancels_priorities_and_the_pause_of_the_queue_are_told(
     backend.resume()
     seen = follower.until("queue", "default", "resumed")
     gate.open()
-    assert list(map(says, seen)) == [
+    assert list(map(told, seen)) == [
         ("queue", "default", "paused"),
         ("task", "waits", "pending"),
         ("task", "waits", "cancelled"),
@@ -176,19 +149,35 @@ def test_a_pause_is_told_once(backend: Backend) -> None:
     for pause in (backend.pause, backend.pause, backend.resume, backend.resume):
         pause()
     backend.put_content("end", {})
-    assert [says(c) for c in follower.until("content", "end", "known")[:-1]] == [
+    assert [told(c) for c in follower.until("content", "end", "known")[:-1]] == [
         ("queue", "default", "paused"),
         ("queue", "default", "resumed"),
     ]
 
 
-@local_only
-def test_a_pause_ends_with_the_backend(make_backend: MakeBackend) -> None:
-    backend, other = make_backend(), make_backend(take_over=False)
-    backend.pause()
-    follower = Follower(other)
-    backend.close()
-    assert says(follower.next()) == ("queue", "default", "resumed")
+def test_a_cancel_of_a_task_that_runs_is_told_before_its_end(
+    make_backend: MakeBackend,
+) -> None:
+    backend, gate = hold(make_backend)
+    follower = Follower(backend)
+    backend.cancel(["runs"])
+    assert told(follower.next()) == ("task", "runs", "cancelling")
+    gate.open()
+    assert told(follower.next()) == ("task", "runs", "cancelled")
+
+
+def test_a_retry_is_told_with_its_batch(make_backend: MakeBackend) -> None:
+    backend, _ = hold(make_backend)
+    backend.submit_batch("pets", {"cat": asks("a cat")}, priority=0)
+    backend.cancel(["pets:cat"])
+    follower = Follower(backend)
+    backend.retry(["pets:cat"])
+    first, second = follower.next(), follower.next()
+    assert [told(first), told(second)] == [
+        ("batch", "pets", "queued"),
+        ("task", "pets:cat", "pending"),
+    ]
+    assert second.batch_id == "pets"
 
 
 def test_following_goes_on_from_where_it_was_left(backend: Backend) -> None:
@@ -257,7 +246,7 @@ def test_only_the_rows_that_changed_are_read_again(make_backend: MakeBackend) ->
     backend.retry_rows("pets", ["cat"])
     again: BatchRow = backend.changed_rows("pets", changed.position).rows[-1]
     assert (again.name, again.status) == ("cat", Status.PENDING)
-    assert again.number > cat.number
+    assert (again.task_id, again.number) == (cat.task_id, cat.number)
     gate.open()
 
 

@@ -25,6 +25,7 @@ from nbgen.backend import (
 )
 from nbgen.errors import StudioClosed
 from nbgen.schema import (
+    GIVEN_BACK,
     Decision,
     GenerationProgress,
     OldTasks,
@@ -39,6 +40,7 @@ from tests.contract.making import (
     WAIT_S,
     asks,
     hold,
+    hold_telling,
     made,
     png,
     says,
@@ -68,6 +70,10 @@ CALLS: dict[str, Callable[[Backend, Decision], Any]] = {
     "retry_rows": lambda b, _: b.retry_rows("b", ["x"]),
     "cancel": lambda b, _: b.cancel(["a"]),
     "ended": lambda b, _: b.ended("a"),
+    "offered": lambda b, _: b.offered(),
+    "run_offered": lambda b, _: b.run_offered(),
+    "queue_state": lambda b, _: b.queue_state(),
+    "attempts": lambda b, _: b.attempts("a"),
     "waiting": lambda b, _: b.waiting(),
     "prioritise": lambda b, _: b.prioritise("a", 1),
     "pause": lambda b, _: b.pause(),
@@ -129,24 +135,38 @@ def test_every_call_raises_once_the_backend_is_closed(backend: Backend) -> None:
         except Exception as error:  # noqa: BLE001 - whatever a closed backend may raise
             errors[name] = type(error)
     refused = {name for name, error in errors.items() if error is StudioClosed}
-    assert METHODS.keys() - refused == {"close"}
+    assert METHODS.keys() - refused == {"close", "ended"}
+
+
+def test_a_closed_backend_knows_the_ends_that_it_has_seen(
+    make_backend: MakeBackend,
+) -> None:
+    backend = make_backend()
+    made(backend, "made")
+    backend.pause()
+    submit(backend, "waits")
+    backend.close()
+    assert backend.ended("made").result(0).outcome is Outcome.SUCCEEDED
+    for task_id in ("waits", "unknown"):
+        with pytest.raises(StudioClosed):
+            backend.ended(task_id)
 
 
 def test_closing_gives_back_what_runs(make_backend: MakeBackend) -> None:
-    backend, gate = hold(make_backend)
+    backend, gate, is_asked = hold_telling(make_backend)
     submit(backend, "waits")
     states: SimpleQueue[GenerationProgress] = SimpleQueue()
     backend.watch("runs", states.put)
-    runs, waits = backend.ended("runs"), backend.ended("waits")
+    ends = [backend.ended(task_id) for task_id in ("runs", "waits")]
     closing = threading.Thread(target=backend.close, kwargs={"finish": False})
     closing.start()
-    assert waits.result(WAIT_S).outcome is None
+    assert is_asked.wait(WAIT_S)
     gate.open()
     closing.join(WAIT_S)
-    assert runs.result(0).outcome is None
+    assert [end.result(0).outcome for end in ends] == [None, None]
     told = [states.get_nowait() for _ in range(states.qsize())]
     assert told[-1].status is Status.PENDING
-    assert told[-1].message.startswith("Its studio was closed. It runs again with")
+    assert told[-1].message == GIVEN_BACK
     assert [state.seq for state in told] == sorted({state.seq for state in told})
 
 
@@ -156,31 +176,33 @@ def test_closing_gives_back_nothing_that_a_person_cancelled(
     backend, gate = hold(make_backend)
     submit(backend, "waits")
     runs, waits = backend.ended("runs"), backend.ended("waits")
+    backend.pause()
     backend.cancel(["runs"])
     closing = threading.Thread(target=backend.close, kwargs={"finish": False})
     closing.start()
-    assert waits.result(WAIT_S).outcome is None
     gate.open()
     closing.join(WAIT_S)
     assert runs.result(0).outcome is Outcome.CANCELLED
+    assert waits.result(0).outcome is None
 
 
 def test_closing_can_let_the_running_task_finish(make_backend: MakeBackend) -> None:
     backend, gate = hold(make_backend)
     submit(backend, "waits")
     runs, waits = backend.ended("runs"), backend.ended("waits")
+    backend.pause()
     closing = [
         threading.Thread(target=backend.close, kwargs={"finish": True})
         for _ in range(2)
     ]
     for thread in closing:
         thread.start()
-    assert waits.result(WAIT_S).outcome is None
     gate.open()
     for thread in closing:
         thread.join(WAIT_S)
         assert not thread.is_alive()
     assert runs.result(0).outcome is Outcome.SUCCEEDED
+    assert waits.result(0).outcome is None
     backend.close(finish=True)
 
 

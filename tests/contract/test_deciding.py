@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 from nbgen.backend import Backend
 from nbgen.errors import (
-    DataFolderInUse,
     DecisionConflict,
     FeaturedImageMissing,
     InvalidRequest,
@@ -32,7 +31,7 @@ from nbgen.schema import (
     Verdict,
 )
 from nbgen.testing import Gate
-from tests.contract.conftest import AnotherRuns, MakeBackend
+from tests.contract.conftest import MakeBackend
 from tests.contract.making import (
     WAIT_S,
     asks,
@@ -356,19 +355,6 @@ def test_changes_of_a_task_made_elsewhere_have_no_child(backend: Backend) -> Non
     review = backend.review("a")
     assert review.status is ApprovalStatus.CHANGES_REQUESTED
     assert backend.list_tasks(TaskQuery()) == []
-
-
-@local_only
-def test_changes_are_not_requested_while_another_process_runs_tasks(
-    make_backend: MakeBackend, another_runs: AnotherRuns
-) -> None:
-    backend = make_backend()
-    made(backend, "a")
-    with another_runs():
-        with pytest.raises(DataFolderInUse):
-            backend.request_changes(CHANGES, prompt=None)
-        assert backend.decisions(None) == []
-        assert decide(backend, says("a", "ada")).version == 1
 
 
 def test_content_is_merged_with_what_is_known(backend: Backend) -> None:

@@ -44,7 +44,7 @@ def check_order(seen: list[GenerationProgress]) -> None:
 @local_only
 def test_a_watcher_sees_the_steps_and_the_end(make_backend: MakeBackend) -> None:
     runs, gate = hold(make_backend)
-    other = make_backend(take_over=False)
+    other = make_backend()
     states = watch(other, "runs")
     first = until_step(states, 1)
     assert (first.status, first.current_stage) == (
@@ -64,7 +64,7 @@ def test_a_task_can_be_watched_before_another_submits_it(
 ) -> None:
     gate = Gate(at_step=3)
     runs = make_backend(gate)
-    other = make_backend(take_over=False)
+    other = make_backend()
     states = watch(other, "a")
     submit(runs, "a")
     gate.wait_reached()
@@ -80,7 +80,7 @@ def test_a_waiting_task_is_seen_to_wait_and_to_be_cancelled(
     make_backend: MakeBackend,
 ) -> None:
     runs, gate = hold(make_backend)
-    other = make_backend(take_over=False)
+    other = make_backend()
     states = watch(other, "waits")
     submit(runs, "waits")
     assert states.get(timeout=WAIT_S).status is Status.PENDING
@@ -92,7 +92,7 @@ def test_a_waiting_task_is_seen_to_wait_and_to_be_cancelled(
 @local_only
 def test_the_live_step_is_read_too(make_backend: MakeBackend) -> None:
     runs, gate = hold(make_backend)
-    other = make_backend(take_over=False)
+    other = make_backend()
     states = watch(other, "runs")  # says when the live state is written
     until_step(states, 1)
     assert other.get_progress("runs").current_step == 1
@@ -108,7 +108,7 @@ def test_the_live_step_is_read_too(make_backend: MakeBackend) -> None:
 @local_only
 def test_a_watcher_that_has_stopped_is_told_nothing(make_backend: MakeBackend) -> None:
     runs = make_backend()
-    other = make_backend(take_over=False)
+    other = make_backend()
     stopped: States = SimpleQueue()
     other.watch("a", stopped.put)()
     states = watch(other, "a")
@@ -120,7 +120,7 @@ def test_a_watcher_that_has_stopped_is_told_nothing(make_backend: MakeBackend) -
 @local_only
 def test_many_tasks_are_watched_at_once(make_backend: MakeBackend) -> None:
     runs = make_backend()
-    other = make_backend(take_over=False)
+    other = make_backend()
     names = [f"t{number}" for number in range(20)]
     watched = {name: watch(other, name) for name in names}
     made(runs, *names)
@@ -135,7 +135,7 @@ def test_a_watcher_is_told_that_the_data_folder_has_vanished(
     make_backend: MakeBackend, tmp_path: Path
 ) -> None:
     _, gate = hold(make_backend)
-    other = make_backend(take_over=False)
+    other = make_backend()
     states = watch(other, "runs")
     until_step(states, 1)
     folder = tmp_path / "data"

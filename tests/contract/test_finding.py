@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from nbgen.backend import Backend
 from nbgen.errors import (
-    DataFolderInUse,
     InvalidRequest,
     QueueFull,
     TaskConflict,
@@ -20,14 +19,13 @@ from nbgen.errors import (
 )
 from nbgen.schema import Outcome, Status, TaskPage, TaskQuery
 from nbgen.testing import Gate
-from tests.contract.conftest import AnotherRuns, MakeBackend
+from tests.contract.conftest import MakeBackend
 from tests.contract.making import (
     A_PICTURE,
     STEPS,
     WAIT_S,
     asks,
     hold,
-    local_only,
     made,
     submit,
 )
@@ -170,19 +168,34 @@ def test_only_what_is_missing_of_a_batch_is_queued(make_backend: MakeBackend) ->
     gate.wait_reached()
     backend.submit_batch("b", {**ROWS, "cow": asks("a cow")}, priority=0)
     assert backend.waiting() == ["b:dog", "b:cow"]
-    backend.cancel(["b:dog"])
-    backend.submit_batch("b", ROWS, priority=2)
-    rows = backend.batch_rows("b")
-    assert [row.name for row in rows] == ["cat", "dog", "cow"]
-    again = rows[1].task_id
-    assert backend.waiting() == [again, "b:cow"]
-    [record] = backend.get_tasks([again])
-    assert (record.parent_id, record.batch_row, record.priority) == ("b:dog", "dog", 2)
+    assert [row.name for row in backend.batch_rows("b")] == ["cat", "dog", "cow"]
     gate.open()
     backend.ended("b:cow").result(WAIT_S)
     before = backend.batch_rows("b")
     backend.submit_batch("b", ROWS, priority=0)
     assert backend.batch_rows("b") == before
+
+
+def test_a_row_that_failed_is_made_again_and_a_cancelled_one_is_not(
+    make_backend: MakeBackend,
+) -> None:
+    gate = Gate(at_step=2)
+    backend = make_backend(gate)
+    backend.submit_batch("b", ROWS, priority=1)
+    gate.wait_reached()
+    backend.cancel(["b:dog"])
+    gate.fail(ValueError("no"))
+    backend.ended("b:cat").result(WAIT_S)
+    backend.submit_batch("b", ROWS, priority=2)
+    gate.wait_reached()
+    cat, dog = backend.batch_rows("b")
+    assert (cat.task_id, cat.status) == ("b:cat", Status.GENERATING)
+    assert (dog.task_id, dog.outcome) == ("b:dog", Outcome.CANCELLED)
+    [record] = backend.get_tasks(["b:cat"])
+    assert (record.attempt, record.batch_row, record.priority) == (2, "cat", 1)
+    gate.open()
+    assert backend.ended("b:cat").result(WAIT_S).outcome is Outcome.SUCCEEDED
+    assert backend.waiting() == []
 
 
 def test_a_batch_is_queued_whole_or_not_at_all(make_backend: MakeBackend) -> None:
@@ -225,38 +238,16 @@ def test_missing_rows_are_queued_again(make_backend: MakeBackend) -> None:
     backend.retry_rows("b", (row for row in ["cat", "dog", "cow"]))
     cat, dog = backend.batch_rows("b")
     assert (cat.task_id, cat.status) == ("b:cat", Status.GENERATING)
-    assert backend.waiting() == [dog.task_id]
-    [record] = backend.get_tasks([dog.task_id])
-    assert (record.parent_id, record.priority) == ("b:dog", 4)
-    assert record.request == ROWS["dog"]
-    backend.cancel([dog.task_id])
+    assert (dog.task_id, dog.status) == ("b:dog", Status.PENDING)
+    assert backend.waiting() == ["b:dog"]
+    [record] = backend.get_tasks(["b:dog"])
+    assert (record.priority, record.request) == (4, ROWS["dog"])
+    backend.cancel(["b:dog"])
     for task_id in ("x", "y"):
         submit(backend, task_id)
     with pytest.raises(QueueFull):
         backend.retry_rows("b", ["dog"])
     assert backend.batch_rows("b")[1].outcome is Outcome.CANCELLED
-
-
-@local_only
-def test_a_whole_batch_needs_nobody_who_runs_it(
-    make_backend: MakeBackend, another_runs: AnotherRuns
-) -> None:
-    gate = Gate(at_step=1)
-    backend = make_backend(gate)
-    backend.submit_batch("b", ROWS, priority=0)
-    gate.wait_reached()
-    backend.cancel(["b:dog"])
-    gate.open()
-    backend.ended("b:cat").result(WAIT_S)
-    before = backend.batch_rows("b")
-    with another_runs():
-        backend.submit_batch("b", {"cat": ROWS["cat"]}, priority=0)
-        with pytest.raises(DataFolderInUse):
-            backend.submit_batch("b", ROWS, priority=0)
-        backend.retry_rows("b", ["cat"])
-        with pytest.raises(DataFolderInUse):
-            backend.retry_rows("b", ["dog"])
-    assert backend.batch_rows("b") == before
 
 
 def test_a_made_task_tells_how(backend: Backend) -> None:

@@ -227,19 +227,33 @@ def test_a_deleted_child_is_none_to_the_decision_that_asked_for_it(
 
 def test_children_of_a_deleted_task_stay(backend: Backend) -> None:
     made(backend, "a")
-    [child] = backend.retry(["a"])
-    [grandchild] = backend.retry([made_again(backend, child.id)])
-    made_again(backend, grandchild.id)
+    child = changed(backend, "a")
+    grandchild = changed(backend, child)
     backend.delete(["a"])
-    assert backend.get_tasks([child.id])[0].parent_id is None
-    assert backend.get_tasks([grandchild.id])[0].parent_id == child.id
-    backend.delete([child.id, grandchild.id])
+    assert backend.get_tasks([child])[0].parent_id is None
+    assert backend.get_tasks([grandchild])[0].parent_id == child
+    backend.delete([child, grandchild])
     assert backend.list_tasks(TaskQuery()) == []
 
 
-def made_again(backend: Backend, task_id: str) -> str:
-    assert backend.ended(task_id).result(WAIT_S).outcome is Outcome.SUCCEEDED
-    return task_id
+def changed(backend: Backend, task_id: str) -> str:
+    """Have a task changed, and return the id of the one that was made of it."""
+    asked = says(task_id, "ada", Verdict.CHANGES_REQUESTED, feedback="bluer")
+    child = backend.request_changes(asked, prompt=None)
+    assert child is not None
+    assert backend.ended(child.id).result(WAIT_S).outcome is Outcome.SUCCEEDED
+    return child.id
+
+
+def test_a_row_whose_first_task_was_deleted_is_left_alone(backend: Backend) -> None:
+    rows = {"cat": asks("a cat")}
+    backend.submit_batch("pets", rows, priority=0)
+    backend.ended("pets:cat").result(WAIT_S)
+    child = changed(backend, "pets:cat")
+    backend.delete(["pets:cat"])
+    backend.submit_batch("pets", rows, priority=0)
+    assert [row.task_id for row in backend.batch_rows("pets")] == [child]
+    assert len(backend.list_tasks(TaskQuery())) == 1
 
 
 def test_deletions_are_told_in_the_feed(backend: Backend) -> None:
@@ -257,23 +271,21 @@ def test_deletions_are_told_in_the_feed(backend: Backend) -> None:
     assert seen[:-1] == [("task", "a", "deleted"), ("content", "a", "deleted")]
 
 
-def test_rows_of_a_batch_go_with_their_tasks(make_backend: MakeBackend) -> None:
-    backend, gate = hold(make_backend)
+def test_rows_of_a_batch_go_with_their_tasks(backend: Backend) -> None:
     rows = {"cat": asks("a cat"), "dog": asks("a dog")}
     backend.submit_batch("pets", rows, priority=0)
-    backend.cancel(["pets:cat", "pets:dog"])
-    backend.retry_rows("pets", ["cat"])
-    again = backend.batch_rows("pets")[0].task_id
-    backend.cancel([again])
+    for name in rows:
+        backend.ended(f"pets:{name}").result(WAIT_S)
+    child = changed(backend, "pets:cat")
+    assert [row.task_id for row in backend.batch_rows("pets")] == [child, "pets:dog"]
     place = backend.changed_rows("pets", None).position
-    backend.delete([again])
-    changed = backend.changed_rows("pets", place)
-    assert changed.is_whole
-    assert [row.task_id for row in changed.rows] == ["pets:cat", "pets:dog"]
+    backend.delete([child])
+    rest = backend.changed_rows("pets", place)
+    assert rest.is_whole
+    assert [row.task_id for row in rest.rows] == ["pets:cat", "pets:dog"]
     backend.delete(["pets:cat", "pets:dog"])
     with pytest.raises(UnknownBatch):
         backend.batch_rows("pets")
-    gate.open()
 
 
 def test_pages_go_on_after_a_deletion(backend: Backend) -> None:
@@ -307,7 +319,7 @@ def test_a_picture_goes_once_nothing_refers_to_it(
 @local_only
 def test_other_processes_forget_a_deleted_task(make_backend: MakeBackend) -> None:
     backend = make_backend()
-    other = make_backend(take_over=False)
+    other = make_backend()
     made(backend, "a")
     other.delete(["a"])
     with pytest.raises(UnknownTask):
@@ -320,7 +332,7 @@ def test_other_processes_forget_a_deleted_task(make_backend: MakeBackend) -> Non
 def test_a_deleted_id_may_be_used_again_elsewhere(make_backend: MakeBackend) -> None:
     backend = make_backend()
     made(backend, "a")
-    other = make_backend(take_over=False)
+    other = make_backend()
     other.delete(["a"])
     submit(other, "a", prompt="a dog")
     end = other.ended("a").result(WAIT_S)

@@ -298,6 +298,24 @@ def test_a_check_names_what_is_wrong_and_which_tasks_need_it(
     assert backend.read_picture(name_of(sound))
 
 
+def test_pictures_of_earlier_attempts_are_kept_and_checked(
+    backend: Backend, damage: Change, make_old: MakeOld
+) -> None:
+    start = backend.keep_picture("image", png())
+    backend.submit(asks(image=start), task_id="a", priority=0)
+    backend.ended("a").result(WAIT_S)
+    [record] = backend.get_tasks(["a"])
+    backend.submit(asks("a dog"), task_id="a", priority=0, replace=True)
+    backend.ended("a").result(WAIT_S)
+    for name in (start, name_of(record)):
+        make_old(backend, name)
+    assert backend.collect_garbage(dry_run=False) == []
+    for name in (start, name_of(record)):
+        damage(backend, name)
+    report = backend.check_pictures()
+    assert report.damaged == faulty({start: "a", name_of(record): "a"})
+
+
 def faulty(needed: dict[str, str]) -> tuple[FaultyPicture, ...]:
     """Return pictures with the ids of their tasks: of one letter each, or one id."""
     return tuple(

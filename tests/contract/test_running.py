@@ -10,24 +10,27 @@ from PIL import Image
 
 from nbgen.backend import Backend
 from nbgen.errors import (
-    DataFolderInUse,
     InvalidRequest,
     QueueFull,
     TaskConflict,
-    TaskElsewhere,
-    TaskNotEnded,
     TaskNotWaiting,
     UnknownTask,
 )
-from nbgen.schema import GenerationRequest, Outcome, OutputFormat, Status, TaskQuery
+from nbgen.schema import (
+    GenerationRequest,
+    Outcome,
+    OutputFormat,
+    QueueState,
+    Status,
+    TaskQuery,
+)
 from nbgen.testing import Gate, PatternEngine
-from tests.contract.conftest import AnotherRuns, MakeBackend
+from tests.contract.conftest import MakeBackend
 from tests.contract.making import (
     A_PICTURE,
     WAIT_S,
     asks,
     hold,
-    local_only,
     made,
     png,
     submit,
@@ -148,6 +151,32 @@ def test_a_pause_lets_the_running_task_go_on(make_backend: MakeBackend) -> None:
     assert backend.ended("a").result(WAIT_S).outcome is Outcome.SUCCEEDED
 
 
+def test_the_queue_tells_where_it_stands(make_backend: MakeBackend) -> None:
+    backend, gate = hold(make_backend)
+    for task_id in "ab":
+        submit(backend, task_id)
+    assert backend.queue_state() == QueueState(name="default", waiting=2, running=1)
+    backend.pause()
+    assert backend.queue_state().is_paused
+    backend.cancel(["a"])
+    gate.open()
+    backend.ended("runs").result(WAIT_S)
+    assert backend.queue_state() == QueueState(
+        name="default", is_paused=True, waiting=1
+    )
+    backend.resume()
+    backend.ended("b").result(WAIT_S)
+    assert backend.queue_state() == QueueState(name="default")
+
+
+def test_nothing_is_offered_of_what_waits_here(make_backend: MakeBackend) -> None:
+    backend, _ = hold(make_backend)
+    submit(backend, "a")
+    assert backend.offered() == []
+    backend.run_offered()
+    assert backend.waiting() == ["a"]
+
+
 def test_an_end_says_what_was_made(backend: Backend) -> None:
     [record] = made(backend, "a")
     end = backend.ended("a").result(WAIT_S)
@@ -254,7 +283,7 @@ def test_a_cancel_ends_what_waits_at_once(make_backend: MakeBackend) -> None:
     submit(backend, "b")
     future = backend.ended("a")
     backend.cancel(["a"])
-    assert future.result(0).outcome is Outcome.CANCELLED
+    assert future.result(WAIT_S).outcome is Outcome.CANCELLED
     [record] = backend.get_tasks(["a"])
     assert (record.status, record.outcome) == (Status.FAILED, Outcome.CANCELLED)
     assert record.error == "Cancelled before it started."
@@ -286,61 +315,3 @@ def test_a_cancel_of_an_unknown_task_asks_none(make_backend: MakeBackend) -> Non
     assert backend.waiting() == ["a"]
     gate.open()
     assert backend.ended("runs").result(WAIT_S).outcome is Outcome.SUCCEEDED
-
-
-def test_a_retry_is_a_child_of_the_old_task(backend: Backend) -> None:
-    [old] = made(backend, "a")
-    [child, twin] = backend.retry(["a", "a"])
-    assert len({child.id, twin.id, "a"}) == 3
-    assert (child.parent_id, child.request, child.seed) == ("a", old.request, 7)
-    assert backend.ended(child.id).result(WAIT_S).outcome is Outcome.SUCCEEDED
-    assert backend.get_tasks(["a"]) == [old]
-    assert backend.retry([]) == []
-
-
-def test_a_retry_is_of_ended_tasks_all_or_none(make_backend: MakeBackend) -> None:
-    backend, _ = hold(make_backend, queue_limit=1)
-    submit(backend, "a")
-    backend.cancel(["a"])
-    with pytest.raises(TaskNotEnded):
-        backend.retry(["a", "runs"])
-    with pytest.raises(UnknownTask):
-        backend.retry(["a", "z"])
-    with pytest.raises(QueueFull):
-        backend.retry(["a", "a"])
-    assert backend.waiting() == []
-
-
-@local_only
-def test_what_another_process_runs_is_left_to_it(
-    make_backend: MakeBackend, another_runs: AnotherRuns
-) -> None:
-    backend = make_backend()
-    [ended] = made(backend, "ended")
-    with another_runs():
-        with pytest.raises(DataFolderInUse):
-            backend.submit(asks(), task_id="a", priority=0)
-        with pytest.raises(DataFolderInUse):
-            backend.retry(["ended"])
-        assert submit(backend, "ended") == ended
-        backend.cancel(["ended"])
-    assert ids(backend) == ["ended"]
-    submit(backend, "a")
-
-
-@local_only
-def test_what_another_backend_runs_is_left_to_it(make_backend: MakeBackend) -> None:
-    backend, gate = hold(make_backend)
-    submit(backend, "a")
-    other = make_backend()
-    assert submit(other, "a").id == "a"
-    for task_id in ("a", "runs"):
-        with pytest.raises(TaskElsewhere):
-            other.cancel([task_id])
-    with pytest.raises(TaskNotWaiting):
-        other.prioritise("a", 1)
-    assert other.ended("a").result(0).outcome is None
-    assert other.waiting() == []
-    gate.open()
-    assert backend.ended("a").result(WAIT_S).outcome is Outcome.SUCCEEDED
-    assert other.ended("a").result(0).outcome is Outcome.SUCCEEDED

@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 import threading
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from nbgen.errors import (
-    DataFolderInUse,
     InvalidRequest,
     NbgenError,
     QueueFull,
@@ -20,22 +19,27 @@ from nbgen.errors import (
     TaskConflict,
     TaskUnfinished,
     UnknownBatch,
+    UnknownTask,
 )
+from nbgen.handles import Batch
+from nbgen.handles.batch import RowResult
 from nbgen.schema import (
+    AttemptOutcome,
     BatchProgress,
     ChangedRows,
     GenerationRequest,
     GenerationResult,
-    Outcome,
+    Plan,
     Position,
-    TaskRecord,
+    TaskEnd,
+    resolved,
 )
 from nbgen.studio import Studio
 from nbgen.testing import Gate, PatternEngine
-from tests.local.test_runner_lock import other_process
-from tests.parts import workshop
+from tests.parts import library
 
 MakeStudio = Callable[..., Studio]
+Wait = Callable[[Batch], list[RowResult]]
 
 
 def request(prompt: str, **fields: object) -> GenerationRequest:
@@ -178,14 +182,13 @@ def test_retry_queues_what_is_missing(make_studio: MakeStudio) -> None:
     batch.retry()
     assert all(isinstance(made, GenerationResult) for made in batch.result(10))
     assert counts(batch.progress) == (0, 0, 2, 0, 0, 0)
-    failed, retried = studio.get_record("pets:b"), batch.task_ids[1]
-    assert failed.outcome is Outcome.FAILED
-    assert studio.get_record(retried).parent_id == "pets:b"
-    assert len(studio.tasks()) == 3
+    assert batch.task_ids == ["pets:a", "pets:b"]
+    tried = [attempt.outcome for attempt in studio.task("pets:b").attempts]
+    assert tried == [AttemptOutcome.FAILED, AttemptOutcome.SUCCEEDED]
     batch.retry()  # nothing is missing
-    assert len(studio.tasks()) == 3
     studio.submit_batch(requests("a", "b"), batch_id="pets")
-    assert len(studio.tasks()) == 3
+    assert studio.waiting() == []
+    assert len(studio.tasks()) == 2
 
 
 def test_what_was_changed_by_request_takes_the_place_of_its_row(
@@ -209,6 +212,8 @@ def test_a_batch_outlives_its_studio(make_studio: MakeStudio) -> None:
     studio.close()
     again = make_studio()
     batch = again.batch("pets")
+    again.run_offered()
+    again.resume()
     assert len(batch.result(10)) == 2
     with pytest.raises(UnknownBatch, match=r"no batch 'birds'.*data folder"):
         again.batch("birds")
@@ -271,41 +276,65 @@ def test_a_wait_says_how_long_it_was_and_how_many_rows_are_left(
     batch.result(10)
 
 
-def test_what_another_runs_is_not_waited_for(make_studio: MakeStudio) -> None:
-    async def wait() -> None:
-        await elsewhere.batch("pets")
-
-    here, elsewhere = make_studio(), make_studio()
-    here.pause()
-    batch = here.submit_batch(requests("a", "b"), batch_id="pets")
-    told = r"Batch 'pets' has not ended: 2 rows are left, and not all run here"
-    with pytest.raises(TaskUnfinished, match=told):
-        asyncio.run(wait())
-    with pytest.raises(TaskUnfinished, match=told):
-        elsewhere.batch("pets").result(10)
-    batch.cancel()
+async def awaited(batch: Batch) -> list[RowResult]:
+    return await batch
 
 
-def test_what_is_made_is_found_while_another_process_runs_tasks(
-    make_studio: MakeStudio, tmp_path: Path
+def test_what_another_runs_is_waited_for(make_studio: MakeStudio) -> None:
+    gate = Gate(at_step=3)
+    here, elsewhere = make_studio(gate), make_studio()
+    here.submit_batch(requests("a", "b"), batch_id="pets")
+    gate.wait_reached()
+    with pytest.raises(TaskUnfinished, match=r"within 0 s: 2 rows are left"):
+        elsewhere.batch("pets").result(0)
+    gate.open()
+    results = asyncio.run(awaited(elsewhere.batch("pets")))
+    assert all(isinstance(made, GenerationResult) for made in results)
+    assert counts(elsewhere.batch("pets").progress) == (0, 0, 2, 0, 0, 0)
+
+
+@pytest.mark.parametrize("wait", [Batch.result, lambda b: asyncio.run(awaited(b))])
+def test_whoever_waits_for_a_closed_studio_is_told_so(
+    studio: Studio,
+    monkeypatch: pytest.MonkeyPatch,
+    wait: Callable[[Batch], list[RowResult]],
 ) -> None:
-    studio = make_studio()
-    batch = studio.submit_batch(requests("a", "b"), batch_id="pets")
-    batch.result(10)
     studio.pause()
-    given_up = studio.submit_batch(requests("c"), batch_id="pets")
-    given_up.cancel()
-    with other_process(tmp_path / "data"):
-        again = studio.submit_batch(requests("a", "b"), batch_id="pets")
-        assert len(again.result(0)) == 2
-        again.retry()  # nothing is missing
-        with pytest.raises(TaskConflict):
-            studio.submit_batch({"a": request("other")}, batch_id="pets")
-        with pytest.raises(DataFolderInUse):
-            studio.submit_batch(requests("a", "b", "d"), batch_id="pets")
-        with pytest.raises(DataFolderInUse):
-            given_up.retry()
-        assert studio.batch("pets").rows == ("a", "b", "c")
+    batch = studio.submit_batch(requests("a", "b"), batch_id="pets")
+    waits = threading.Event()
+    ended = studio.backend.ended
+
+    def tell(task_id: str) -> Future[TaskEnd]:
+        future = ended(task_id)
+        waits.set()
+        return future
+
+    monkeypatch.setattr(studio.backend, "ended", tell)
+    told = r"Batch 'pets' has not ended: 2 rows are left, and the studio was closed"
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(wait, batch)
+        assert waits.wait(10)
+        studio.close()
+        with pytest.raises(TaskUnfinished, match=told):
+            waiting.result(10)
+
+
+@pytest.mark.parametrize("wait", [Batch.result, lambda b: asyncio.run(awaited(b))])
+def test_a_row_that_is_deleted_is_waited_for_no_longer(
+    studio: Studio,
+    monkeypatch: pytest.MonkeyPatch,
+    wait: Callable[[Batch], list[RowResult]],
+) -> None:
+    studio.pause()
+    batch = studio.submit_batch(requests("a", "b"), batch_id="pets")
+
+    def delete(task_id: str) -> Future[TaskEnd]:
+        batch.cancel()
+        studio.backend.delete(["pets:a"])
+        return resolved(TaskEnd(task_id, None))
+
+    monkeypatch.setattr(studio.backend, "ended", delete)
+    assert [type(row) for row in wait(batch)] == [UnknownTask, TaskCancelled]
 
 
 def test_two_retries_at_once_queue_each_row_once(
@@ -316,21 +345,19 @@ def test_two_retries_at_once_queue_each_row_once(
     batch = studio.submit_batch(requests("a", "b"), batch_id="pets")
     batch.cancel()
     both_asked = threading.Barrier(2)
-    scheduler = workshop(studio).scheduler
+    scheduler = library(studio).scheduler
     add = scheduler.add
 
-    def add_together(
-        plan: Callable[[], Sequence[TaskRecord]],
-    ) -> Sequence[TaskRecord]:
+    def add_together(make_plan: Callable[[], Plan]) -> Plan:
         both_asked.wait(10)
-        return add(plan)
+        return add(make_plan)
 
     monkeypatch.setattr(scheduler, "add", add_together)
     with ThreadPoolExecutor(2) as pool:
         for done in [pool.submit(batch.retry), pool.submit(batch.retry)]:
             done.result(20)
-    assert len(studio.waiting()) == 2
-    assert len(studio.tasks()) == 4
+    assert studio.waiting() == ["pets:a", "pets:b"]
+    assert len(studio.tasks()) == 2
 
 
 def test_a_retry_is_of_the_rows_of_its_handle(studio: Studio) -> None:
@@ -338,10 +365,11 @@ def test_a_retry_is_of_the_rows_of_its_handle(studio: Studio) -> None:
     batch = studio.submit_batch(requests("a", "b"), batch_id="pets", priority=3)
     batch.cancel()
     part = studio.submit_batch(requests("b"), batch_id="pets", priority=5)
-    part.cancel()
+    assert counts(batch.progress) == (0, 0, 0, 0, 2, 0)
     part.retry()
     assert counts(batch.progress) == (1, 0, 0, 0, 1, 0)
-    assert studio.get_record(part.task_ids[0]).priority == 5
+    assert studio.waiting() == ["pets:b"]
+    assert studio.get_record("pets:b").priority == 3
 
 
 def test_the_time_left_is_that_of_the_usual_row(

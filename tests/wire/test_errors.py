@@ -31,17 +31,15 @@ EXAMPLES: dict[str, NbgenError] = {
     "PictureDamaged": errors.PictureDamaged("a.png"),
     "UnknownBatch": errors.UnknownBatch("pets"),
     "PackageMissing": errors.PackageMissing("pandas", "notebook"),
-    "DataFolderInUse": errors.DataFolderInUse("data", "process 5"),
     "QueueFull": errors.QueueFull(4, 4, 1),
     "UnknownTask": errors.UnknownTask("a"),
     "TaskConflict": errors.TaskConflict("a"),
     "TaskNotEnded": errors.TaskNotEnded("a"),
     "TaskNotWaiting": errors.TaskNotWaiting("a"),
-    "TaskElsewhere": errors.TaskElsewhere("a"),
+    "TaskSucceeded": errors.TaskSucceeded("a"),
     "PortTaken": errors.PortTaken("127.0.0.1", 8000, "Address already in use"),
     "ServerUnreachable": errors.ServerUnreachable("http://a", "refused"),
     "UnexpectedAnswer": errors.UnexpectedAnswer("http://a", "418"),
-    "RunsNoTasks": errors.RunsNoTasks(),
     "StudioClosed": errors.StudioClosed(),
 }
 

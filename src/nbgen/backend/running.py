@@ -95,7 +95,8 @@ class Running(Protocol):
         """Return a future that resolves with the task's end, once it is committed.
 
         ``TaskEnd.outcome`` is None if the backend is closed before the task has ended,
-        or the task is deleted.
+        or the task is deleted. A closed backend still knows the ends of the tasks that
+        it has lately run.
 
         A callback of the future must return quickly and call nothing of the backend.
 

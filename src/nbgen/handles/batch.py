@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from nbgen.backend import Backend, StopWatching
-from nbgen.errors import TaskError, TaskUnfinished, UnknownTask
+from nbgen.errors import StudioClosed, TaskError, TaskUnfinished, UnknownTask
 from nbgen.handles.batch_watch import BatchWatch
 from nbgen.handles.tally import BatchTally
 from nbgen.handles.task import result_of
@@ -128,12 +128,12 @@ class Batch:
             ``Task.result`` would raise; ``UnknownTask`` for one whose task was deleted.
 
         Raises:
-            TaskUnfinished: They have not all ended in that time, or run in another
-                process; they go on. Its ``task_id`` is that of one of them.
+            TaskUnfinished: They have not all ended in that time, and go on; or the
+                studio was closed. Its ``task_id`` is that of one of them.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         try:
-            # Again, since a retry may have been queued meanwhile.
+            # Again, since a retry may have been queued or a task deleted meanwhile.
             while unfinished := self._unfinished():
                 for row in unfinished:
                     left = None
@@ -142,9 +142,15 @@ class Batch:
                     try:
                         end = self._backend.ended(row.task_id).result(left)
                     except TimeoutError:
-                        raise self._still_left(row, timeout) from None
+                        left_now = _told(len(self._unfinished()))
+                        raise TaskUnfinished(
+                            row.task_id,
+                            f"Batch {self.id!r} has not ended within {timeout} s: "
+                            f"{left_now}. It goes on; ask again, or cancel() it.",
+                        ) from None
                     if end.outcome is None:
-                        raise self._still_left(row, None)
+                        self._check_open(unfinished)
+                        break
         except KeyboardInterrupt:
             self.cancel()
             raise
@@ -174,24 +180,24 @@ class Batch:
             for row in unfinished:
                 waiting = await asyncio.to_thread(self._backend.ended, row.task_id)
                 if (await asyncio.wrap_future(waiting)).outcome is None:
-                    raise await asyncio.to_thread(self._still_left, row, None)
+                    await asyncio.to_thread(self._check_open, unfinished)
+                    break
         return await asyncio.to_thread(self._results)
 
-    def _still_left(self, row: BatchRow, waited: float | None) -> TaskUnfinished:
-        """Return the error of a wait in vain; ``waited`` if that is why, else None."""
-        count = len(self._unfinished())
-        left = f"{counted_rows(count)} {'is' if count == 1 else 'are'} left"
-        if waited is not None:
-            message = (
-                f"Batch {self.id!r} has not ended within {waited} s: {left}. It goes "
-                "on; ask again, or cancel() it."
-            )
-        else:
-            message = (
-                f"Batch {self.id!r} has not ended: {left}, and the studio was closed "
-                "before. Open another one to follow it."
-            )
-        return TaskUnfinished(row.task_id, message)
+    def _check_open(self, unfinished: Sequence[BatchRow]) -> None:
+        """Check that a task whose future resolved without an end was only deleted.
+
+        Raises:
+            TaskUnfinished: The studio was closed.
+        """
+        try:
+            self._unfinished()
+        except StudioClosed:
+            raise TaskUnfinished(
+                unfinished[0].task_id,
+                f"Batch {self.id!r} has not ended: {_told(len(unfinished))}, and the "
+                "studio was closed before. Open another one to follow it.",
+            ) from None
 
     def _unfinished(self) -> list[BatchRow]:
         with self._tallied() as tally:
@@ -216,3 +222,7 @@ class Batch:
                     self._tally.update(found.rows)
                 self._seen = found.position
             yield self._tally
+
+
+def _told(count: int) -> str:
+    return f"{counted_rows(count)} {'is' if count == 1 else 'are'} left"

@@ -159,7 +159,9 @@ class Scheduler:
 
     def _submit(self, plan: Plan) -> None:
         self.save_ends()
-        self.check_room(len(plan.new) + len(plan.again))
+        # The others wait already.
+        ended = sum(record.status.ended for record in plan.again)
+        self.check_room(len(plan.new) + ended)
         self._store.renew_ownership()
         self._queue.submit(plan)
         self.wake()

@@ -118,9 +118,10 @@ class Submitter:
     def retry(self, task_ids: Sequence[str]) -> list[TaskRecord]:
         """Queue ended tasks again, all or none; see ``Running.retry``."""
         self._scheduler.save_ends()
+        asked = list(dict.fromkeys(task_ids))
 
         def make_plan() -> Plan:
-            olds = self._archive.get_tasks(task_ids)
+            olds = self._archive.get_tasks(asked)
             for old in olds:
                 check_retried(old)
             return Plan(again=olds)

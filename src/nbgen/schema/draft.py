@@ -36,7 +36,8 @@ class Plan(NamedTuple):
     Attributes:
         new: Tasks to add.
         again: Tasks that exist and are to wait for their next attempt, as they are to
-            be made; or that wait already and are offered, to be run now.
+            be made; or that have not ended, and are to run also if whoever submitted
+            them is gone.
     """
 
     new: Sequence[TaskRecord] = ()
@@ -134,7 +135,8 @@ def plan_batch(
         batch_id: The batch.
         requests: The requests by the names of their rows.
         rows: The rows of the batch that exist.
-        known: Tasks by their ids: at least the first and the newest of each row.
+        known: Tasks by their ids: at least the newest of each row, and the first unless
+            it was deleted.
         priority: The priority of the new tasks.
         draft: Draws their ids, seeds and times.
 
@@ -149,7 +151,7 @@ def plan_batch(
         if row is None:
             record = new_record(first_id, request, priority=priority, draft=draft)
             new.append(in_batch(record, batch_id, name))
-        elif known[first_id].request != request:
+        elif first_id in known and known[first_id].request != request:
             raise TaskConflict(first_id)
         elif revives(known[row.task_id]):
             again.append(known[row.task_id])
@@ -157,12 +159,12 @@ def plan_batch(
 
 
 def revives(standing: TaskRecord) -> bool:
-    """Return whether submitting a task once more makes another attempt at it.
+    """Return whether a task is in the plan when it is submitted once more.
 
-    So it does if it failed or was lost, but not if a person cancelled it. A task that
-    is offered is to be run now.
+    So it is if it failed or was lost, but not if a person cancelled it. One that has
+    not ended is in it, since it may be offered, or come to be.
     """
-    return standing.is_offered or standing.outcome in (Outcome.FAILED, Outcome.LOST)
+    return standing.outcome in (None, Outcome.FAILED, Outcome.LOST)
 
 
 def check_retried(standing: TaskRecord) -> None:

@@ -16,7 +16,7 @@ from nbgen.errors import DataFolderUnusable
 from nbgen.images import Images
 from nbgen.images.checking import check_files, names_mentioned
 from nbgen.schema import CheckReport
-from nbgen.store.tables import content, decisions, tasks
+from nbgen.store.tables import attempts, content, decisions, tasks
 
 if TYPE_CHECKING:
     from nbgen.store.database import Database
@@ -97,7 +97,10 @@ def names_needed(connection: sa.Connection) -> Iterator[tuple[str, str]]:
     requests, results = msgspec.json.Decoder(_Request), msgspec.json.Decoder(_Result)
     lazily = connection.execution_options(yield_per=1_000)
     made = sa.select(tasks.c.id, tasks.c.request, tasks.c.result)
-    for task_id, request, result in lazily.execute(made):
+    earlier = sa.select(tasks.c.id, attempts.c.request, attempts.c.result).join(
+        attempts, attempts.c.task == tasks.c.number
+    )
+    for task_id, request, result in lazily.execute(made.union_all(earlier)):
         asked = requests.decode(request)
         yield from ((name, task_id) for name in (asked.image, asked.mask) if name)
         if result is not None:

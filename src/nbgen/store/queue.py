@@ -67,12 +67,18 @@ class QueueStore:
                 again has changed since it was read.
             UnknownTask: A parent was deleted meanwhile.
         """
+        ended = [record for record in plan.again if record.status.ended]
+        asked = [record.id for record in plan.again if not record.status.ended]
+        left = self._left_behind(*map(tasks.c.id.in_, in_statements(asked)))
+        if not plan.new and not ended and not left:
+            return
         try:
             with self._database.writing() as connection:
                 insert_tasks(connection, plan.new, self._database.owner, self.name)
-                for record in plan.again:
+                for record in ended:
                     self._submit_again(connection, record)
-                news = changes_of_waiting([*plan.new, *plan.again])
+                news = changes_of_waiting([*plan.new, *ended])
+                news += self._adopt(connection, left)
                 append(connection, news, self._now())
         except sa.exc.IntegrityError as error:
             raise self._what_is_wrong(plan.new) from error
@@ -125,13 +131,11 @@ class QueueStore:
 
     def run_offered(self) -> int:
         """Have the tasks run that wait from before; return how many there are."""
-        with self._database.reading() as connection:
-            query = sa.select(tasks.c.number).where(self._waits, tasks.c.offered)
-            if connection.execute(query.limit(1)).first() is None:
-                return 0
-        offered = sa.and_(self._waits, tasks.c.offered)
-        owner = self._database.owner
-        return len(self._change(offered, Status.PENDING, offered=False, owner=owner))
+        left = self._left_behind(self._own)
+        if left:
+            with self._database.writing() as connection:
+                append(connection, self._adopt(connection, left), self._now())
+        return len(left)
 
     def set_paused(self, *, paused: bool) -> None:
         """Have no further task of the queue begin, or have tasks begin again."""
@@ -202,18 +206,52 @@ class QueueStore:
             append(connection, news, self._now())
         return news
 
+    def _left_behind(self, *which: sa.ColumnElement[bool]) -> list[str]:
+        """Return the ids of tasks that have not ended, and are nobody's who is there.
+
+        They are offered, or will be when somebody takes the turn.
+
+        Args:
+            which: Which tasks: those of any of these conditions.
+        """
+        unended = tasks.c.status.in_([Status.PENDING, Status.GENERATING])
+        owners = sa.select(tasks.c.owner).where(self._own, unended).distinct()
+        with self._database.reading() as connection:
+            known = connection.scalars(owners).all()
+        gone = [owner for owner in known if self._database.is_gone(owner)]
+        is_left = sa.and_(unended, tasks.c.offered | tasks.c.owner.in_(gone))
+        found: list[str] = []
+        with self._database.reading() as connection:
+            for each in which:
+                query = sa.select(tasks.c.id).where(self._own, each, is_left)
+                found += connection.scalars(query)
+        return found
+
+    def _adopt(
+        self, connection: sa.Connection, task_ids: Sequence[str]
+    ) -> list[NewChange]:
+        """Have tasks run as if they were submitted here."""
+        waiting: list[Row] = []
+        for some in in_statements(task_ids):
+            rows = connection.execute(
+                tasks.update()
+                .where(
+                    tasks.c.id.in_(some),
+                    tasks.c.status.in_([Status.PENDING, Status.GENERATING]),
+                )
+                .values(offered=False, owner=self._database.owner)
+                .returning(tasks.c.id, tasks.c.batch_id, tasks.c.status)
+            )
+            waiting += [row for row in rows if row.status == Status.PENDING]
+        return changed(waiting, Status.PENDING)
+
     def _submit_again(self, connection: sa.Connection, record: TaskRecord) -> None:
-        """Have a task wait for its next attempt, or run if it is offered.
+        """Have a task that has ended wait for its next attempt.
 
         Raises:
             TaskConflict: It has changed since it was read.
         """
         same = sa.and_(tasks.c.id == record.id, tasks.c.attempt == record.attempt)
-        owner = self._database.owner
-        if not record.status.ended:
-            which = sa.and_(same, tasks.c.status == Status.PENDING)
-            change_tasks(connection, which, Status.PENDING, offered=False, owner=owner)
-            return  # one that has begun meanwhile was asked for by somebody else
         decided = sa.select(sa.func.count()).where(decisions.c.task_id == record.id)
         which = sa.and_(
             same,
@@ -228,7 +266,7 @@ class QueueStore:
                 **AGAIN,
                 deaths=0,
                 offered=False,
-                owner=owner,
+                owner=self._database.owner,
                 queue=self.name,
                 priority=record.priority,
                 request=to_json(record.request),

@@ -12,7 +12,6 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,20 +24,16 @@ from nbgen.backend import (
 from nbgen.errors import (
     BackupElsewhere,
     NbgenError,
-    StudioClosed,
     TaskNotWaiting,
     UnknownBatch,
     UnknownTask,
 )
 from nbgen.generation.engine import Engine
 from nbgen.progress import ChangeFollower
-from nbgen.review.answers import decided
-from nbgen.review.content import read_metadata
 from nbgen.review.publishers import Publisher
 from nbgen.review.quorum import read_quorum
-from nbgen.review.rules import fold
 from nbgen.schema import (
-    DECISION_FIELDS,
+    Attempt,
     BackedUp,
     BatchRow,
     ChangedRows,
@@ -54,22 +49,23 @@ from nbgen.schema import (
     OldTasks,
     Position,
     PublicationRecord,
+    QueueState,
     Review,
     Status,
     TaskEnd,
     TaskPage,
     TaskQuery,
     TaskRecord,
+    present_attempt,
     progress_of_record,
-    resolved,
     utc_now,
 )
 from nbgen.schema.checks import (
     check_batch_name,
     check_priority,
-    check_task_id,
 )
 from nbgen.testing.engine import PatternEngine
+from nbgen.testing.memory_deciding import MemoryDecider
 from nbgen.testing.memory_finding import changed_rows_of, page_of, rows_of
 from nbgen.testing.memory_keeper import MemoryKeeper
 from nbgen.testing.memory_pictures import MemoryPictures
@@ -130,15 +126,21 @@ class MemoryBackend:
         self._submitter = MemorySubmitter(
             self._queue, self._pictures, self._reviews, Draft(now=now)
         )
+        self._decider = MemoryDecider(self._reviews, self._open, self._quorum)
         self._keeper = MemoryKeeper(self._queue, self._reviews, self._quorum, now)
         self._follower = ChangeFollower(self._queue.changes)
 
     def submit(
-        self, request: GenerationRequest, *, task_id: str | None, priority: int
+        self,
+        request: GenerationRequest,
+        *,
+        task_id: str | None,
+        priority: int,
+        replace: bool = False,
     ) -> TaskRecord:
         """Queue a task; see ``Running.submit``."""
         with self._open():
-            new = self._submitter.submit(request, task_id, priority)
+            new = self._submitter.submit(request, task_id, priority, replace=replace)
             return self._record(new)
 
     def submit_batch(
@@ -149,10 +151,12 @@ class MemoryBackend:
             self._submitter.submit_batch(batch_id, rows, priority)
 
     def retry(self, task_ids: Sequence[str]) -> list[TaskRecord]:
-        """Queue ended tasks again; see ``Running.retry``."""
+        """Queue another attempt at tasks; see ``Running.retry``."""
         with self._open():
-            olds = [self._record(task_id) for task_id in task_ids]
-            return self._submitter.retry(olds)
+            for task_id in task_ids:
+                self._record(task_id)
+            self._submitter.retry(task_ids)
+            return [self._record(task_id) for task_id in task_ids]
 
     def retry_rows(self, batch_id: str, rows: Iterable[str]) -> None:
         """Queue missing rows again; see ``Running.retry_rows``."""
@@ -170,16 +174,22 @@ class MemoryBackend:
 
     def ended(self, task_id: str) -> Future[TaskEnd]:
         """Return a future of the end; see ``Running.ended``."""
-        with self._open():
-            record = self._record(task_id)
-            if task_id in self._queue.unended:
-                return self._queue.unended[task_id].future
-        return resolved(record.end)
+        return self._queue.ended(task_id)
 
     def waiting(self) -> list[str]:
         """Return the ids of the waiting tasks; see ``Running.waiting``."""
         with self._open():
             return self._queue.waiting()
+
+    def offered(self) -> list[str]:
+        """Return no task: none waits from a process that is gone."""
+        with self._open():
+            return []
+
+    def run_offered(self) -> None:
+        """Do nothing: none waits from a process that is gone."""
+        with self._open():
+            return
 
     def prioritise(self, task_id: str, priority: int) -> None:
         """Change the priority of a waiting task; see ``Running.prioritise``."""
@@ -199,6 +209,11 @@ class MemoryBackend:
         """Start tasks again; see ``Running.resume``."""
         with self._open():
             self._queue.pause(paused=False)
+
+    def queue_state(self) -> QueueState:
+        """Return where the queue stands; see ``Running.queue_state``."""
+        with self._open():
+            return self._queue.state()
 
     def get_progress(self, task_id: str) -> GenerationProgress:
         """Return the present state of a task; see ``Watching.get_progress``."""
@@ -239,6 +254,12 @@ class MemoryBackend:
         """Return tasks in the order of the ids; see ``Finding.get_tasks``."""
         with self._open():
             return [self._record(task_id) for task_id in task_ids]
+
+    def attempts(self, task_id: str) -> list[Attempt]:
+        """Return the attempts at a task; see ``Finding.attempts``."""
+        with self._open():
+            present = present_attempt(self._record(task_id))
+            return [*self._queue.attempts[task_id], *present]
 
     def batch_rows(self, batch_id: str) -> list[BatchRow]:
         """Return the rows of a batch; see ``Finding.batch_rows``."""
@@ -308,10 +329,7 @@ class MemoryBackend:
         self, requests: Iterable[DecisionRequest]
     ) -> list[Decision | NbgenError]:
         """Take decisions and publish approvals; see ``Deciding.decide``."""
-        with self._open():
-            answers = self._reviews.decide(list(requests))
-        self._publish()
-        return answers
+        return self._decider.decide(requests)
 
     def request_changes(
         self, request: DecisionRequest, *, prompt: str | None
@@ -325,31 +343,19 @@ class MemoryBackend:
         self, task_id: str, *, reviewer_id: str, expect_version: int | None = None
     ) -> Decision:
         """Take a decision back; see ``Deciding.undo``."""
-        check_task_id(task_id)
-        reviewer_id = DECISION_FIELDS["reviewer_id"].check(reviewer_id)
-        expected = DECISION_FIELDS["expect_version"].check(expect_version)
-        with self._open():
-            decision = self._reviews.undo(task_id, reviewer_id, expected)
-        self._publish()
-        return decision
+        return self._decider.undo(task_id, reviewer_id, expect_version)
 
     def decisions(self, task_id: str | None = None) -> list[Decision]:
         """Return the log of decisions; see ``Deciding.decisions``."""
-        with self._open():
-            log = self._reviews.log
-            return [entry for entry in log if task_id in (None, entry.task_id)]
+        return self._decider.decisions(task_id)
 
     def review(self, task_id: str) -> Review:
         """Return what the decisions come to; see ``Deciding.review``."""
-        with self._open():
-            return fold(self._reviews.known_subject(task_id).log, self._quorum)
+        return self._decider.review(task_id)
 
     def decided(self, decision: Decision, *, wait_s: float = 0.0) -> Decided:  # noqa: ARG002
         """Return what came of a decision; see ``Deciding.decided``."""
-        with self._open():
-            subject = self._reviews.known_subject(decision.task_id)
-            publications = self._reviews.publications_of(decision.task_id)
-            return decided(decision, subject, publications, self._quorum)
+        return self._decider.decided(decision)
 
     def put_content(
         self,
@@ -359,16 +365,11 @@ class MemoryBackend:
         featured_image_url: str | None = None,
     ) -> ContentTask:
         """Register a task made elsewhere; see ``Deciding.put_content``."""
-        values = read_metadata(metadata)
-        url = DECISION_FIELDS["featured_image_url"].check(featured_image_url)
-        with self._open():
-            self._reviews.put_content(check_task_id(task_id), values, url)
-            return self._reviews.reviewed_content(task_id)
+        return self._decider.put_content(task_id, metadata, featured_image_url)
 
     def get_content(self, task_id: str) -> ContentTask:
         """Return a task made elsewhere; see ``Deciding.get_content``."""
-        with self._open():
-            return self._reviews.reviewed_content(task_id)
+        return self._decider.get_content(task_id)
 
     def publications(
         self,
@@ -377,8 +378,7 @@ class MemoryBackend:
         wait_s: float = 0.0,  # noqa: ARG002
     ) -> list[PublicationRecord]:
         """Return the publications of a task; see ``Deciding.publications``."""
-        with self._open():
-            return self._reviews.publications_of(task_id)
+        return self._decider.publications(task_id)
 
     def close(self, *, finish: bool = False) -> None:
         """Give back what runs and end the thread; see ``Backend.close``."""
@@ -389,12 +389,3 @@ class MemoryBackend:
         if task_id not in self._tasks:
             raise UnknownTask(task_id)
         return self._reviews.reviewed_task(self._tasks[task_id])
-
-    def _publish(self) -> None:
-        with suppress(StudioClosed):  # what was decided is decided all the same
-            with self._open():
-                attempts = self._reviews.attempts()
-            for attempt in attempts:
-                tried = attempt()
-                with self._open():
-                    self._reviews.settle(tried)

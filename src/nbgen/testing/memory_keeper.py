@@ -8,6 +8,8 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Callable, Sequence
 
+import msgspec
+
 from nbgen.review.deleting import check_deletable, is_old
 from nbgen.review.quorum import Quorum
 from nbgen.schema import (
@@ -76,8 +78,15 @@ class MemoryKeeper:
 
     def referring(self) -> list[TaskRecord | Decision | ContentTask]:
         """Return all values that may refer to pictures."""
-        reviews = self._reviews
-        return [*self._queue.tasks.values(), *reviews.log, *reviews.content.values()]
+        reviews, tasks = self._reviews, self._queue.tasks
+        earlier = [
+            msgspec.structs.replace(
+                tasks[task_id], request=attempt.request, result=attempt.result
+            )
+            for task_id, attempts in self._queue.attempts.items()
+            for attempt in attempts
+        ]
+        return [*tasks.values(), *earlier, *reviews.log, *reviews.content.values()]
 
     def _delete(self, task_id: str) -> None:
         self._queue.delete(task_id)

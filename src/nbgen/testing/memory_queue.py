@@ -8,29 +8,42 @@ from __future__ import annotations
 
 import datetime as dt
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
+from typing import Any
 
 import msgspec
 
-from nbgen.errors import QueueFull, StudioClosed, TaskConflict
+from nbgen.errors import QueueFull, StudioClosed, TaskConflict, UnknownTask, WorkerDied
 from nbgen.generation.engine import CancelToken, Engine
 from nbgen.generation.thread import ThreadEngine
 from nbgen.progress import ProgressService
 from nbgen.schema import (
+    CANCELLING,
     DEFAULT_QUEUE,
     GIVEN_BACK,
+    MOST_DEATHS,
     NEVER_RAN,
+    RUNS_AGAIN,
+    Attempt,
+    AttemptOutcome,
     ChangeKind,
     NewChange,
     Outcome,
+    Plan,
+    QueueState,
     Status,
     TaskEnd,
     TaskRecord,
     changes_of_waiting,
+    describe_cancel,
+    died_too_often,
+    present_attempt,
     progress_of_record,
     queue_change,
+    resolved,
     utc_now,
 )
 from nbgen.testing.memory_changes import MemoryChanges
@@ -39,16 +52,33 @@ from nbgen.testing.memory_pictures import MemoryPictures
 from nbgen.testing.memory_run import MemoryRun
 from nbgen.threads import start_thread
 
+_LANE = "memory"
+_AGAIN: dict[str, Any] = {
+    "status": Status.PENDING,
+    "outcome": None,
+    "error": None,
+    "started_at": None,
+    "ended_at": None,
+    "current_step": 0,
+    "stages": {},
+    "step_times": {},
+    "made_with": {},
+    "result": None,
+}
+"""The values of a task that waits for its next attempt."""
+
 
 class Unended:
     """What a task has until it ends: its future, and the token that cancels it.
 
-    It ``is_given_back`` if it was cancelled because the queue closes.
+    It ``is_given_back`` if it was cancelled because the queue closes. ``deaths`` counts
+    the attempts that have ended with their process.
     """
 
     def __init__(self) -> None:
         self.cancel = CancelToken()
         self.is_given_back = False
+        self.deaths = 0
         self.future: Future[TaskEnd] = Future()
         # From here on, nobody who waits for the future can cancel it.
         self.future.set_running_or_notify_cancel()
@@ -61,7 +91,7 @@ class MemoryQueue:
 
         queue = MemoryQueue(PatternEngine(), MemoryPictures(utc_now), 10)
         with queue.opened():
-            queue.add([new_record("a", request)])
+            queue.submit(Plan(new=[new_record("a", request)]))
             future = queue.unended["a"].future
         future.result(10)
 
@@ -74,6 +104,7 @@ class MemoryQueue:
     Attributes:
         tasks: All tasks by their ids, in the order in which they were added.
         numbers: The place of each in the order of submission, which is never another's.
+        attempts: The earlier attempts at tasks, without the last one.
         unended: What those have that have not ended.
         progress: Tells the watchers.
         changes: The change feed.
@@ -89,6 +120,7 @@ class MemoryQueue:
         self._now = now
         self.tasks: dict[str, TaskRecord] = {}
         self.numbers: dict[str, int] = {}
+        self.attempts: defaultdict[str, list[Attempt]] = defaultdict(list)
         self.unended: dict[str, Unended] = {}
         self.progress = ProgressService()
         self.changes = MemoryChanges()
@@ -110,21 +142,42 @@ class MemoryQueue:
                 raise StudioClosed
             yield
 
-    def add(self, records: Sequence[TaskRecord]) -> None:
-        """Queue new tasks, all or none.
+    def ended(self, task_id: str) -> Future[TaskEnd]:
+        """Return a future of the end of a task; see ``Running.ended``.
+
+        After ``close`` only those are known that have ended.
+        """
+        with self._changed:
+            record = self.tasks.get(task_id)
+            if self._closed and (record is None or not record.status.ended):
+                raise StudioClosed
+            if record is None:
+                raise UnknownTask(task_id)
+            unended = self.unended.get(task_id)
+            return resolved(record.end) if unended is None else unended.future
+
+    def submit(self, plan: Plan) -> None:
+        """Queue what a plan wants, all or none.
 
         Raises:
             QueueFull: There is not room for all.
-            TaskConflict: A task of such an id exists.
+            TaskConflict: A new task's id is another's.
         """
+        again = [record for record in plan.again if record.status.ended]
+        records = [*plan.new, *again]
         self.check_room(len(records))
-        for record in records:
+        for record in plan.new:
             if record.id in self.tasks:
                 raise TaskConflict(record.id)
-        for record in records:
-            self.tasks[record.id] = record
+        for record in plan.new:
             self._added += 1
             self.numbers[record.id] = self._added
+            self.tasks[record.id] = record
+        for record in again:
+            self.attempts[record.id] += present_attempt(self.tasks[record.id])
+            self.progress.forget(record.id)
+            self.tasks[record.id] = msgspec.structs.replace(record, **_AGAIN)
+        for record in records:
             self.unended[record.id] = Unended()
             self.progress.create_progress(record.id, record.request.num_inference_steps)
         self.changes.append(changes_of_waiting(records))
@@ -144,8 +197,21 @@ class MemoryQueue:
         """Return the ids of the tasks that wait, the next one first."""
         records = [self.tasks[task_id] for task_id in self.unended]
         waiting = [record for record in records if record.status is Status.PENDING]
-        waiting.sort(key=lambda record: -record.priority)
+        waiting.sort(key=lambda each: (-each.priority, self.numbers[each.id]))
         return [record.id for record in waiting]
+
+    def state(self) -> QueueState:
+        """Return where the queue stands."""
+        waiting = len(self.waiting())
+        running = sum(
+            self.tasks[task_id].status is Status.GENERATING for task_id in self.unended
+        )
+        return QueueState(
+            name=DEFAULT_QUEUE,
+            is_paused=self._paused,
+            waiting=waiting,
+            running=running,
+        )
 
     def pause(self, *, paused: bool) -> None:
         """Start no further task while paused."""
@@ -158,10 +224,7 @@ class MemoryQueue:
         """Replace fields of a task."""
         record = msgspec.structs.replace(self.tasks[task_id], **fields)
         self.tasks[task_id] = record
-        state = record.outcome or record.status
-        self.changes.append(
-            [NewChange(ChangeKind.TASK, task_id, state, record.batch_id)]
-        )
+        self._tell(record, record.outcome or record.status)
 
     def delete(self, task_id: str) -> None:
         """Forget a task that has ended, if there is one; its children stay."""
@@ -169,13 +232,13 @@ class MemoryQueue:
         if record is None:
             return
         del self.numbers[task_id]
+        self.attempts.pop(task_id, None)
         self.progress.forget(task_id)
         for child in list(self.tasks.values()):
             if child.parent_id == task_id:
                 orphan = msgspec.structs.replace(child, parent_id=None)
                 self.tasks[child.id] = orphan
-        kind = ChangeKind.TASK
-        self.changes.append([NewChange(kind, task_id, "deleted", record.batch_id)])
+        self._tell(record, "deleted")
 
     def cancel(self, task_ids: Iterable[str]) -> list[TaskEnd]:
         """Ask tasks to end; return the ends of those that waited, for ``resolve``."""
@@ -186,6 +249,8 @@ class MemoryQueue:
             if task_id in waiting:
                 ends.append(TaskEnd(task_id, Outcome.CANCELLED, NEVER_RAN))
                 self._commit(ends[-1])
+            else:
+                self._tell(self.tasks[task_id], CANCELLING)
         return ends
 
     def resolve(self, ends: Iterable[TaskEnd]) -> None:
@@ -200,29 +265,25 @@ class MemoryQueue:
         """End the thread, after the running task if that is to finish."""
         with self._changed:
             self._closed = True
-            let_go = [TaskEnd(task_id, None) for task_id in self.waiting()]
             if not finish:
                 for unended in self.unended.values():
                     # What a person cancelled ends.
                     unended.is_given_back |= not unended.cancel.cancelled
                     unended.cancel.cancel()
             self._changed.notify_all()
-        self.resolve(let_go)
         if self._thread is not threading.current_thread():
             self._thread.join()
+        self.resolve([TaskEnd(task_id, None) for task_id in list(self.unended)])
         self.progress.close()
 
     def _work(self) -> None:
         while (record := self._next()) is not None:
             run = MemoryRun(record, self.progress, read=self._read, save=self._save)
-            unended = self.unended[record.id]
-            end = run.run(self._runner, unended.cancel)
+            end = run.run(self._runner, self.unended[record.id].cancel)
             with self._changed:
-                if unended.is_given_back and end.outcome is Outcome.CANCELLED:
-                    end = self._give_back(record.id)
-                else:
-                    self._commit(end, run.facts)
-            self.resolve([end])
+                ended = self._finish(end, run.facts)
+            if ended is not None:
+                self.resolve([ended])
         self._runner.close()
         self._engine.close()
 
@@ -235,17 +296,59 @@ class MemoryQueue:
             if self._closed:
                 return None
             task_id = self.waiting()[0]
-            now = self._now()
-            self.change(task_id, status=Status.GENERATING, started_at=now)
+            self.change(
+                task_id,
+                status=Status.GENERATING,
+                started_at=self._now(),
+                attempt=self.tasks[task_id].attempt + 1,
+                lane=_LANE,
+            )
             return self.tasks[task_id]
 
-    def _give_back(self, task_id: str) -> TaskEnd:
-        """Have a task that was stopped wait again."""
-        self.change(task_id, status=Status.PENDING, started_at=None)
+    def _finish(self, end: TaskEnd, facts: dict[str, str]) -> TaskEnd | None:
+        """Commit how an attempt ended; return the end of the task, if it is that."""
+        task_id = end.task_id
+        unended = self.unended[task_id]
+        is_cancelled = unended.cancel.cancelled and not unended.is_given_back
+        if isinstance(end.cause, WorkerDied):
+            unended.deaths += 1
+            error = str(end.cause)
+            if is_cancelled:
+                text = describe_cancel(self.progress.get_progress(task_id))
+                end = TaskEnd(task_id, Outcome.CANCELLED, text)
+            elif unended.deaths < MOST_DEATHS:
+                self._wait_again(task_id, AttemptOutcome.LOST, RUNS_AGAIN, error)
+                return None
+            else:
+                end = TaskEnd(task_id, Outcome.FAILED, died_too_often(error))
+        elif end.outcome is Outcome.CANCELLED and not is_cancelled:
+            self._wait_again(task_id, AttemptOutcome.GIVEN_BACK, GIVEN_BACK)
+            return None
+        self._commit(end, facts)
+        return end
+
+    def _wait_again(
+        self,
+        task_id: str,
+        outcome: AttemptOutcome,
+        message: str,
+        error: str | None = None,
+    ) -> None:
+        """Keep an attempt that did not end its task, which waits for the next one."""
+        record = self.tasks[task_id]
+        self.attempts[task_id] += [
+            msgspec.structs.replace(
+                attempt, outcome=outcome, error=error, ended_at=self._now()
+            )
+            for attempt in present_attempt(record)
+        ]
+        self.change(task_id, **_AGAIN)
         state = progress_of_record(self.tasks[task_id])
-        waits = msgspec.structs.replace(state, message=GIVEN_BACK)
+        waits = msgspec.structs.replace(state, message=message)
         self.progress.publish_foreign(waits, was_here=True)
-        return TaskEnd(task_id, None)
+        if not self._closed:
+            steps = record.request.num_inference_steps
+            self.progress.create_progress(task_id, steps)
 
     def _commit(self, end: TaskEnd, facts: dict[str, str] | None = None) -> None:
         """Keep the end of a task, then tell the watchers."""
@@ -273,6 +376,10 @@ class MemoryQueue:
             self.progress.mark_failed(
                 task_id, error or "", outcome=outcome, result=result
             )
+
+    def _tell(self, record: TaskRecord, state: str) -> None:
+        new = NewChange(ChangeKind.TASK, record.id, state, record.batch_id)
+        self.changes.append([new])
 
     def _read(self, name: str) -> bytes:
         with self._changed:

@@ -7,16 +7,22 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 
-from nbgen.errors import InvalidRequest, NbgenError, TaskConflict, TaskNotEnded
+import msgspec
+
+from nbgen.errors import InvalidRequest, NbgenError, TaskConflict
 from nbgen.review.changes import changed_request, check_same_changes
 from nbgen.schema import (
     DecisionRequest,
     Draft,
     GenerationRequest,
+    Plan,
     TaskRecord,
+    check_replaceable,
+    check_retried,
     new_child,
     new_record,
     plan_batch,
+    revives,
 )
 from nbgen.schema.checks import check_batch_name, check_priority, check_task_id
 from nbgen.testing.memory_finding import rows_of
@@ -49,19 +55,19 @@ class MemorySubmitter:
         self._draft = draft
 
     def submit(
-        self, request: GenerationRequest, task_id: str | None, priority: int
+        self,
+        request: GenerationRequest,
+        task_id: str | None,
+        priority: int,
+        *,
+        replace: bool,
     ) -> str:
-        """Queue a task unless it exists; return its id."""
+        """Queue a task, or another attempt at one that exists; return its id."""
         task_id = self._draft.new_id() if task_id is None else check_task_id(task_id)
         check_priority(priority)
         self._pictures.keep_pictures_of(request)
-        standing = self._tasks.get(task_id)
-        if standing is None:
-            self._queue.add(
-                [new_record(task_id, request, priority=priority, draft=self._draft)]
-            )
-        elif standing.request != request:
-            raise TaskConflict(task_id)
+        new = new_record(task_id, request, priority=priority, draft=self._draft)
+        self._queue.submit(self._plan(new, replace=replace))
         return task_id
 
     def submit_batch(
@@ -74,23 +80,23 @@ class MemorySubmitter:
             check_batch_name("row", name)
             self._pictures.keep_pictures_of(request)
         known = rows_of(self._queue.numbered(), batch_id)
-        records = plan_batch(
+        plan = plan_batch(
             batch_id, rows, known, self._tasks, priority=priority, draft=self._draft
         )
-        self._queue.add(records)
+        self._queue.submit(plan)
 
-    def retry(self, olds: Sequence[TaskRecord]) -> list[TaskRecord]:
-        """Queue ended tasks again, all or none."""
-        for old in olds:
-            if not old.status.ended:
-                raise TaskNotEnded(old.id)
-        return self._add_children(olds)
+    def retry(self, task_ids: Sequence[str]) -> None:
+        """Queue another attempt at tasks that exist, all or none."""
+        asked = list(dict.fromkeys(task_ids))
+        for task_id in asked:
+            check_retried(self._reviews.reviewed_task(self._tasks[task_id]))
+        self._queue.submit(Plan(again=[self._tasks[task_id] for task_id in asked]))
 
     def retry_rows(self, batch_id: str, rows: Collection[str]) -> None:
         """Queue missing rows again."""
         present = rows_of(self._queue.numbered(), batch_id)
         missing = [row for row in present if row.name in rows and row.is_missing]
-        self._add_children([self._tasks[row.task_id] for row in missing])
+        self._queue.submit(Plan(again=[self._tasks[row.task_id] for row in missing]))
 
     def request_changes(
         self, request: DecisionRequest, prompt: str | None
@@ -114,12 +120,21 @@ class MemorySubmitter:
         if answer.child_id is None:
             return None
         if child is not None and answer.child_id == child.id:
-            self._queue.add([child])
+            self._queue.submit(Plan(new=[child]))
         if prompt is not None and child is not None:
             check_same_changes(self._tasks[answer.child_id], child.request)
         return answer.child_id
 
-    def _add_children(self, olds: Sequence[TaskRecord]) -> list[TaskRecord]:
-        children = [new_child(old, draft=self._draft) for old in olds]
-        self._queue.add(children)
-        return children
+    def _plan(self, new: TaskRecord, *, replace: bool) -> Plan:
+        standing = self._tasks.get(new.id)
+        if standing is None:
+            return Plan(new=[new])
+        if standing.request == new.request:
+            return Plan(again=[standing] if revives(standing) else [])
+        if not replace:
+            raise TaskConflict(new.id)
+        check_replaceable(self._reviews.reviewed_task(standing))
+        other = msgspec.structs.replace(
+            standing, request=new.request, seed=new.seed, priority=new.priority
+        )
+        return Plan(again=[other])
