@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +17,7 @@ from nbgen.studio import Studio
 from nbgen.testing import Gate
 from nbgen.testing.engine import PatternEngine
 from nbgen.testing.plugin import open_alone
+from tests.changing import until_changed
 
 NOTHING_RUNS = "Nothing runs the queue. Start 'nbgen serve' to have it run."
 
@@ -222,12 +222,7 @@ def test_a_request_is_shown_where_it_is_not_the_default(tmp_path: Path) -> None:
 def left(folder: Path) -> Path:
     """Return the folder, its tasks offered by a studio that is open no more."""
     with running(folder) as studio:
-        changed = threading.Event()
-        stop = studio.watch_changes(lambda _changes: changed.set())
-        while studio.offered() != ["a", "b", "c"]:
-            assert changed.wait(10)
-            changed.clear()
-        stop()
+        until_changed(studio, lambda: studio.offered() == ["a", "b", "c"])
     return folder
 
 
