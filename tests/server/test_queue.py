@@ -212,7 +212,7 @@ def test_a_machine_is_named_without_its_domain(
 def test_a_method_that_an_address_does_not_take(
     server: Server, method: str, path: str
 ) -> None:
-    body = {} if method == "POST" else None
+    body: Any = {} if method == "POST" else None
     answer = ask(server, path, body, method=method)
     assert code_of(answer) == (405, "method_not_allowed")
 
