@@ -116,18 +116,20 @@ class Studio:
         cls,
         data_dir: str | Path | None = None,
         *,
+        queue: str | None = None,
         publishers: Sequence[Publisher] | None = None,
     ) -> Studio:
         """Open a studio that never runs a task itself, and so opens no model.
 
         The arguments are those of ``Studio``.
         """
-        config = StudioConfig(data_dir=data_dir)
+        config = StudioConfig(data_dir=data_dir, queue=queue)
         return cls(backend=LocalBackend.open_library(config, publishers=publishers))
 
     # Calls of the backend that need no translation; ``nbgen.backend`` describes them.
     retry_rows = forwarded(Running.retry_rows)
     waiting = forwarded(Running.waiting)
+    running = forwarded(Running.running)
     offered = forwarded(Running.offered)
     run_offered = forwarded(Running.run_offered)
     queue_state = forwarded(Running.queue_state)

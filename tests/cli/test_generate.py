@@ -151,3 +151,21 @@ def test_watch_shows_how_a_task_ends(
     assert "Done" in done.stdout
     assert "5/5" in done.stdout
     good.result(10)
+
+
+def test_a_picture_for_a_paused_queue_waits_and_says_so(tmp_path: Path) -> None:
+    with Studio.open_library(tmp_path, queue="small") as library:
+        library.pause()
+    words = [sys.executable, "-u", "-m", "nbgen", "generate", "a cat", "--steps", "2"]
+    words += ["--data-dir", str(tmp_path), "--output", str(tmp_path / "image.png")]
+    with subprocess.Popen(
+        [*words, "--queue", "small"], stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        said = process.stdout.readline()
+        assert "The queue is paused; 'nbgen resume --queue small' starts" in said
+        with Studio.open_library(tmp_path, queue="small") as library:
+            library.resume()
+        process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert (tmp_path / "image.png").exists()

@@ -25,8 +25,8 @@ def folder(tmp_path: Path) -> Path:
     folder = tmp_path / "data"
     with Studio(folder, engine=PatternEngine()) as studio:
         studio.generate("a [bold] cat", task_id="done", seed=7).result(10)
-        studio.pause()
-        studio.generate("a dog", task_id="waits")
+    with Studio.open_library(folder) as library:
+        library.generate("a dog", task_id="waits")
     return folder
 
 
@@ -137,7 +137,7 @@ def test_approved_pictures_are_exported(folder: Path, tmp_path: Path) -> None:
 
 
 def test_only_the_approved_picture_is_exported(folder: Path, tmp_path: Path) -> None:
-    with Studio(folder, engine=PatternEngine(), take_over=False) as studio:
+    with Studio(folder, engine=PatternEngine()) as studio:
         two = studio.generate("cats", task_id="two", num_images=2, seed=3).result(10)
         second = two.images[1].name
         studio.approve("two", reviewer_id="ada", image=second)
@@ -149,7 +149,7 @@ def test_only_the_approved_picture_is_exported(folder: Path, tmp_path: Path) -> 
 
 
 def test_an_export_goes_on_where_a_file_is_gone(folder: Path, tmp_path: Path) -> None:
-    with Studio(folder, engine=PatternEngine(), take_over=False) as studio:
+    with Studio(folder, engine=PatternEngine()) as studio:
         gone = studio.generate("a cow", task_id="gone", seed=9).result(10).images[0]
     (folder / "images" / gone.name).unlink()
     done = nbgen("export", str(tmp_path), "--approval", "all", folder=folder)
@@ -216,7 +216,7 @@ def test_somebody_elses_decision_is_undone_knowingly(folder: Path) -> None:
 
 @pytest.mark.parametrize("word", ["approve", "reject"])
 def test_every_field_of_a_decision_has_an_option(folder: Path, word: str) -> None:
-    with Studio(folder, engine=PatternEngine(), take_over=False) as studio:
+    with Studio(folder, engine=PatternEngine()) as studio:
         two = studio.generate("cats", task_id="two", num_images=2, seed=3).result(10)
     second = two.images[1]
     words = (word, "two", "--reviewer", "ada", "--feedback", "Well")
@@ -233,7 +233,7 @@ def test_every_field_of_a_decision_has_an_option(folder: Path, word: str) -> Non
 
 def test_a_picture_is_named_by_its_address(folder: Path) -> None:
     url = "https://example.org/cat.png"
-    with Studio(folder, engine=PatternEngine(), take_over=False) as studio:
+    with Studio(folder, engine=PatternEngine()) as studio:
         studio.put_content("post", {})
     words = ("approve", "post", "--reviewer", "ada", "--featured-image-url", url)
     assert read_json(*words, folder=folder)["featured_image_url"] == url

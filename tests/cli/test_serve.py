@@ -127,3 +127,20 @@ def test_a_second_signal_does_not_wait_for_the_task(tmp_path: Path) -> None:
         assert process.wait(timeout=30) == 130
     left = left_in(tmp_path, "runs")
     assert (left.status, left.started_at) == (Status.PENDING, None)
+
+
+def test_what_waits_from_before_runs_once_the_queue_is_resumed(tmp_path: Path) -> None:
+    with Studio.open_library(tmp_path) as library:
+        library.pause()
+        library.generate("a cat", task_id="waits", num_inference_steps=2)
+    with (
+        serving(tmp_path) as (process, url),
+        Studio.open_library(tmp_path) as library,
+    ):
+        assert process.stdout is not None
+        assert "The queue is paused; 'nbgen resume'" in process.stdout.readline()
+        assert ask(f"{url}/api/queue")["waiting"] == ["waits"]
+        library.resume()
+        assert library.task("waits").result(100).images
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=30) == 0

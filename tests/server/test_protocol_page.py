@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from websockets.sync.client import connect
 
-from nbgen.schema import GenerationRequest
+from nbgen.schema import Attempt, GenerationRequest
 from nbgen.server import Server
 from nbgen.server.base import _HTTP_ERRORS
 from nbgen.studio import Studio
@@ -45,6 +45,10 @@ def test_the_examples_are_what_is_sent(
         sent = [json.loads(client.recv())]
         generated = ask(server, "/api/media/generate", body)
         messages = [json.loads(message) for message in client]
+    ask(server, "/api/queue/pause", {})
+    following = {"prompt": "a dog", "task_id": "hero-2", "wait": False}
+    ask(server, "/api/media/generate", following)
+    queue = ask(server, "/api/queue").body
     sent += [
         next(m for m in messages if m["current_step"] == 32),
         messages[-1],
@@ -52,6 +56,7 @@ def test_the_examples_are_what_is_sent(
         generated.body,
         ask(server, "/api/media/generate", {**body, "wait": False}).body,
         ask(server, "/api/batches/pets").body,
+        queue,
         ask(
             server,
             "/api/content/tasks/hero-1/approve",
@@ -77,6 +82,7 @@ def test_the_examples_are_what_is_sent(
     assert [shape(example) for example in examples] == [shape(body) for body in sent]
     assert examples[0] == sent[0]
     assert examples[3] == sent[3]
+    assert examples[7] == queue
     assert examples[-1]["results"][1] == sent[-1]["results"][1]
     assert studio.get_record("hero-1").approval_status == "approved"
 
@@ -85,3 +91,9 @@ def test_every_code_is_on_the_page() -> None:
     codes = {code for code, _ in _HTTP_ERRORS.values()}
     page = PAGE.read_text()
     assert [code for code in sorted(codes) if f"`{code}`" not in page] == []
+
+
+def test_what_an_attempt_has_is_on_the_page() -> None:
+    page = PAGE.read_text()
+    fields = Attempt.__struct_fields__
+    assert [name for name in fields if f"`{name}`" not in page] == []

@@ -10,7 +10,7 @@ import ipywidgets
 import pytest
 
 from nbgen.backend import Backend, StopWatching
-from nbgen.errors import InvalidRequest, UnknownBatch
+from nbgen.errors import DataFolderUnusable, InvalidRequest, UnknownBatch
 from nbgen.handles.batch import Batch
 from nbgen.schema import BatchProgress, GenerationRequest
 from nbgen.studio import Studio
@@ -122,7 +122,7 @@ def test_what_a_button_cannot_do_is_said(
     assert "0 of 1 made · 1 cancelled" in shown.text()
 
 
-def test_a_cancel_that_cannot_be_is_said_and_can_be_tried_again(
+def test_a_batch_of_another_studio_is_cancelled_here(
     make_studio: MakeStudio, show: Callable[[Batch], Driver]
 ) -> None:
     here, elsewhere = make_studio(), make_studio()
@@ -131,9 +131,34 @@ def test_a_cancel_that_cannot_be_is_said_and_can_be_tried_again(
     shown = show(elsewhere.batch("pets"))
     shown.until_text("0 of 1 made")
     shown.labelled("Cancel").click()
-    shown.until_text("runs in another process")
+    shown.until_text("0 of 1 made · 1 cancelled")
+    here.resume()
+    shown.labelled("Retry 1").click()
+    shown.until_text("1 of 1 made")
+
+
+class Unstoppable(Stage):
+    """A batch whose cancel fails once."""
+
+    has_failed = False
+
+    def cancel(self) -> None:
+        if not self.has_failed:
+            self.has_failed = True
+            raise DataFolderUnusable("The database is gone.")
+        self.put(cancelled=1)
+
+
+def test_a_cancel_that_cannot_be_is_said_and_can_be_tried_again(
+    show: Callable[[Batch], Driver],
+) -> None:
+    shown = show(Unstoppable(pending=1))
+    shown.until_text("0 of 1 made")
+    shown.labelled("Cancel").click()
+    shown.until_text("The database is gone.")
     shown.until(lambda: not shown.labelled("Cancel").disabled)
-    assert "0 of 1 made" in shown.text()
+    shown.labelled("Cancel").click()
+    shown.until_text("0 of 1 made · 1 cancelled")
 
 
 def test_it_says_why_the_newest_row_failed(

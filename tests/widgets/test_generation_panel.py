@@ -229,7 +229,7 @@ def test_what_is_decided_elsewhere_is_shown(
     driver = make_panel(make_studio(), prompt="a cat", task_id="a")
     driver.labelled("Generate").click()
     driver.until_text("seed ")
-    elsewhere = make_studio(publishers=[Site()], take_over=False)
+    elsewhere = make_studio(publishers=[Site()])
     elsewhere.approve("a", reviewer_id="bob", feedback="Fine")
     driver.until_text("<b>Approved</b> by bob. “Fine”")
     driver.until_text("failed: The &lt;site&gt; is down. It is tried again.")
@@ -391,14 +391,112 @@ def test_an_id_is_used_once(make_studio: MakeStudio, make_panel: MakePanel) -> N
     assert len(studio.tasks()) == 2
 
 
-def test_a_task_of_another_process_is_not_cancelled_here(
+def test_a_task_of_another_process_is_cancelled_here(
     make_studio: MakeStudio, make_panel: MakePanel
 ) -> None:
-    gate = Gate()
+    gate = Gate(at_step=3)
     other = make_studio(gate)
-    other.generate("a cat", task_id="a")
+    other.generate("a cat", task_id="a", num_inference_steps=5)
+    gate.wait_reached()
     driver = make_panel(make_studio(), "a")
     driver.until(lambda: not driver.labelled("Cancel").disabled)
     driver.labelled("Cancel").click()
-    driver.until_text("runs in another process or studio")
+    driver.until_text("Cancelling…")
     gate.open()
+    driver.until_text("Cancelled at step 2 of 5.")
+
+
+def with_tasks_from_before(make_studio: MakeStudio, count: int) -> Studio:
+    """Return a studio on a folder where another one left tasks waiting."""
+    gone = make_studio()
+    gone.pause()
+    for task_id in "abc"[:count]:
+        gone.generate("a cat", task_id=task_id, num_inference_steps=2)
+    gone.close()
+    studio = make_studio()
+    studio.resume()
+    return studio
+
+
+def buttons(driver: Driver) -> list[str]:
+    return [button.description for button in driver.of_kind(ipywidgets.Button)]
+
+
+def test_what_waits_from_before_is_run(
+    make_studio: MakeStudio, make_panel: MakePanel
+) -> None:
+    studio = with_tasks_from_before(make_studio, 2)
+    driver = make_panel(studio)
+    driver.until_text("2 tasks wait from before.")
+    assert buttons(driver)[:2] == ["Run", "Cancel"]
+    driver.labelled("Run").click()
+    driver.until(lambda: "from before" not in driver.text())
+    assert buttons(driver) == ["Generate", "Cancel"]
+    assert studio.task("b").result(10).images
+
+
+def test_what_waits_from_before_is_cancelled(
+    make_studio: MakeStudio, make_panel: MakePanel
+) -> None:
+    studio = with_tasks_from_before(make_studio, 1)
+    driver = make_panel(studio)
+    driver.until_text("1 task waits from before.")
+    driver.all_labelled("Cancel")[0].click()
+    driver.until(lambda: "from before" not in driver.text())
+    assert studio.get_record("a").outcome is Outcome.CANCELLED
+
+
+def test_what_is_done_elsewhere_about_the_queue_is_shown(
+    make_studio: MakeStudio, make_panel: MakePanel
+) -> None:
+    studio = with_tasks_from_before(make_studio, 2)
+    driver = make_panel(studio)
+    driver.until_text("2 tasks wait from before.")
+    elsewhere = make_studio()
+    elsewhere.cancel("a")
+    driver.until_text("1 task waits from before.")
+    elsewhere.pause()
+    driver.until_text("The queue is paused.")
+    elsewhere.run_offered()
+    driver.until(lambda: "from before" not in driver.text())
+    elsewhere.resume()
+    driver.until(lambda: "paused" not in driver.text())
+
+
+def test_a_paused_queue_is_said_and_resumed(
+    studio: Studio, make_panel: MakePanel
+) -> None:
+    studio.pause()
+    driver = make_panel(studio, prompt="a cat", num_inference_steps=3)
+    driver.until_text("The queue is paused.")
+    driver.labelled("Generate").click()
+    driver.labelled("Resume").click()
+    driver.until_text("step 3 of 3")
+    driver.until(lambda: "paused" not in driver.text())
+    assert not driver.all_labelled("Resume")
+
+
+def test_the_buttons_of_the_queue_have_twins(
+    make_studio: MakeStudio, make_panel: MakePanel
+) -> None:
+    studio = with_tasks_from_before(make_studio, 2)
+    driver = make_panel(studio)
+    studio.pause()
+    driver.panel.run_offered()
+    assert studio.waiting() == ["a", "b"]
+    driver.panel.cancel_offered()
+    assert studio.waiting() == ["a", "b"]  # none is offered any more
+    driver.panel.resume()
+    assert studio.task("b").result(10).images
+
+
+def test_what_waits_in_a_closed_studio_cannot_be_run(
+    make_studio: MakeStudio, make_panel: MakePanel
+) -> None:
+    studio = with_tasks_from_before(make_studio, 1)
+    driver = make_panel(studio)
+    driver.until_text("1 task waits from before.")
+    run = driver.labelled("Run")
+    studio.close()
+    run.click()
+    driver.until_text("This studio is closed.")

@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 from nbgen.errors import InvalidRequest
 from nbgen.schema import (
     ApprovalStatus,
+    Attempt,
+    AttemptOutcome,
     ContentTask,
     Decided,
     Decision,
@@ -25,6 +27,7 @@ from nbgen.schema import (
     OutputFormat,
     PublicationRecord,
     PublicationState,
+    QueueState,
     Review,
     SchedulerName,
     Status,
@@ -36,7 +39,9 @@ from nbgen.wire.http import (
     AcceptedAnswer,
     GenerateAnswer,
     GenerateBody,
+    HistoryBody,
     Links,
+    QueueBody,
     TaskBody,
     TaskPageBody,
     read_flag,
@@ -85,6 +90,17 @@ REQUESTS = st.builds(
     output_format=st.sampled_from(OutputFormat),
     metadata=st.sampled_from(Metadata),
 )
+ATTEMPTS = st.builds(
+    Attempt,
+    number=st.integers(1, 9),
+    request=REQUESTS,
+    seed=st.integers(0, 2**32 - 1),
+    lane=maybe(WORDS),
+    started_at=maybe(TIMES),
+    ended_at=maybe(TIMES),
+    outcome=maybe(st.sampled_from(AttemptOutcome)),
+    error=maybe(TEXTS),
+)
 DECISIONS = st.builds(
     Decision,
     sequence=st.integers(1, 10**9),
@@ -125,6 +141,9 @@ RECORDS = st.builds(
     request=REQUESTS,
     seed=st.integers(0, 2**32 - 1),
     priority=st.integers(-1000, 1000),
+    attempt=st.integers(0, 9),
+    lane=maybe(WORDS),
+    is_offered=st.booleans(),
     status=st.sampled_from(Status),
     outcome=maybe(st.sampled_from(Outcome)),
     error=maybe(TEXTS),
@@ -190,6 +209,19 @@ def test_a_task_comes_back_equal(
     assert body.version == len(record.decisions)
     page = sent(TaskPageBody.of(TaskPage([record], "x")), TaskPageBody).page
     assert (page, page.next_cursor) == ([record], "x")
+
+
+@given(st.lists(ATTEMPTS, max_size=2).map(tuple))
+def test_a_history_comes_back_equal(attempts: tuple[Attempt, ...]) -> None:
+    body = HistoryBody(task_id="a", attempts=attempts)
+    assert sent(body, HistoryBody) == body
+
+
+def test_a_queue_comes_back_equal() -> None:
+    state = QueueState(name="small", is_paused=True, waiting=2, running=1)
+    body = QueueBody.of(state, running=["a"], waiting=["b", "c"], offered=[])
+    assert sent(body, QueueBody) == body
+    assert (body.name, body.is_paused, body.waiting) == ("small", True, ("b", "c"))
 
 
 @given(

@@ -107,6 +107,9 @@ class Running(Protocol):
     def waiting(self) -> list[str]:
         """Return the ids of the tasks that wait to be run, the next one first."""
 
+    def running(self) -> list[str]:
+        """Return the ids of the tasks that run, the first one first."""
+
     def offered(self) -> list[str]:
         """Return the ids of the tasks that wait from before, the first one first.
 

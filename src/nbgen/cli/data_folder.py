@@ -29,13 +29,17 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs."
 
 @contextmanager
 def opened_studio(
-    data_dir: Path | None, publishers: Sequence[Publisher] | None = ()
+    data_dir: Path | None,
+    publishers: Sequence[Publisher] | None = (),
+    *,
+    queue: str | None = None,
 ) -> Iterator[Studio]:
     """Open what is kept in a data folder; no model is loaded and no task started.
 
     Args:
         data_dir: The folder; None for the user's.
         publishers: What publishes approvals; None for those of the settings.
+        queue: The name of the queue; None for that of the settings.
     """
     with clear_errors():
         _check_is_there(data_dir)
@@ -44,7 +48,7 @@ def opened_studio(
 
     with (
         clear_errors(),
-        Studio.open_library(data_dir, publishers=publishers) as studio,
+        Studio.open_library(data_dir, queue=queue, publishers=publishers) as studio,
     ):
         yield studio
 

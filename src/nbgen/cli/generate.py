@@ -13,7 +13,15 @@ import typer
 from rich.markup import escape
 
 from nbgen.cli.options import takes_options
-from nbgen.cli.terminal import DataDir, app, bar, clear_errors, console
+from nbgen.cli.terminal import (
+    DataDir,
+    QueueName,
+    app,
+    bar,
+    clear_errors,
+    console,
+    note_if_paused,
+)
 from nbgen.schema import REQUEST_FIELDS
 
 CheckpointName = Annotated[
@@ -48,25 +56,24 @@ def generate(
     ] = Path("image.png"),
     task_id: Annotated[str | None, typer.Option(help="An id of your own.")] = None,
     data_dir: DataDir = None,
+    queue: QueueName = None,
     checkpoint: CheckpointName = "auto",
     **fields: Any,
 ) -> None:
     """Draw a picture here and now, without a server."""
     from nbgen.studio import Studio
 
-    with (
-        clear_errors(),
-        Studio(data_dir, checkpoint, take_over=False) as studio,
-        bar() as show,
-    ):
-        drawing = studio.generate_image(
-            prompt,
-            output,
-            task_id=task_id,
-            on_progress=show,
-            **fields,
-        )
-        asyncio.run(drawing)
+    with clear_errors(), Studio(data_dir, checkpoint, queue=queue) as studio:
+        note_if_paused(studio)
+        with bar() as show:
+            drawing = studio.generate_image(
+                prompt,
+                output,
+                task_id=task_id,
+                on_progress=show,
+                **fields,
+            )
+            asyncio.run(drawing)
     console.print(f"Saved to [bold]{escape(str(output))}[/bold]", soft_wrap=True)
 
 

@@ -14,7 +14,15 @@ import typer
 from rich.markup import escape
 
 from nbgen.cli.generate import CheckpointName, Prompt, Steps
-from nbgen.cli.terminal import DataDir, app, bar, clear_errors, console
+from nbgen.cli.terminal import (
+    DataDir,
+    QueueName,
+    app,
+    bar,
+    clear_errors,
+    console,
+    note_if_paused,
+)
 from nbgen.errors import TaskError, UnknownTask
 from nbgen.handles.task import result_of
 from nbgen.schema import GenerationResult, TaskEnd, new_id
@@ -41,6 +49,7 @@ def serve(
     ] = None,
     token: Token = None,
     data_dir: DataDir = None,
+    queue: QueueName = None,
     checkpoint: CheckpointName = "auto",
     finish: Annotated[
         bool, typer.Option("--finish", help="Let the running task end when stopping.")
@@ -48,8 +57,9 @@ def serve(
 ) -> None:
     """Serve the progress protocol and the HTTP API until Ctrl+C or SIGTERM.
 
-    The running task is stopped and waits again, for the next one that serves. With
-    --finish it goes on to its end, and a second Ctrl+C or SIGTERM stops it.
+    It runs the tasks of the queue, also those that wait from before. When it is
+    stopped, the running task waits again, for the next one that serves. With --finish
+    it goes on to its end, and a second Ctrl+C or SIGTERM stops it.
     """
     from nbgen.server import Server
     from nbgen.studio import Studio
@@ -57,7 +67,7 @@ def serve(
     with (
         _hearing_signals() as wait_for_signal,
         clear_errors(),
-        Studio(data_dir, checkpoint, take_over=True) as studio,
+        Studio(data_dir, checkpoint, queue=queue, take_over=True) as studio,
         Server(
             studio,
             host=host,
@@ -67,6 +77,7 @@ def serve(
         ) as server,
     ):
         console.print(f"nbgen serves on {server.url} (Ctrl+C ends it)")
+        note_if_paused(studio)
         wait_for_signal()
         if finish:
             console.print("Stopping, once the running task has ended.")
@@ -134,9 +145,10 @@ def demo(
 
     with (
         clear_errors(),
-        Studio(data_dir, checkpoint="tiny", take_over=False) as studio,
+        Studio(data_dir, checkpoint="tiny") as studio,
         Server(studio) as server,
     ):
+        note_if_paused(studio)
         console.print(f"Drawing “{prompt}” with the tiny SDXL checkpoint.")
         console.print(f"Serving on {server.url}, following it over its WebSocket:")
         task_id = new_id()

@@ -14,17 +14,18 @@ from rich.markup import escape
 from rich.table import Table
 
 from nbgen.cli.data_folder import AsJson, opened_studio, print_json
-from nbgen.cli.terminal import DataDir, app, console, counted, fail
+from nbgen.cli.terminal import (
+    DataDir,
+    app,
+    coloured,
+    console,
+    counted,
+    fail,
+    local_time,
+    one_line,
+)
 from nbgen.schema import ApprovalStatus, CheckReport
 from nbgen.schema.checks import MOST_LISTED
-
-_COLOURS = {
-    "completed": "green",
-    "approved": "green",
-    "failed": "red",
-    "rejected": "red",
-    "generating": "cyan",
-}
 
 
 @app.command()
@@ -57,10 +58,10 @@ def tasks(
         shown = "completed" if outcome == "succeeded" else outcome
         table.add_row(
             escape(record.id),
-            _coloured(shown),
-            _coloured(record.approval_status.value),
-            f"{record.created_at.astimezone():%Y-%m-%d %H:%M}",
-            escape(_one_line(record.request.prompt)),
+            coloured(shown),
+            coloured(record.approval_status.value),
+            local_time(record.created_at),
+            escape(one_line(record.request.prompt)),
         )
     console.print(table)
     if page.next_cursor:
@@ -136,13 +137,3 @@ def _show_report(report: CheckReport) -> None:
         console.print(escape(fault), highlight=False, soft_wrap=True)
     sound = "All is sound. " if report.is_sound else ""
     console.print(f"{sound}{counted(report.files, 'picture')} checked.")
-
-
-def _one_line(text: str) -> str:
-    """Return the text without what would move the cursor or colour the terminal."""
-    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
-
-
-def _coloured(word: str) -> str:
-    colour = _COLOURS.get(word, "yellow")
-    return f"[{colour}]{word.replace('_', ' ')}[/{colour}]"

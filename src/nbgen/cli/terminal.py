@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,9 +21,11 @@ from rich.progress import (
 )
 
 from nbgen.errors import NbgenError
+from nbgen.settings import default_queue
 
 if TYPE_CHECKING:
     from nbgen.schema import GenerationProgress
+    from nbgen.studio import Studio
 
 app = typer.Typer(
     name="nbgen",
@@ -33,9 +36,27 @@ app = typer.Typer(
 console = Console()
 _errors = Console(stderr=True)
 
+_COLOURS = {
+    "completed": "green",
+    "succeeded": "green",
+    "approved": "green",
+    "failed": "red",
+    "rejected": "red",
+    "generating": "cyan",
+}
+
 DataDir = Annotated[
     Path | None,
     typer.Option(help="Where tasks and pictures are kept (default: your user data)."),
+]
+
+QueueName = Annotated[
+    str | None,
+    typer.Option(
+        "--queue",
+        envvar="NBGEN_QUEUE",
+        help="The name of the queue.",
+    ),
 ]
 
 
@@ -71,6 +92,24 @@ def bar() -> Iterator[Callable[[GenerationProgress], None]]:
         console.print(f"[yellow]Note:[/yellow] {note}", highlight=False)
 
 
+def note_if_paused(studio: Studio) -> None:
+    """Say that nothing will begin, if the queue is paused."""
+    state = studio.queue_state()
+    if state.is_paused:
+        said = f"[yellow]Note:[/yellow] {paused(state.name)}"
+        console.print(said, highlight=False, soft_wrap=True)
+
+
+def paused(queue: str) -> str:
+    """Return the sentence that says so, and what to do."""
+    return f"The queue is paused; 'nbgen resume{for_queue(queue)}' starts it again."
+
+
+def for_queue(queue: str) -> str:
+    """Return the option that a command needs for a queue; empty for the default."""
+    return "" if queue == default_queue() else f" --queue {queue}"
+
+
 @contextmanager
 def clear_errors() -> Iterator[None]:
     """Turn an error that nbgen raises on purpose into one line and exit code 1."""
@@ -90,3 +129,19 @@ def fail(message: str) -> NoReturn:
 def counted(number: int, noun: str) -> str:
     """Return a number with its noun: "1 task", "2 tasks"."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def coloured(word: str) -> str:
+    """Return a status, an outcome or a verdict in its colour."""
+    colour = _COLOURS.get(word, "yellow")
+    return f"[{colour}]{word.replace('_', ' ')}[/{colour}]"
+
+
+def one_line(text: str) -> str:
+    """Return the text without what would move the cursor or colour the terminal."""
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
+
+
+def local_time(moment: dt.datetime) -> str:
+    """Return a time as the clock of this machine shows it, to the minute."""
+    return f"{moment.astimezone():%Y-%m-%d %H:%M}"

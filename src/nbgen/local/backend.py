@@ -205,6 +205,10 @@ class LocalBackend:
         """See ``nbgen.backend.Running``."""
         return self._scheduler.waiting()
 
+    def running(self) -> list[str]:
+        """See ``nbgen.backend.Running``."""
+        return self._scheduler.running()
+
     def offered(self) -> list[str]:
         """See ``nbgen.backend.Running``."""
         return self._scheduler.offered()

@@ -242,7 +242,8 @@ def open_workshop(
     live = LiveWriter(store.live, progress)
     opening.callback(live.close)
     lane = Lane(
-        platform.node()[:LONGEST_LANE_NAME] or "this machine",
+        # Not its domain: clients read the name.
+        platform.node().partition(".")[0][:LONGEST_LANE_NAME] or "this machine",
         _runner_maker(config, engine),
         images,
         progress,

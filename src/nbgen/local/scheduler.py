@@ -129,6 +129,10 @@ class Scheduler:
         """Return the ids of the tasks that wait, the next one first."""
         return self._queue.waiting()
 
+    def running(self) -> list[str]:
+        """Return the ids of the tasks that run, the first one first."""
+        return self._queue.running()
+
     def offered(self) -> list[str]:
         """Return the ids of the tasks that wait from before; see ``Running``."""
         return self._queue.waiting(offered=True)

@@ -32,6 +32,14 @@ from nbgen.server.handlers import (
     TasksHandler,
 )
 from nbgen.server.progress_socket import Limits, ProgressSocket, Timing, Watchers
+from nbgen.server.queue import (
+    HistoryHandler,
+    PauseHandler,
+    PriorityHandler,
+    QueueHandler,
+    ResumeHandler,
+    RetryHandler,
+)
 from nbgen.server.review import ApproveHandler, BulkDecideHandler, ContentHandler
 from nbgen.studio import Studio
 from nbgen.threads import start_thread
@@ -47,6 +55,12 @@ _ROUTES = [
     (r"/api/tasks", TasksHandler),
     (r"/api/tasks/([^/]+)", TaskHandler),
     (r"/api/tasks/([^/]+)/cancel", CancelHandler),
+    (r"/api/tasks/([^/]+)/retry", RetryHandler),
+    (r"/api/tasks/([^/]+)/priority", PriorityHandler),
+    (r"/api/tasks/([^/]+)/history", HistoryHandler),
+    (r"/api/queue", QueueHandler),
+    (r"/api/queue/pause", PauseHandler),
+    (r"/api/queue/resume", ResumeHandler),
     (r"/api/batches/([^/]+)", BatchHandler),
     (r"/api/content/tasks/bulk-decide", BulkDecideHandler),
     (r"/api/content/tasks/([^/]+)", ContentHandler),

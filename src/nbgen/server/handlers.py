@@ -1,4 +1,4 @@
-"""The HTTP API: generate, tasks, pictures, health."""
+"""The HTTP API: generate, tasks, pictures, health; ``queue`` has the queue."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 
 from tornado.web import HTTPError
 
-from nbgen.errors import NbgenError, TaskError, UnknownImage
+from nbgen.errors import NbgenError, TaskCancelled, TaskError, UnknownImage
 from nbgen.handles.task import Task
 from nbgen.schema import TaskQuery
 from nbgen.schema.checks import check_task_id, submission_id
@@ -46,7 +46,11 @@ class GenerateHandler(BaseHandler):
         key = self.request.headers.get(_KEY)
         submission_id(body.task_id, key, field=_KEY)  # an error names the header
         task = await asyncio.to_thread(
-            self.studio.submit, body.request, task_id=body.task_id, request_key=key
+            self.studio.submit,
+            body.request,
+            task_id=body.task_id,
+            request_key=key,
+            replace=body.replace,
         )
         respond_async = "respond-async" in self.request.headers.get("Prefer", "")
         if respond_async or not body.wait:
@@ -54,6 +58,9 @@ class GenerateHandler(BaseHandler):
             return
         try:
             result = await task
+        except TaskCancelled as error:
+            again = f"To have it made, POST {Links.of(task.id).retry}."
+            self._answer_without_picture(f"{error} {again}", task.id)
         except TaskError as error:
             self._answer_without_picture(str(error), task.id)
         else:

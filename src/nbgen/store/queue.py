@@ -184,6 +184,16 @@ class QueueStore:
         with self._database.reading() as connection:
             return list(connection.scalars(query))
 
+    def running(self) -> list[str]:
+        """Return the ids of the tasks that run, the first one first."""
+        query = (
+            sa.select(tasks.c.id)
+            .where(self._own, tasks.c.status == Status.GENERATING)
+            .order_by(tasks.c.started_at, tasks.c.number)
+        )
+        with self._database.reading() as connection:
+            return list(connection.scalars(query))
+
     def count_waiting(self) -> int:
         """Return how many tasks wait, offered or not."""
         query = sa.select(sa.func.count()).select_from(tasks).where(self._waits)

@@ -39,6 +39,7 @@ from nbgen.schema import (
 from nbgen.studio import Studio
 from nbgen.widgets.panel import ErrorLine, Panel
 from nbgen.widgets.progress_view import ProgressView
+from nbgen.widgets.queue_view import QueueView
 from nbgen.widgets.request_form import RequestForm, request_fields
 from nbgen.widgets.result_view import ResultView
 
@@ -51,6 +52,9 @@ class GenerationPanel(Panel):
     Every button has a method: ``generate``, ``cancel``, ``approve`` and ``reject`` may
     be called from any thread. The task goes on when the panel, the page or the notebook
     is closed; ``GenerationPanel(studio, task="hero-1")`` re-attaches.
+
+    Where tasks wait from before, or the queue is paused, a line says so, with buttons:
+    ``run_offered``, ``cancel_offered`` and ``resume``.
 
     Args:
         studio: The studio that makes the pictures; they may be kept at a URL.
@@ -112,6 +116,12 @@ class GenerationPanel(Panel):
         self._cancel_button.on_click(lambda _button: self._attempt(self.cancel))
         actions = ipywidgets.HBox([self._generate_button, self._cancel_button])
         actions.add_class("nbgen-actions")
+        self._queue_view = QueueView(
+            studio.queue_state,
+            run=lambda: self._attempt(self.run_offered),
+            cancel=lambda: self._attempt(self.cancel_offered),
+            resume=lambda: self._attempt(self.resume),
+        )
         self._error_line = ErrorLine()
         self._progress_view = ProgressView()
         self._result_view = ResultView(
@@ -122,6 +132,7 @@ class GenerationPanel(Panel):
         )
         super().__init__(
             [
+                self._queue_view,
                 self._form,
                 actions,
                 self._error_line,
@@ -166,6 +177,21 @@ class GenerationPanel(Panel):
         with self._guard:
             self._cancelling = True
         self._wake()
+
+    def run_offered(self) -> None:
+        """Have the tasks run that wait from before."""
+        self._studio.run_offered()
+        self._show_error(None)
+
+    def cancel_offered(self) -> None:
+        """Cancel the tasks that wait from before."""
+        self._studio.cancel_tasks(self._studio.offered())
+        self._show_error(None)
+
+    def resume(self) -> None:
+        """Start tasks of the queue again, if it is paused."""
+        self._studio.resume()
+        self._show_error(None)
 
     def approve(self, feedback: str | None = None) -> Decision:
         """Approve the task that is shown, as the reviewer in the panel's field.
@@ -238,10 +264,11 @@ class GenerationPanel(Panel):
         self._wake()
 
     def _on_changes(self, changes: Changes) -> None:
-        """Render anew what somebody decided or published, wherever that was."""
+        """Render anew what somebody decided, published or queued, wherever it was."""
         task = self.task
         ids = {change.id for change in changes.changes}
-        if task is not None and (changes.reads_anew or task.id in ids):
+        is_shown = task is not None and (changes.reads_anew or task.id in ids)
+        if self._queue_view.note(changes) or is_shown:
             self._wake()
 
     def _on_preview(self, task: Task, preview: Preview) -> None:
@@ -277,6 +304,7 @@ class GenerationPanel(Panel):
                 record = task.record
                 publications = self._studio.publications(task.id)
             self._result_view.show(record, publications)
+        self._queue_view.show()
 
 
 def _user_name() -> str:

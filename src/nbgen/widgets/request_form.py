@@ -72,7 +72,7 @@ class RequestForm(ipywidgets.VBox):  # type: ignore[misc]
     def free_task_id(self, task_id: str) -> None:
         """Take an id out of its field that is used up; the panel's pump only.
 
-        The same request under the same id would be the same, ended task.
+        The same request under the same id would be the same task.
         """
         if self._task_id.value.strip() == task_id:
             self._task_id.value = ""

@@ -10,6 +10,7 @@ _CSS = """
   --nb-soft: var(--jp-ui-font-color2, #57606a);
   --nb-line: var(--jp-border-color2, #d0d7de);
   --nb-good: var(--jp-success-color1, #1a7f37);
+  --nb-warn: var(--jp-warn-color1, #b25f00);
   --nb-bad: var(--jp-error-color1, #b42318);
   box-sizing: border-box; max-width: 720px; padding: 16px; margin: 4px 0;
   border: 1px solid var(--nb-line); border-radius: 8px;
@@ -52,6 +53,9 @@ _CSS = """
   justify-content: space-between; }
 .nbgen-panel .nbgen-soft { color: var(--nb-soft);
   font-variant-numeric: tabular-nums; }
+.nbgen-panel .nbgen-notice { align-items: center; padding: 2px 0 2px 10px;
+  border-left: 3px solid var(--nb-warn); }
+.nbgen-panel .nbgen-notice .widget-html { flex: 1 1 200px; width: auto; }
 .nbgen-panel .nbgen-error { color: var(--nb-bad); overflow-wrap: anywhere;
   border-left: 3px solid var(--nb-bad); padding: 2px 0 2px 10px; }
 .nbgen-panel .nbgen-verdict { padding: 2px 0 2px 10px; overflow-wrap: anywhere;

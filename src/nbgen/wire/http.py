@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import base64
 import datetime as dt
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from typing import Any, Literal, Self
 
@@ -19,23 +19,25 @@ import msgspec
 from nbgen.errors import InvalidRequest, NbgenError
 from nbgen.schema import (
     PICTURE_FIELDS,
+    Attempt,
     GenerationRequest,
     GenerationResult,
     PublicationRecord,
+    QueueState,
     Status,
     TaskPage,
     TaskQuery,
     TaskRecord,
     done_message,
 )
-from nbgen.schema.checks import check_flag, check_task_id
+from nbgen.schema.checks import check_flag, check_priority, check_task_id
 from nbgen.wire.errors import ErrorBody, error_to_wire
 
 _LONGEST_NUMBER = 18
 """Python refuses to read thousands of digits."""
 
 
-_FLAGS = ("wait", "use_generation", "high_quality")
+_FLAGS = ("replace", "wait", "use_generation", "high_quality")
 
 
 class ErrorAnswer(msgspec.Struct, frozen=True):
@@ -54,6 +56,8 @@ class Links(msgspec.Struct, frozen=True, kw_only=True):
 
     self_: str = msgspec.field(name="self")
     cancel: str
+    retry: str
+    history: str
     progress: str
 
     @classmethod
@@ -62,6 +66,8 @@ class Links(msgspec.Struct, frozen=True, kw_only=True):
         return cls(
             self_=f"/api/tasks/{task_id}",
             cancel=f"/api/tasks/{task_id}/cancel",
+            retry=f"/api/tasks/{task_id}/retry",
+            history=f"/api/tasks/{task_id}/history",
             progress=f"/ws/image-generation/{task_id}",
         )
 
@@ -71,12 +77,14 @@ class GenerateBody(GenerationRequest, frozen=True, kw_only=True):
 
     Attributes:
         task_id: The id of the task; None draws one.
+        replace: Whether an ended task of that id is made anew with this request.
         wait: Whether to answer only when the task has ended.
         use_generation: False makes nothing.
         high_quality: Accepted from older clients, without a meaning.
     """
 
     task_id: str | None = None
+    replace: bool = False
     wait: bool = True
     use_generation: bool = True
     high_quality: bool = False
@@ -239,6 +247,57 @@ class TaskPageBody(msgspec.Struct, frozen=True, kw_only=True):
     def page(self) -> TaskPage:
         """The page."""
         return TaskPage((body.record for body in self.tasks), self.next_cursor)
+
+
+class HistoryBody(msgspec.Struct, frozen=True, kw_only=True):
+    """The attempts at a task, the first one first; none before the first."""
+
+    task_id: str
+    attempts: tuple[Attempt, ...]
+
+
+class QueueBody(msgspec.Struct, frozen=True, kw_only=True):
+    """A queue, with the ids of the tasks in it.
+
+    Attributes:
+        name: The name of the queue.
+        is_paused: Whether it starts no further task.
+        running: The tasks that run.
+        waiting: The tasks that wait to be run, the next one first.
+        offered: The tasks that wait from before, to be run or cancelled by a person.
+    """
+
+    name: str
+    is_paused: bool
+    running: tuple[str, ...]
+    waiting: tuple[str, ...]
+    offered: tuple[str, ...]
+
+    @classmethod
+    def of(
+        cls,
+        state: QueueState,
+        running: Iterable[str],
+        waiting: Iterable[str],
+        offered: Iterable[str],
+    ) -> Self:
+        """Return the body of a queue."""
+        return cls(
+            name=state.name,
+            is_paused=state.is_paused,
+            running=tuple(running),
+            waiting=tuple(waiting),
+            offered=tuple(offered),
+        )
+
+
+def read_priority(body: Mapping[str, Any]) -> int:
+    """Return the priority in the body of ``POST /api/tasks/{id}/priority``.
+
+    Raises:
+        InvalidRequest: It is missing, or not allowed.
+    """
+    return check_priority(body.get("priority"))
 
 
 def read_task_query(arguments: Mapping[str, str]) -> TaskQuery:
