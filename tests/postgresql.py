@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, LiteralString
@@ -62,6 +62,20 @@ class Server:
             make_url(url).database,
         )
         return len(ended)
+
+    def wait_until_blocked(self, url: str, has_ended: Callable[[], bool]) -> None:
+        """Wait until a connection to a database waits for a lock of another.
+
+        Args:
+            url: The database.
+            has_ended: Returns whether what was to wait has ended without that.
+        """
+        query: LiteralString = (
+            "SELECT 1 FROM pg_stat_activity"
+            " WHERE datname = %s AND wait_event_type = 'Lock'"
+        )
+        while not (has_ended() or self._ask(query, make_url(url).database)):
+            time.sleep(0.01)
 
     def _ask(self, query: LiteralString, *values: object) -> list[tuple[Any, ...]]:
         with psycopg.connect(

@@ -28,12 +28,14 @@ from nbgen.schema import (
 from nbgen.store.attempts import AGAIN, keep_attempts
 from nbgen.store.changes import append
 from nbgen.store.database import Database
+from nbgen.store.decisions import lock_tasks
 from nbgen.store.tables import Row, decisions, prompts, queues, tasks
 from nbgen.store.task_rows import (
     change_tasks,
     changed,
     in_statements,
     insert_tasks,
+    lock_rows,
     to_json,
 )
 
@@ -69,6 +71,8 @@ class QueueStore:
         """
         try:
             with self._database.writing() as connection:
+                # Nobody decides on them meanwhile, or wants them again.
+                lock_tasks(connection, [record.id for record in plan.again])
                 insert_tasks(connection, plan.new, self._database.owner, self.name)
                 for record in plan.again:
                     self._submit_again(connection, record)
@@ -89,6 +93,7 @@ class QueueStore:
             news: list[NewChange] = []
             for some in in_statements(task_ids):
                 asked = tasks.c.id.in_(some)
+                lock_rows(connection, asked)
                 ended = connection.execute(
                     tasks.update()
                     .where(asked, tasks.c.status == Status.PENDING)
@@ -191,6 +196,7 @@ class QueueStore:
         self, which: sa.ColumnElement[bool], state: str, **values: Any
     ) -> list[NewChange]:
         with self._database.writing() as connection:
+            lock_rows(connection, which)
             news = change_tasks(connection, which, state, **values)
             append(connection, news, self._now())
         return news
