@@ -17,6 +17,7 @@ from queue import SimpleQueue
 from typing import Any
 
 import pytest
+from nbgen.local.job_queue import Job, JobQueue
 from PIL import Image
 
 from nbgen.errors import (
@@ -39,7 +40,6 @@ from nbgen.errors import (
 from nbgen.generation.recipe import recipe
 from nbgen.handles.task import Task
 from nbgen.images.folder import FolderImages
-from nbgen.local.job_queue import Job, JobQueue
 from nbgen.progress import ProgressService
 from nbgen.schema import (
     GenerationProgress,

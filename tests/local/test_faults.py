@@ -15,6 +15,8 @@ from typing import Any
 
 import pytest
 from filelock import FileLock, Timeout
+from nbgen.local.job_queue import Job, JobQueue
+from nbgen.local.runner_lock import RunnerLock
 
 from nbgen.errors import (
     DataFolderUnusable,
@@ -25,8 +27,6 @@ from nbgen.errors import (
 )
 from nbgen.generation.process import ProcessEngine
 from nbgen.images.folder import FolderImages
-from nbgen.local.job_queue import Job, JobQueue
-from nbgen.local.runner_lock import RunnerLock
 from nbgen.local.timings import Timings
 from nbgen.progress import ProgressService
 from nbgen.schema import (

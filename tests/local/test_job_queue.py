@@ -9,9 +9,9 @@ from queue import Empty, SimpleQueue
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from nbgen.local.job_queue import Job, JobQueue
 
 from nbgen.errors import QueueFull
-from nbgen.local.job_queue import Job, JobQueue
 from nbgen.schema import GenerationRequest, Outcome, TaskEnd
 
 REQUEST = GenerationRequest(prompt="a cat")

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 from filelock import FileLock, Timeout
+from nbgen.local.runner_lock import RunnerLock
 
 from nbgen.errors import DataFolderInUse, DataFolderUnusable, TaskConflict, TaskError
-from nbgen.local.runner_lock import RunnerLock
 from nbgen.schema import Outcome, Status
 from nbgen.studio import Studio
 from nbgen.testing.engine import PatternEngine

@@ -204,6 +204,7 @@ def test_the_third_attempt_that_ends_with_its_process_fails(store: Store) -> Non
     add(store, record())
     generation = store.running.begin(take_over=False)
     given_back: TaskRecord | None = None
+    place = store.changes.position()
     for number in range(1, MOST_DEATHS + 1):
         claim(store, generation)
         store.running.give_back("a", generation)  # which does not count
@@ -295,6 +296,7 @@ def test_what_kills_its_process_three_times_fails(
     store: Store, die_running: Callable[..., None]
 ) -> None:
     add(store, record("kills"))
+    generation = 0
     for _ in range(MOST_DEATHS):
         assert get(store, "kills").status is Status.PENDING
         die_running("kills")
