@@ -63,6 +63,15 @@ class Server:
         )
         return len(ended)
 
+    def drop_turns(self, url: str) -> None:
+        """End the connections that hold the turn at running a queue, or ask for it."""
+        self._ask(
+            "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity"
+            " WHERE datname = %s AND (query LIKE 'UPDATE queues SET beat%%'"
+            " OR query = 'SELECT pg_try_advisory_lock($1)')",
+            make_url(url).database,
+        )
+
     def wait_until_blocked(self, url: str, has_ended: Callable[[], bool]) -> None:
         """Wait until a connection to a database waits for a lock of another.
 
