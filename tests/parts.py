@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from queue import SimpleQueue
 
-from filelock import FileLock
-
 from nbgen.local.backend import LocalBackend
 from nbgen.local.opening import Library, Workshop
 from nbgen.schema import Changes, GenerationProgress
+from nbgen.store import Store
 from nbgen.studio import Studio
 
 
@@ -21,7 +19,7 @@ def library(studio: Studio) -> Library:
 
 
 def workshop(studio: Studio) -> Workshop:
-    parts = _local(studio).workshop
+    parts = _local(studio)._parts.workshop  # noqa: SLF001 - no face shows it
     assert parts is not None
     return parts
 
@@ -32,17 +30,16 @@ def _local(studio: Studio) -> LocalBackend:
 
 
 @contextmanager
-def another_runs(folder: Path) -> Iterator[None]:
-    """Hold the lock of the process that runs tasks, as another process would."""
-    lock = FileLock(folder / "runner.lock", thread_local=False)
-    # A thread that holds no lock: a studio releases its own in a moment, and waiting
-    # for what the same thread holds would be refused as a deadlock.
-    with ThreadPoolExecutor(1) as other:
-        other.submit(lock.acquire).result()
-        try:
-            yield
-        finally:
-            other.submit(lock.release).result()
+def another_runs(folder: Path, database: str | None = None) -> Iterator[Store]:
+    """Have the turn at running a queue, as another process would; return its store."""
+    store = Store(folder, database)
+    turn = store.open_turn()
+    assert turn.take()
+    try:
+        yield store
+    finally:
+        turn.release()
+        store.close()
 
 
 def until(studio: Studio, is_so: Callable[[], bool], timeout_s: float = 30.0) -> None:

@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, LiteralString
@@ -62,6 +62,29 @@ class Server:
             make_url(url).database,
         )
         return len(ended)
+
+    def drop_turns(self, url: str) -> None:
+        """End the connections that hold the turn at running a queue, or ask for it."""
+        self._ask(
+            "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity"
+            " WHERE datname = %s AND (query LIKE 'UPDATE queues SET beat%%'"
+            " OR query = 'SELECT pg_try_advisory_lock($1)')",
+            make_url(url).database,
+        )
+
+    def wait_until_blocked(self, url: str, has_ended: Callable[[], bool]) -> None:
+        """Wait until a connection to a database waits for a lock of another.
+
+        Args:
+            url: The database.
+            has_ended: Returns whether what was to wait has ended without that.
+        """
+        query: LiteralString = (
+            "SELECT 1 FROM pg_stat_activity"
+            " WHERE datname = %s AND wait_event_type = 'Lock'"
+        )
+        while not (has_ended() or self._ask(query, make_url(url).database)):
+            time.sleep(0.01)
 
     def _ask(self, query: LiteralString, *values: object) -> list[tuple[Any, ...]]:
         with psycopg.connect(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import logging
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,22 +9,29 @@ from queue import SimpleQueue
 from typing import Any
 
 import pytest
-from nbgen.local.job_queue import Job
 
 from nbgen.errors import DataFolderUnusable
 from nbgen.local.endings import Endings
-from nbgen.progress import ProgressService
+from nbgen.local.ends import Ends
+from nbgen.local.job import Job
+from nbgen.progress import ChangeFollower, ProgressService
 from nbgen.schema import (
+    GIVEN_BACK,
+    MOST_DEATHS,
+    RUNS_AGAIN,
     GenerationProgress,
     GenerationRequest,
     Outcome,
+    Status,
     TaskEnd,
+    died_too_often,
     new_record,
 )
 from nbgen.store import Store
+from nbgen.store.running import Ending
+from tests.store.test_tasks import LATER, add, claim
 
 REQUEST = GenerationRequest(prompt="a cat", seed=7)
-NOW = dt.datetime(2026, 1, 2, tzinfo=dt.UTC)
 
 
 class House:
@@ -34,18 +40,30 @@ class House:
     def __init__(self, folder: Path) -> None:
         self.store = Store(folder)
         self.progress = ProgressService()
-        self.endings = Endings(self.store.tasks, self.progress, now=lambda: NOW)
+        self.changes = ChangeFollower(self.store.changes)
+        self.ends = Ends(self.store.tasks, self.changes, lambda _: True)
+        self.endings = Endings(
+            self.store.tasks,
+            self.store.running,
+            self.progress,
+            self.ends,
+            now=lambda: LATER,
+        )
+        self.generation = self.store.running.begin(take_over=False)
 
     def job(self, task_id: str) -> Job:
-        """Return the job of a new task."""
-        self.store.tasks.add_tasks([new_record(task_id, REQUEST)])
+        """Return the job of a new task, which has begun."""
+        add(self.store, new_record(task_id, REQUEST))
+        record = claim(self.store, self.generation)
         self.progress.create_progress(task_id, REQUEST.num_inference_steps)
-        return Job(task_id, REQUEST, 7)
+        return Job(record, self.generation)
 
     def told(self, task_id: str) -> GenerationProgress | None:
         return self.progress.get_progress(task_id)
 
     def close(self) -> None:
+        self.ends.close()
+        self.changes.close()
         self.progress.close()
         self.store.close()
 
@@ -69,14 +87,17 @@ def test_an_end_is_committed_before_it_is_told(house: House) -> None:
     house.progress.register_callback("a", look)
     cause = ValueError("boom")
     house.endings.end(job, Outcome.FAILED, error="Boom.", cause=cause)
-    assert stored.get(timeout=10) == (Outcome.FAILED, NOW)
+    assert stored.get(timeout=10) == (Outcome.FAILED, LATER)
     assert job.done.result(0) == TaskEnd("a", Outcome.FAILED, "Boom.", None, cause)
 
 
 def test_of_two_ends_the_first_is_told(house: House) -> None:
     job = house.job("a")
-    house.store.tasks.end_tasks(["a"], Outcome.CANCELLED, ended_at=NOW, error="No.")
+    waited = house.ends.of("a")
+    first = Ending(Outcome.CANCELLED, "No.")
+    house.store.running.end("a", house.generation, first, ended_at=LATER)
     house.endings.end(job, Outcome.SUCCEEDED)
+    assert waited.result(0) == TaskEnd("a", Outcome.CANCELLED, "No.")
     assert job.done.result(0) == TaskEnd("a", Outcome.CANCELLED, "No.")
     told = house.told("a")
     assert told is not None
@@ -96,7 +117,7 @@ def test_an_end_that_cannot_be_saved_is_kept_and_saved_later(
         monkeypatch.context() as patched,
         caplog.at_level(logging.CRITICAL, "nbgen"),
     ):
-        patched.setattr(house.store.tasks, "end_task", fail)
+        patched.setattr(house.store.running, "end", fail)
         house.endings.end(job, Outcome.SUCCEEDED)
     end = job.done.result(0)
     assert end.outcome is Outcome.FAILED
@@ -126,20 +147,61 @@ def test_a_progress_that_cannot_be_read_fails_the_job(
     assert told.outcome is Outcome.FAILED
 
 
-def test_jobs_that_wait_end_as_cancelled_and_those_that_began_do_not_resolve(
-    house: House,
+def test_an_end_of_a_past_generation_is_not_the_task_s(house: House) -> None:
+    """Another has taken the turn, and the task waits or runs there."""
+    job = house.job("a")
+    house.progress.update_progress("a", current_step=1)
+    seen: SimpleQueue[GenerationProgress] = SimpleQueue()
+    house.progress.register_callback("a", seen.put)
+    waited = house.ends.of("a")
+    house.store.running.begin(take_over=False)
+    house.endings.end(job, Outcome.SUCCEEDED)
+    assert job.done.result(0) == TaskEnd("a", None)
+    assert not waited.done()
+    assert house.told("a") is None  # nor does it run here any more
+    states = [seen.get(timeout=10).status for _ in range(2)]
+    assert states == [Status.GENERATING, Status.PENDING]
+    [record] = house.store.tasks.get_known(["a"])
+    assert record.status is Status.PENDING
+
+
+def test_an_end_of_a_task_that_was_deleted_resolves_silently(house: House) -> None:
+    job = house.job("a")
+    house.store.running.begin(take_over=False)
+    house.store.queue.cancel(["a"])
+    house.store.delete_tasks(["a"], lambda *_: None)
+    house.endings.end(job, Outcome.SUCCEEDED)
+    assert job.done.result(0) == TaskEnd("a", None)
+
+
+@pytest.mark.parametrize("died_of", [None, "Signal 9."])
+def test_a_task_that_is_given_back_waits_and_says_why(
+    house: House, died_of: str | None
 ) -> None:
-    waiting, begun = house.job("a"), house.job("b")
-    house.endings.cancel_waiting([waiting, begun], lambda jobs: list(jobs)[:1])
-    assert waiting.done.result(0).outcome is Outcome.CANCELLED
-    assert not begun.done.done()
+    job = house.job("a")
+    seen: SimpleQueue[GenerationProgress] = SimpleQueue()
+    house.progress.register_callback("a", seen.put)
+    waited = house.ends.of("a")
+    house.endings.give_back(job, died_of=died_of)
+    assert job.done.result(0) == TaskEnd("a", None)
+    assert not waited.done()
+    states = [seen.get(timeout=10) for _ in range(2)]
+    said = GIVEN_BACK if died_of is None else RUNS_AGAIN
+    assert [state.message for state in states] == ["Waiting in the queue", said]
+    assert states[0].seq < states[1].seq
+    assert house.store.queue.waiting() == ["a"]
 
 
-def test_a_job_without_a_stored_end_resolves_silently(house: House) -> None:
-    for task_id, record in (("a", None), ("b", new_record("b", REQUEST))):
-        job = house.job(task_id)
-        house.endings.resolve_from_record(job, record)
-        assert job.done.result(0) == TaskEnd(task_id, None)
-        told = house.told(task_id)
-        assert told is not None
-        assert told.outcome is None
+def test_the_third_death_is_the_end(house: House) -> None:
+    job = house.job("a")
+    for _ in range(MOST_DEATHS - 1):
+        house.store.running.give_back("a", house.generation, died_of="Signal 9.")
+        job = Job(claim(house.store, house.generation), house.generation)
+    waited = house.ends.of("a")
+    house.endings.give_back(job, died_of="Signal 9.")
+    end = waited.result(0)
+    assert (end.outcome, end.error) == (Outcome.FAILED, died_too_often("Signal 9."))
+    assert job.done.result(0) == end
+    told = house.told("a")
+    assert told is not None
+    assert (told.outcome, told.error) == (end.outcome, end.error)

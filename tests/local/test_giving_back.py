@@ -11,11 +11,12 @@ import pytest
 from nbgen.errors import DataFolderUnusable
 from nbgen.generation.process import ProcessEngine
 from nbgen.generation.worker_process import ProcessTiming
-from nbgen.schema import GenerationProgress, Outcome, Status
-from nbgen.store.tasks import TaskStore
+from nbgen.schema import AttemptOutcome, GenerationProgress, Status
+from nbgen.store.running import RunStore
 from nbgen.studio import Studio
 from nbgen.testing import Gate, PatternEngine
 from tests.generation.engines import HungEngine
+from tests.parts import until
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -36,7 +37,12 @@ def test_a_process_that_hangs_holds_up_no_close(
     closing.join(30)
     assert not closing.is_alive()
     with Studio(tmp_path, engine=PatternEngine()) as again:
+        until(again, lambda: again.offered() == [task.id])
+        again.run_offered()
         assert again.task(task.id).result(10).images
+        [given_back, made] = again.attempts(task.id)
+        assert given_back.outcome is AttemptOutcome.GIVEN_BACK
+        assert (made.number, made.seed) == (2, given_back.seed)
 
 
 def test_another_studio_s_watcher_sees_it_wait_and_end(tmp_path: Path) -> None:
@@ -57,23 +63,27 @@ def test_another_studio_s_watcher_sees_it_wait_and_end(tmp_path: Path) -> None:
         studio.close()
         wait_for(Status.PENDING)
         assert looking.get_record(task.id).started_at is None
-        with Studio(tmp_path, engine=PatternEngine()):
+        with Studio(tmp_path, engine=PatternEngine(), take_over=True):
             wait_for(Status.COMPLETED)
 
 
-def test_one_that_cannot_be_given_back_is_lost(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_an_attempt_that_cannot_be_given_back_is_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def fail(_store: TaskStore, _task_id: str) -> None:
+    def fail(*_args: object, **_options: object) -> None:
         raise DataFolderUnusable("The disk is full.")
 
     gate = Gate(at_step=2)
     with monkeypatch.context() as patched:
-        patched.setattr(TaskStore, "give_back_task", fail)
+        patched.setattr(RunStore, "give_back", fail)
         studio = Studio(tmp_path, engine=PatternEngine(gate))
         task = studio.generate("a cat", num_inference_steps=3)
         gate.wait_reached()
         gate.open()
         studio.close()
-    with Studio(tmp_path, engine=PatternEngine()) as again:
-        assert again.get_record(task.id).outcome is Outcome.LOST
+    assert "could not be given back" in caplog.text
+    with Studio(tmp_path, engine=PatternEngine(), take_over=True) as again:
+        assert again.task(task.id).result(10).images
+        [lost, made] = again.attempts(task.id)
+        assert lost.outcome is AttemptOutcome.LOST
+        assert made.outcome is AttemptOutcome.SUCCEEDED

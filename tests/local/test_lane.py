@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from nbgen.local.job_queue import Job
 
 from nbgen.errors import InvalidRequest, PictureDamaged, WorkerDied
 from nbgen.generation.engine import CancelToken, EngineRunner, Work
@@ -17,21 +16,29 @@ from nbgen.generation.thread import ThreadEngine
 from nbgen.images import open_images
 from nbgen.images.folder import FolderImages
 from nbgen.local.endings import Endings
+from nbgen.local.ends import Ends
 from nbgen.local.finisher import Finisher
+from nbgen.local.job import Job
 from nbgen.local.job_run import JobRun
 from nbgen.local.lane import Lane
 from nbgen.local.live_writer import LiveWriter
 from nbgen.local.timings import Timings
-from nbgen.progress import ProgressService
+from nbgen.progress import ChangeFollower, ProgressService
 from nbgen.schema import (
+    MOST_DEATHS,
+    AttemptOutcome,
     GenerationRequest,
     Outcome,
     OutputFormat,
     Stage,
+    Status,
+    TaskRecord,
+    died_too_often,
     new_record,
 )
 from nbgen.store import Store
 from nbgen.testing.engine import PatternEngine
+from tests.store.test_tasks import add, claim
 
 
 class House:
@@ -42,14 +49,19 @@ class House:
         self.images = open_images(folder / "images", owner=self.store.identity)
         self.progress = ProgressService()
         self.timings = Timings(folder / "timings.json", "pattern")
-        self.endings = Endings(self.store.tasks, self.progress)
+        self.changes = ChangeFollower(self.store.changes)
+        self.ends = Ends(self.store.tasks, self.changes, lambda _: True)
+        self.endings = Endings(
+            self.store.tasks, self.store.running, self.progress, self.ends
+        )
+        self.generation = self.store.running.begin(take_over=False)
         self.live = LiveWriter(self.store.live, self.progress)
         self.finisher = Finisher(self.images, self.endings)
 
     def lane(self, make_runner: Callable[[], EngineRunner]) -> Lane:
         return Lane(
+            "lane",
             make_runner,
-            self.store.tasks,
             self.images,
             self.progress,
             timings=self.timings,
@@ -59,14 +71,24 @@ class House:
         )
 
     def job(self, task_id: str, **fields: object) -> Job:
-        """Return the job of a new task."""
-        request = GenerationRequest(**{"prompt": "a cat", **fields})  # type: ignore[arg-type]
-        self.store.tasks.add_tasks([new_record(task_id, request)])
-        self.progress.create_progress(task_id, request.num_inference_steps)
-        return Job(task_id, request, 7)
+        """Return the job of a new task, which has begun."""
+        wanted = {"prompt": "a cat", "seed": 7, **fields}
+        request = GenerationRequest(**wanted)  # type: ignore[arg-type]
+        add(self.store, new_record(task_id, request))
+        return self.claim()
+
+    def claim(self) -> Job:
+        """Return the job of the next task that waits."""
+        return Job(claim(self.store, self.generation), self.generation)
+
+    def get(self, task_id: str) -> TaskRecord:
+        [record] = self.store.tasks.get_known([task_id])
+        return record
 
     def run(self, job: Job) -> JobRun:
         """Return a run of a job that has begun."""
+        steps = job.request.num_inference_steps
+        self.progress.create_progress(job.task_id, steps)
         run = JobRun(job, self.progress, self.timings, was_loaded=False)
         run.start()
         return run
@@ -74,6 +96,8 @@ class House:
     def close(self) -> None:
         self.live.close()
         self.finisher.close()
+        self.ends.close()
+        self.changes.close()
         self.progress.close()
         self.store.close()
 
@@ -98,7 +122,7 @@ def picture(index: int) -> PictureMade:
 
 
 class Dying:
-    """A runner whose process dies of memory, the first few times.
+    """A runner whose process dies, the first few times.
 
     Args:
         times: How often.
@@ -119,7 +143,7 @@ class Dying:
     ) -> None:
         self.runs += 1
         if self.runs <= self._times:
-            on_event(Ended(WorkerDied("Killed.", of_memory=True)))
+            on_event(Ended(WorkerDied("Killed.")))
             return
         on_event(StageStarted(Stage.SAVE))
         on_event(picture(0))
@@ -141,40 +165,64 @@ def test_a_lane_takes_a_job_to_its_committed_end(house: House) -> None:
     assert end.result is not None
     assert [image.seed for image in end.result.images] == [7, 8]
     assert all(house.images.has(image.name) for image in end.result.images)
-    record = house.store.tasks.get_task("a")
-    assert record is not None
+    record = house.get("a")
     assert (record.outcome, record.result) == (end.outcome, end.result)
     assert record.made_with == {"checkpoint": "pattern"}
     lane.close()
 
 
-@pytest.mark.parametrize(
-    ("times", "outcome"), [(1, Outcome.SUCCEEDED), (2, Outcome.LOST)]
-)
-def test_a_death_of_memory_is_tried_once_more(
-    house: House, times: int, outcome: Outcome
-) -> None:
-    runner = Dying(times)
+def test_a_task_whose_process_dies_is_tried_three_times(house: House) -> None:
+    runner = Dying(MOST_DEATHS)
     lane = house.lane(lambda: runner)
     job = house.job("a")
+    for _ in range(MOST_DEATHS - 1):
+        lane.run(job)
+        assert job.done.result(10).outcome is None
+        assert house.get("a").status is Status.PENDING
+        job = house.claim()
     lane.run(job)
     end = job.done.result(10)
-    assert (end.outcome, runner.runs) == (outcome, 2)
-    if end.result is not None:
-        assert end.result.notes == ("Trying once more: memory had run out",)
+    assert (end.outcome, end.error) == (Outcome.FAILED, died_too_often("Killed."))
+    outcomes = [each.outcome for each in house.store.tasks.attempts("a")]
+    assert outcomes == [
+        AttemptOutcome.LOST,
+        AttemptOutcome.LOST,
+        AttemptOutcome.FAILED,
+    ]
     lane.close()
     assert runner.closed.is_set()
 
 
-def test_a_job_that_has_ended_elsewhere_is_not_drawn(house: House) -> None:
+def test_a_job_that_is_cancelled_before_it_is_drawn_ends(house: House) -> None:
     runner = Dying(0)
     lane = house.lane(lambda: runner)
     job = house.job("a")
-    now = new_record("b", job.request).created_at
-    house.store.tasks.end_tasks(["a"], Outcome.CANCELLED, ended_at=now, error="No.")
+    job.cancel.cancel()
     lane.run(job)
     assert job.done.result(10).outcome is Outcome.CANCELLED
-    assert runner.runs == 0
+    assert (house.get("a").outcome, runner.runs) == (Outcome.CANCELLED, 0)
+    lane.close()
+
+
+def test_a_job_that_is_given_back_before_it_is_drawn_waits(house: House) -> None:
+    runner = Dying(0)
+    lane = house.lane(lambda: runner)
+    job = house.job("a")
+    job.give_back()
+    lane.run(job)
+    assert job.done.result(10).outcome is None
+    assert (house.get("a").status, runner.runs) == (Status.PENDING, 0)
+    lane.close()
+
+
+def test_what_another_generation_runs_is_not_ended(house: House) -> None:
+    """What was drawn is saved; the task is another's by now."""
+    lane = house.lane(lambda: Dying(0))
+    job = house.job("a")
+    house.store.running.begin(take_over=False)
+    lane.run(job)
+    assert job.done.result(10).outcome is None
+    assert house.get("a").status is Status.PENDING
     lane.close()
 
 
@@ -288,10 +336,14 @@ def test_what_was_drawn_survives_the_death_of_the_next_job(house: House) -> None
     lane.run(drawn)
     assert not drawn.done.done()
     lane.run(deadly)
-    assert deadly.done.result(10).outcome is Outcome.LOST
-    end = drawn.done.result(10)
-    assert end.result is not None
-    assert end.result.notes == ("Trying once more: another task ended the process",)
+    for job in (drawn, deadly):
+        assert job.done.result(10).outcome is None
+    outcomes = [house.store.tasks.attempts(each)[0].outcome for each in ("a", "b")]
+    assert outcomes == [AttemptOutcome.GIVEN_BACK, AttemptOutcome.LOST]
+    again = house.claim()
+    assert again.task_id == "a"
+    lane.run(again)
+    assert again.done.result(10).outcome is Outcome.SUCCEEDED
     assert runner.prompts == ["drawn", "deadly", "drawn"]
     lane.close()
 

@@ -31,7 +31,7 @@ from nbgen.studio import Studio
 from nbgen.testing.engine import PatternEngine
 from tests import postgresql
 from tests.server.client import ask
-from tests.store.test_tasks import record
+from tests.store.test_tasks import add, record
 
 # What was kept before there were migrations.
 OLD_TABLES = """
@@ -235,7 +235,7 @@ def test_of_a_commit_whose_answer_is_lost_nothing_is_claimed(
     with pytest.raises(
         DataFolderUnusable, match=r"lost\. It is not known whether"
     ) as e:
-        store.tasks.add_tasks([record()])
+        add(store, record())
     assert "Nothing" not in str(e.value)
     monkeypatch.undo()
     assert store.tasks.get_task("a") is not None
@@ -266,10 +266,10 @@ def test_an_sqlite_file_has_its_locks_beside_it_whoever_opens_it(
         f"sqlite:///{tmp_path}/one/shared.db": folder / "shared.db.locks",
     }
     for url, lock_folder in expected.items():
-        store = Store(tmp_path / "two", url)
-        assert store.lock_folder == lock_folder
-        store.close()
-    by_default = Store(tmp_path / "link")
+        opened = Database(tmp_path / "two", url)
+        assert opened.lock_folder == lock_folder
+        opened.close()
+    by_default = Database(tmp_path / "link")
     assert by_default.lock_folder == folder
     by_default.close()
 
@@ -345,7 +345,7 @@ def overwrite_pages(file: Path, first: int) -> None:
 
 def test_a_damaged_database_says_how_to_go_on(tmp_path: Path) -> None:
     store = Store(tmp_path)
-    store.tasks.add_tasks([record()])
+    add(store, record())
     store.close()
     overwrite_pages(tmp_path / "nbgen.sqlite", 1)
     with pytest.raises(
@@ -368,7 +368,7 @@ def test_a_database_that_is_damaged_while_it_is_open_says_how_to_go_on(
 def test_to_look_at_a_database_drops_no_lock_of_this_process(tmp_path: Path) -> None:
     """POSIX drops all locks of a process on a file when it closes the file once."""
     store = Store(tmp_path)
-    store.tasks.add_tasks([record()])
+    add(store, record())
     assert read_identity(tmp_path / "nbgen.sqlite") == store.identity
     program = (
         "import sqlite3, sys; c = sqlite3.connect(sys.argv[1]); "

@@ -10,14 +10,7 @@ import pytest
 import sqlalchemy as sa
 
 from nbgen.errors import UnknownTask
-from nbgen.schema import (
-    GenerationRequest,
-    Outcome,
-    Status,
-    Subject,
-    TaskRecord,
-    utc_now,
-)
+from nbgen.schema import GenerationRequest, Plan, Subject, new_record, utc_now
 from nbgen.store import Store
 from nbgen.store.database import Database
 from nbgen.store.tables import changes
@@ -32,19 +25,8 @@ def store(tmp_path: Path) -> Iterator[Store]:
 
 def add(store: Store, *task_ids: str, parent_id: str | None = None) -> None:
     request = GenerationRequest(prompt="a cat")
-    store.tasks.add_tasks(
-        [
-            TaskRecord(
-                id=task_id,
-                parent_id=parent_id,
-                request=request,
-                seed=1,
-                status=Status.PENDING,
-                created_at=utc_now(),
-            )
-            for task_id in task_ids
-        ]
-    )
+    new = [new_record(task_id, request, parent_id) for task_id in task_ids]
+    store.queue.submit(Plan(new=new))
 
 
 def test_old_tasks_are_deleted_some_at_a_time(
@@ -53,7 +35,7 @@ def test_old_tasks_are_deleted_some_at_a_time(
     """So nobody who waits to write waits for long."""
     ids = [f"t{number}" for number in range(1_201)]
     add(store, *ids)
-    store.tasks.end_tasks(ids, Outcome.FAILED, ended_at=utc_now(), error="No")
+    store.queue.cancel(ids)
     sizes: list[int] = []
     writing = Database.writing
 
@@ -85,7 +67,7 @@ def test_old_tasks_are_deleted_some_at_a_time(
 
 def test_a_decision_meanwhile_keeps_a_task(store: Store) -> None:
     add(store, "a", "b")
-    store.tasks.end_tasks(["a", "b"], Outcome.FAILED, ended_at=utc_now(), error="No")
+    store.queue.cancel(["a", "b"])
     asked: list[str] = []
 
     def is_old(subject: Subject, _: object) -> bool:
@@ -99,7 +81,7 @@ def test_a_decision_meanwhile_keeps_a_task(store: Store) -> None:
 
 def test_a_child_of_a_task_that_was_deleted_meanwhile_is_refused(store: Store) -> None:
     add(store, "a")
-    store.tasks.end_tasks(["a"], Outcome.FAILED, ended_at=utc_now(), error="No")
+    store.queue.cancel(["a"])
     store.delete_tasks(["a"], lambda *_: None)
     with pytest.raises(UnknownTask, match="'a'"):
         add(store, "b", parent_id="a")

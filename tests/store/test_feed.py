@@ -30,6 +30,7 @@ from nbgen.store.database import Database
 from tests import postgresql
 from tests.store import feed_writer
 from tests.store.feed_writer import BEGINS, HOLDS, OVER, Line, Plan, Said
+from tests.store.test_tasks import add as submit
 from tests.store.test_tasks import record
 
 WAIT_S = 30.0
@@ -499,7 +500,7 @@ def test_rows_that_are_forgotten_while_they_are_read_are_not_left_out(
 ) -> None:
     task = replace(record(), batch_id="pets", batch_row="cat")
     place = store.changes.position()
-    store.tasks.add_tasks([task])
+    submit(store, task)
     monkeypatch.setattr("nbgen.store.changes.KEPT_COUNT", 1)
     monkeypatch.setattr("nbgen.store.changes._PRUNE_EVERY", 1)
     forgotten: list[str] = []

@@ -10,12 +10,14 @@ from pathlib import Path
 import pytest
 
 from nbgen.errors import DataFolderUnusable
+from nbgen.local.backend import LocalBackend
+from nbgen.local.config import StudioConfig
 from nbgen.store import Store
 from nbgen.store.database import Database
 from nbgen.studio import Studio
 from nbgen.testing.engine import PatternEngine
 from tests import postgresql
-from tests.store.test_tasks import record
+from tests.store.test_tasks import add, claim, record
 
 DIE = """
 import os, sys
@@ -100,36 +102,35 @@ def test_a_dropped_connection_costs_no_task(
 ) -> None:
     url = postgresql_server.new_database()
     left = Store(tmp_path, url)
-    left.tasks.add_tasks([record("left")])
+    add(left, record("left"))
     left.close()
-    with Studio(
-        tmp_path, engine=PatternEngine(), database=url, take_over=False
-    ) as studio:
+    with Studio(tmp_path, engine=PatternEngine(), database=url) as studio:
         postgresql_server.drop_connections(url)
         studio.generate("a cat").result(10)
-    # To take over is to ask who is gone, on the connection that was dropped.
+        assert studio.offered() == ["left"]
+    # To begin is to ask who is gone, on the connection that was dropped.
     store = Store(tmp_path, url)
     postgresql_server.drop_connections(url)
-    assert [task.id for task in store.tasks.adopt_tasks()] == ["left"]
-    assert store.tasks.start_task("left")
+    generation = store.running.begin(take_over=True)
+    assert claim(store, generation).id == "left"
     postgresql_server.drop_connections(url)
     store.close()
 
 
-def test_a_task_that_begins_makes_its_owner_seen(
+def test_a_submission_makes_its_owner_seen(
     tmp_path: Path, postgresql_server: postgresql.Server
 ) -> None:
+    """So whoever has the turn runs it, and offers it to nobody."""
     url = postgresql_server.new_database()
-    store, other = Store(tmp_path, url), Store(tmp_path, url)
-    store.tasks.add_tasks([record()])
-    postgresql_server.drop_connections(url)
-    assert store.tasks.start_task("a")
-    other.tasks.adopt_tasks()
-    found = store.tasks.get_task("a")
-    assert found is not None
-    assert found.outcome is None
-    store.close()
-    other.close()
+    runner = Store(tmp_path, url)
+    config = StudioConfig(data_dir=tmp_path, database=url)
+    with Studio(backend=LocalBackend.open_library(config)) as studio:
+        postgresql_server.drop_connections(url)
+        studio.generate("a cat", task_id="a")
+        runner.running.begin(take_over=False)
+        assert studio.offered() == []
+        assert studio.waiting() == ["a"]
+    runner.close()
 
 
 def test_a_server_that_is_away_is_said(tmp_path: Path) -> None:

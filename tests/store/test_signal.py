@@ -13,7 +13,7 @@ import pytest
 from nbgen.store import Store
 from nbgen.store import signal as module
 from tests import postgresql
-from tests.store.test_tasks import record
+from tests.store.test_tasks import add, record
 
 
 @pytest.fixture(autouse=True)
@@ -63,14 +63,14 @@ def test_a_commit_here_or_elsewhere_is_a_change(store: Store, other: Store) -> N
     for number, writer in enumerate((store, other, store)):
         settle(store)
         thread, answers = waiting(store)
-        writer.tasks.add_tasks([record(f"t{number}")])
+        add(writer, record(f"t{number}"))
         thread.join(10)
         assert answers == [True]
 
 
 def test_a_change_between_two_waits_is_not_lost(store: Store, other: Store) -> None:
     settle(store)
-    other.tasks.add_tasks([record()])
+    add(other, record())
     assert store.changes.wait()
 
 
@@ -100,7 +100,7 @@ def test_the_pipe_of_a_process_that_died_is_removed(tmp_path: Path) -> None:
     store.changes.wait()
     dead = tmp_path / "followers" / "dead.bell"
     os.mkfifo(dead)
-    store.tasks.add_tasks([record()])
+    add(store, record())
     assert len(bells(tmp_path)) == 1
     store.close()
 
@@ -114,7 +114,7 @@ def test_a_pipe_that_is_full_holds_up_no_commit(tmp_path: Path) -> None:
     with suppress(BlockingIOError):
         while True:
             os.write(full, bytes(4_096))
-    other.tasks.add_tasks([record()])
+    add(other, record())
     store.changes.wake()
     assert store.changes.wait()
     os.close(full)
@@ -133,7 +133,7 @@ def test_changes_are_seen_where_there_can_be_no_pipe(
     store, other = Store(tmp_path), Store(tmp_path)
     settle(store)
     thread, answers = waiting(store)
-    other.tasks.add_tasks([record()])
+    add(other, record())
     thread.join(10)
     assert answers == [True]
     other.close()
@@ -147,7 +147,7 @@ def test_a_change_whose_byte_was_lost_is_seen_at_the_next_look(
     store, other = Store(tmp_path), Store(tmp_path)
     settle(store)
     monkeypatch.setattr(module, "_ring", lambda _path: None)
-    other.tasks.add_tasks([record()])
+    add(other, record())
     assert store.changes.wait()
     other.close()
     store.close()
@@ -160,10 +160,10 @@ def test_following_goes_on_after_its_connection_was_dropped(
     store, other = Store(tmp_path, url), Store(tmp_path, url)
     settle(store)
     postgresql_server.drop_connections(url)
-    other.tasks.add_tasks([record()])
+    add(other, record())
     assert store.changes.wait()  # it listens anew, and what was committed is read
     settle(store)
-    other.tasks.add_tasks([record("b")])
+    add(other, record("b"))
     assert store.changes.wait()
     other.close()
     store.close()

@@ -3,13 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-import os
-import subprocess
-import sys
-import threading
-import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +15,13 @@ from nbgen.schema import (
     GenerationResult,
     ImageRecord,
     Outcome,
+    Plan,
     Status,
     TaskQuery,
     TaskRecord,
 )
 from nbgen.store import Store
-from tests import postgresql
+from nbgen.store.running import Ending
 
 MINUTE = dt.timedelta(minutes=1)
 NOW = dt.datetime(2026, 1, 2, 3, 4, 5, tzinfo=dt.UTC)
@@ -53,6 +48,27 @@ def record(
     )
 
 
+def add(store: Store, *records: TaskRecord) -> None:
+    store.queue.submit(Plan(new=records))
+
+
+def claim(store: Store, generation: int) -> TaskRecord:
+    """Claim the next task, which there is."""
+    claimed = store.running.claim(generation, "lane")
+    assert claimed is not None
+    return claimed
+
+
+def end_all(
+    store: Store, outcome: Outcome = Outcome.FAILED, ended_at: dt.datetime = LATER
+) -> None:
+    """Run all tasks that wait, to that end."""
+    generation = store.running.begin(take_over=True)
+    while claimed := store.running.claim(generation, "lane"):
+        ending = Ending(outcome, error="No." if outcome is Outcome.FAILED else None)
+        store.running.end(claimed.id, generation, ending, ended_at=ended_at)
+
+
 @pytest.fixture
 def store(tmp_path: Path, database: str | None) -> Iterator[Store]:
     store = Store(tmp_path, database)
@@ -63,19 +79,20 @@ def store(tmp_path: Path, database: str | None) -> Iterator[Store]:
 def test_a_task_comes_back_as_it_was(
     store: Store, tmp_path: Path, database: str | None
 ) -> None:
-    store.tasks.add_tasks([record()])
+    add(store, record())
     assert store.tasks.get_task("a") == record()
-    store.tasks.start_task("a")
-    store.tasks.end_task(
-        "a",
+    generation = store.running.begin(take_over=False)
+    begun = claim(store, generation)
+    assert store.tasks.get_task("a") == begun
+    ending = Ending(
         Outcome.SUCCEEDED,
-        ended_at=LATER,
         current_step=50,
         result=RESULT,
         stages={"load": 1.23456, "base_model": 2.0},
         step_times={"base_model": (0.0012345, 12.345), "refiner_model": ()},
         made_with={"device": "cpu", "torch": Version("2.13.0")},
     )
+    assert store.running.end("a", generation, ending, ended_at=LATER)
     store.close()
     again = Store(tmp_path, database)
     found = again.tasks.get_task("a")
@@ -86,32 +103,30 @@ def test_a_task_comes_back_as_it_was(
     assert found.stages == {"load": 1.235, "base_model": 2.0}
     assert found.step_times == {"base_model": (0.00123, 12.3), "refiner_model": ()}
     assert found.made_with == {"device": "cpu", "torch": "2.13.0"}
-    assert found.started_at is not None
+    assert (found.attempt, found.lane, found.current_step) == (1, "lane", 50)
+    assert found.started_at == begun.started_at
 
 
 def test_a_task_ends_no_sooner_than_it_started(store: Store) -> None:
     """A clock that is set back while a task runs must not make its time negative."""
-    store.tasks.add_tasks([record(), record("b")])
-    for task_id in "ab":
-        store.tasks.start_task(task_id)
-    store.tasks.end_task("a", Outcome.SUCCEEDED, ended_at=NOW, current_step=50)
-    store.tasks.end_tasks(["b"], Outcome.FAILED, ended_at=NOW, error="It broke.")
-    for found in store.tasks.get_tasks(["a", "b"]).values():
-        assert found.started_at is not None
-        assert found.ended_at == found.started_at
+    add(store, record())
+    end_all(store, ended_at=NOW)
+    found = store.tasks.get_task("a")
+    assert found is not None
+    assert found.started_at is not None
+    assert found.ended_at == found.started_at
 
 
 def test_an_id_is_taken_once(store: Store) -> None:
-    store.tasks.add_tasks([record()])
+    add(store, record())
     with pytest.raises(TaskConflict, match="'a' exists"):
-        store.tasks.add_tasks([record("b"), record()])
-    assert store.tasks.get_task("b") is None
+        add(store, record("b"), record())
     assert store.tasks.get_task("b") is None
 
 
 def test_the_newest_tasks_come_first(store: Store) -> None:
     for name in "abc":
-        store.tasks.add_tasks([record(name)])
+        add(store, record(name))
     assert [task.id for task in store.tasks.list_tasks(TaskQuery(limit=2))] == [
         "c",
         "b",
@@ -127,8 +142,9 @@ def ids(store: Store, **filters: Any) -> list[str]:
 
 def test_tasks_are_found_by_status_text_and_time(store: Store) -> None:
     for number, prompt in enumerate(["A CAT", "100% Straße", "a cat_and a dog"]):
-        store.tasks.add_tasks([record(f"t{number}", prompt, NOW + number * MINUTE)])
-    store.tasks.end_task("t0", Outcome.FAILED, ended_at=NOW, current_step=0)
+        add(store, record(f"t{number}", prompt, NOW + number * MINUTE))
+        if number == 0:
+            end_all(store)
     assert ids(store, status=Status.FAILED) == ["t0"]
     assert ids(store, status=Status.PENDING) == ["t2", "t1"]
     assert ids(store, text="a Cat") == ["t2", "t0"]
@@ -143,9 +159,9 @@ def test_pages_hold_each_task_once(store: Store) -> None:
     """Also those of one moment, and while new ones come."""
     names = [f"t{number}" for number in range(7)]
     for number, name in enumerate(names):
-        store.tasks.add_tasks([record(name, created_at=NOW + (number // 3) * MINUTE)])
+        add(store, record(name, created_at=NOW + (number // 3) * MINUTE))
     pages = [store.tasks.list_tasks(TaskQuery(limit=3))]
-    store.tasks.add_tasks([record("new", created_at=NOW + 10 * MINUTE)])
+    add(store, record("new", created_at=NOW + 10 * MINUTE))
     while (cursor := pages[-1].next_cursor) is not None:
         pages.append(store.tasks.list_tasks(TaskQuery(limit=3, cursor=cursor)))
     assert [len(page) for page in pages] == [3, 3, 1]
@@ -158,7 +174,7 @@ def test_pages_keep_the_order_of_submission_when_the_clock_is_set_back(
     """Who pages while that happens meets each task once."""
     moments = [NOW, NOW + 2 * MINUTE, NOW - MINUTE, NOW + MINUTE]
     for name, moment in zip("abcd", moments, strict=True):
-        store.tasks.add_tasks([record(name, created_at=moment)])
+        add(store, record(name, created_at=moment))
     first = store.tasks.list_tasks(TaskQuery(limit=2))
     rest = store.tasks.list_tasks(TaskQuery(limit=2, cursor=first.next_cursor))
     assert [task.id for task in (*first, *rest)] == list("dcba")
@@ -170,124 +186,6 @@ def test_pages_keep_the_order_of_submission_when_the_clock_is_set_back(
 def test_a_cursor_of_somebody_elses_is_refused(store: Store, cursor: str) -> None:
     with pytest.raises(InvalidRequest, match="next_cursor of a page"):
         store.tasks.list_tasks(TaskQuery(limit=3, cursor=cursor))
-
-
-def test_a_task_ends_once(store: Store) -> None:
-    store.tasks.add_tasks([record()])
-    store.tasks.start_task("a")
-    assert store.tasks.end_task("a", Outcome.CANCELLED, ended_at=NOW, current_step=3)
-    assert not store.tasks.end_task(
-        "a", Outcome.SUCCEEDED, ended_at=NOW, current_step=50, result=RESULT
-    )
-    assert not store.tasks.start_task("a")
-    found = store.tasks.get_task("a")
-    assert found is not None
-    assert (found.status, found.outcome) == (Status.FAILED, Outcome.CANCELLED)
-    assert found.result is None
-
-
-def test_what_ran_in_a_killed_process_is_lost_and_what_waited_waits(
-    tmp_path: Path, database: str | None
-) -> None:
-    program = (
-        "import sys; sys.path.insert(0, sys.argv[2]);"
-        "from tests.store.test_tasks import record; from nbgen.store import Store;"
-        "from pathlib import Path;"
-        "store = Store(Path(sys.argv[1]), sys.argv[3] or None);"
-        "store.tasks.add_tasks([record('killed')]);"
-        "store.tasks.start_task('killed');"
-        "store.tasks.add_tasks([record('waiting')]);"
-        "print('ready', flush=True); sys.stdin.read()"
-    )
-    here = str(Path(__file__).parents[2])
-    with subprocess.Popen(
-        [sys.executable, "-c", program, str(tmp_path), here, database or ""],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        env={**os.environ, "PGAPPNAME": "killed"},
-    ) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == b"ready\n"
-        beside = Store(tmp_path, database)
-        alive = beside.tasks.get_task("killed")
-        assert beside.tasks.adopt_tasks() == []
-        beside.close()
-        process.kill()
-        process.wait()
-    if database is not None:
-        postgresql.wait_until_gone(database, "killed")
-    store = Store(tmp_path, database)
-    adopted = store.tasks.adopt_tasks()
-    lost = store.tasks.get_task("killed")
-    assert store.tasks.adopt_tasks() == []
-    store.close()
-    assert [task.id for task in adopted] == ["waiting"]
-    assert adopted[0].status is Status.PENDING
-    assert alive is not None
-    assert alive.status is Status.GENERATING
-    assert lost is not None
-    assert (lost.status, lost.outcome) == (Status.FAILED, Outcome.LOST)
-    assert lost.error == "The process that ran this task ended. Submit it again."
-    assert list((tmp_path).glob("owners/*")) == []
-
-
-def test_a_task_that_another_took_over_does_not_begin_here(
-    store: Store,
-    tmp_path: Path,
-    database: str | None,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    store.tasks.add_tasks([record()])
-    other = Store(tmp_path, database)
-    monkeypatch.setattr(other._database, "is_gone", lambda _owner: True)
-    assert [task.id for task in other.tasks.adopt_tasks()] == ["a"]
-    assert not store.tasks.start_task("a")
-    assert other.tasks.start_task("a")
-    assert other.tasks.start_task("a")  # once more, after memory had run out
-    other.close()
-
-
-@pytest.mark.parametrize(
-    ("has_begun", "rerun_lost"), [(False, False), (True, False), (True, True)]
-)
-def test_of_two_that_take_over_at_once_each_task_goes_to_one(
-    tmp_path: Path,
-    postgresql_server: postgresql.Server,
-    has_begun: bool,
-    rerun_lost: bool,
-) -> None:
-    """On SQLite there is one writer, so they cannot."""
-    url = postgresql_server.new_database()
-    dead = Store(tmp_path, url)
-    names = [f"t{number}" for number in range(9)]
-    dead.tasks.add_tasks([record(name) for name in names])
-    if has_begun:
-        dead.tasks.start_task("t8")
-    dead.close()
-    both_know = threading.Barrier(2)
-    stores = [Store(tmp_path, url) for _ in range(2)]
-
-    def take_over(store: Store) -> list[str]:
-        database, is_gone = store._database, store._database.is_gone
-
-        def is_gone_at_once(owner: str) -> bool:
-            # Asking takes the lock for a moment, in which the other finds it held.
-            while not is_gone(owner):
-                time.sleep(0.01)
-            both_know.wait(10)
-            return True
-
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(database, "is_gone", is_gone_at_once)
-            return [task.id for task in store.tasks.adopt_tasks(rerun_lost=rerun_lost)]
-
-    with ThreadPoolExecutor(2) as pool:
-        adopted = list(pool.map(take_over, stores))
-    for store in stores:
-        store.close()
-    expected = names[:-1] if has_begun and not rerun_lost else names
-    assert sorted(adopted[0] + adopted[1]) == expected
-    assert all(ids == sorted(ids) for ids in adopted)
 
 
 def test_a_folder_that_cannot_be_used_is_said(tmp_path: Path) -> None:

@@ -13,11 +13,26 @@ import sqlalchemy as sa
 
 from nbgen.review.quorum import read_quorum
 from nbgen.review.rules import rule
-from nbgen.schema import DecisionRequest, Outcome, Proposal, PublicationRecord, Verdict
+from nbgen.schema import (
+    DecisionRequest,
+    Outcome,
+    Plan,
+    Proposal,
+    PublicationRecord,
+    Verdict,
+)
 from nbgen.store import Store
 from nbgen.store.database import Database
-from nbgen.store.tables import content, decisions, publications, tasks
-from tests.store.test_tasks import LATER, NOW, record
+from nbgen.store.running import Ending
+from nbgen.store.tables import (
+    attempts,
+    content,
+    decisions,
+    publications,
+    queues,
+    tasks,
+)
+from tests.store.test_tasks import LATER, NOW, add, claim, record
 
 
 class Broken(Exception):
@@ -43,17 +58,25 @@ def publication(store: Store) -> PublicationRecord:
     return found
 
 
+GENERATION = 1
+TABLES = (queues, tasks, attempts, content, decisions, publications)
+
 OPERATIONS: dict[str, Callable[[Store], object]] = {
-    "add": lambda store: store.tasks.add_tasks([record("new")]),
-    "start": lambda store: store.tasks.start_task("waits"),
-    "end": lambda store: store.tasks.end_task(
-        "waits", Outcome.SUCCEEDED, ended_at=LATER, current_step=1
+    "submit": lambda store: store.queue.submit(Plan(new=[record("new")])),
+    "submit again": lambda store: store.queue.submit(
+        Plan(again=store.tasks.get_known(["failed"]))
     ),
-    "end many": lambda store: store.tasks.end_tasks(
-        ["waits"], Outcome.CANCELLED, ended_at=LATER, error="Cancelled."
+    "claim": lambda store: store.running.claim(GENERATION, "lane"),
+    "end": lambda store: store.running.end(
+        "runs", GENERATION, Ending(Outcome.SUCCEEDED), ended_at=LATER
     ),
-    "prioritise": lambda store: store.tasks.set_priority("waits", 5),
-    "take over": lambda store: store.tasks.adopt_tasks(),
+    "give back": lambda store: store.running.give_back("runs", GENERATION),
+    "lose": lambda store: store.running.give_back("runs", GENERATION, died_of="No."),
+    "begin": lambda store: store.running.begin(take_over=False),
+    "cancel": lambda store: store.queue.cancel(["waits", "runs"]),
+    "prioritise": lambda store: store.queue.prioritise("waits", 5),
+    "run what is offered": lambda store: store.queue.run_offered(),
+    "pause": lambda store: store.queue.set_paused(paused=True),
     "register": lambda store: store.decisions.put_content("new", {}, None),
     "decide": lambda store: approve(store, "known"),
     "take publication": lambda store: store.publications.take_publication(
@@ -72,11 +95,15 @@ OPERATIONS: dict[str, Callable[[Store], object]] = {
 def store(tmp_path: Path, database: str | None) -> Iterator[Store]:
     """Return a store in which each of the operations changes something."""
     gone = Store(tmp_path, database)
-    gone.tasks.add_tasks([record("left")])
-    gone.tasks.start_task("left")
+    add(gone, record("left"))
     gone.close()
     store = Store(tmp_path, database)
-    store.tasks.add_tasks([record("waits")])
+    assert store.running.begin(take_over=False) == GENERATION  # "left" is offered
+    for task_id in ("failed", "runs"):
+        add(store, record(task_id))
+        claim(store, GENERATION)
+    store.running.end("failed", GENERATION, Ending(Outcome.FAILED), ended_at=LATER)
+    add(store, record("waits"))
     for task_id in ("known", "approved"):
         store.decisions.put_content(task_id, {}, None)
     approve(store, "approved")
@@ -95,7 +122,7 @@ def read_tables(
         with looking.reading() as connection:
             return [
                 sorted(map(tuple, connection.execute(sa.select(table))))
-                for table in (tasks, content, decisions, publications)
+                for table in TABLES
             ]
 
     yield read

@@ -14,7 +14,7 @@ from nbgen.progress import ChangeFollower
 from nbgen.schema import Changes, TaskQuery
 from nbgen.store import Store
 from nbgen.store.database import Database
-from tests.store.test_tasks import record
+from tests.store.test_tasks import add, record
 
 Break = Callable[[Path], None]
 
@@ -69,11 +69,11 @@ def store(folder: Path) -> Iterator[Store]:
 def test_nothing_is_acknowledged_and_no_file_is_made(
     store: Store, folder: Path, breaks: Break
 ) -> None:
-    store.tasks.add_tasks([record("a")])
+    add(store, record("a"))
     breaks(folder)
     before = sorted(path.name for path in folder.glob("*"))
     with pytest.raises(DataFolderUnusable, match="has vanished, or another was put"):
-        store.tasks.add_tasks([record("b")])
+        add(store, record("b"))
     with pytest.raises(DataFolderUnusable, match="has vanished"):
         store.tasks.list_tasks(TaskQuery())
     assert sorted(path.name for path in folder.glob("*")) == before
@@ -113,6 +113,6 @@ def test_a_folder_that_comes_back_is_used_again(store: Store, folder: Path) -> N
     assert told.get(timeout=10).problem is not None
     elsewhere.rename(folder)
     assert told.get(timeout=10).problem is None
-    store.tasks.add_tasks([record("a")])
+    add(store, record("a"))
     assert told.get(timeout=10).changes[0].id == "a"
     follower.close()

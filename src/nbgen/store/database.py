@@ -176,8 +176,11 @@ class Database:
             DataFolderUnusable: The database fails.
             StudioClosed: The database is closed.
         """
-        with self._use(), _clear_errors():
-            return open_session(self._engine, statement)
+        with self._use():
+            try:
+                return open_session(self._engine, statement)
+            except self._engine.dialect.loaded_dbapi.Error as error:
+                raise _failure(error, _UNCHANGED) from error
 
     @property
     def owner(self) -> str:
@@ -275,12 +278,15 @@ def _clear_errors(what_now: str = _UNCHANGED) -> Iterator[None]:
     except sa.exc.IntegrityError:  # says something of the rows: an id is taken
         raise
     except sa.exc.DBAPIError as error:
-        # The first line; behind it PostgreSQL quotes the statement.
-        cause = _first_line(error.orig)
-        reason = f"The database failed: {cause}."
-        if is_damage(error.orig):
-            what_now = RESTORE
-        raise DataFolderUnusable(f"{reason} {what_now}", reason=reason) from error
+        raise _failure(error.orig, what_now) from error
+
+
+def _failure(cause: BaseException | None, what_now: str) -> DataFolderUnusable:
+    # The first line; behind it PostgreSQL quotes the statement.
+    reason = f"The database failed: {_first_line(cause)}."
+    if is_damage(cause):
+        what_now = RESTORE
+    return DataFolderUnusable(f"{reason} {what_now}", reason=reason)
 
 
 def _first_line(error: BaseException | None) -> str:

@@ -28,12 +28,14 @@ from nbgen.schema import (
 from nbgen.store.attempts import AGAIN, keep_attempts
 from nbgen.store.changes import append
 from nbgen.store.database import Database
+from nbgen.store.decisions import lock_tasks
 from nbgen.store.tables import WAITS, Row, decisions, prompts, queues, tasks
 from nbgen.store.task_rows import (
     change_tasks,
     changed,
     in_statements,
     insert_tasks,
+    lock_rows,
     to_json,
 )
 
@@ -74,6 +76,8 @@ class QueueStore:
             return
         try:
             with self._database.writing() as connection:
+                # Nobody decides on them meanwhile, or wants them again.
+                lock_tasks(connection, [record.id for record in plan.again])
                 insert_tasks(connection, plan.new, self._database.owner, self.name)
                 for record in ended:
                     self._submit_again(connection, record)
@@ -102,6 +106,7 @@ class QueueStore:
                 for task_id in some:
                     if task_id not in known:
                         raise UnknownTask(task_id)
+                lock_rows(connection, asked)
                 ended = connection.execute(
                     tasks.update()
                     .where(asked, tasks.c.status == Status.PENDING)
@@ -212,6 +217,7 @@ class QueueStore:
         self, which: sa.ColumnElement[bool], state: str, **values: Any
     ) -> list[NewChange]:
         with self._database.writing() as connection:
+            lock_rows(connection, which)
             news = change_tasks(connection, which, state, **values)
             append(connection, news, self._now())
         return news

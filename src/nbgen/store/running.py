@@ -28,7 +28,13 @@ from nbgen.store.attempts import AGAIN, keep_attempts
 from nbgen.store.changes import append
 from nbgen.store.database import Database
 from nbgen.store.tables import WAITS, queues, tasks
-from nbgen.store.task_rows import change_tasks, changed, read_task, to_json
+from nbgen.store.task_rows import (
+    change_tasks,
+    changed,
+    lock_rows,
+    read_task,
+    to_json,
+)
 
 _RUNNER_GONE = "The process that ran it ended."
 _CANCELLED = "Cancelled while it ran."
@@ -149,12 +155,13 @@ class RunStore:
                 .values(generation=queues.c.generation + 1, runner=owner)
                 .returning(queues.c.generation)
             ).scalar_one()
-            news = self._take_back(connection, self._runs, now, has_died=has_died)
             if take_over:
                 which = sa.and_(self._waits, tasks.c.offered)
             else:
                 theirs = sa.and_(tasks.c.owner.in_(gone), tasks.c.offered.is_(False))
                 which = sa.and_(self._waits, theirs)
+            lock_rows(connection, sa.or_(self._runs, which))
+            news = self._take_back(connection, self._runs, now, has_died=has_died)
             news += change_tasks(
                 connection, which, Status.PENDING, offered=not take_over
             )
@@ -227,6 +234,7 @@ class RunStore:
         which = self._runs_here(task_id, generation)
         now = self._now()
         with self._database.writing() as connection:
+            lock_rows(connection, which)
             news = self._take_back(
                 connection,
                 which,
@@ -258,7 +266,10 @@ class RunStore:
         has_died: bool,
         error: str = _RUNNER_GONE,
     ) -> list[NewChange]:
-        """Have running tasks wait again, or end if they were cancelled or killed it."""
+        """Have running tasks wait again, or end if they were cancelled or killed it.
+
+        Their rows are locked: they neither end nor are cancelled in between.
+        """
         cancelled = change_tasks(
             connection,
             sa.and_(which, tasks.c.cancel_asked),

@@ -93,6 +93,15 @@ def change_tasks(
     return changed(rows, state)
 
 
+def lock_rows(connection: sa.Connection, which: sa.ColumnElement[bool]) -> None:
+    """Keep others from changing rows of tasks until the transaction ends."""
+    if connection.dialect.name != "postgresql":
+        return  # SQLite has one writer, and that is us
+    # In one order, or two would wait for each other for ever.
+    rows = sa.select(tasks.c.number).where(which).order_by(tasks.c.number)
+    connection.execute(rows.with_for_update())
+
+
 def read_tasks(
     connection: sa.Connection,
     task_ids: Sequence[str],

@@ -36,6 +36,8 @@ class Turn(Protocol):
     def beat(self, generation: int) -> bool:
         """Give a sign of life; return False once another has the turn.
 
+        It is False, too, once the turn was released.
+
         Raises:
             DataFolderUnusable: The database fails, so it is not known.
         """
@@ -93,9 +95,12 @@ class FileTurn:
 
     def beat(self, generation: int) -> bool:  # noqa: ARG002 - the lock outlasts all
         """Give a sign of life; the lock lasts as long as its process."""
-        with contextlib.suppress(OSError):  # whoever writes is told of that
-            self._beat.touch()
-        return True
+        with self._guard:
+            if not self._lock.is_locked:
+                return False
+            with contextlib.suppress(OSError):  # whoever writes is told of that
+                self._beat.touch()
+            return True
 
     def last_beat(self) -> object:
         """Return when the last sign of life was given; None if nobody has the turn."""
@@ -130,30 +135,27 @@ class SessionTurn:
         digest = hashlib.sha256(f"nbgen queue {queue}".encode()).digest()
         self._key = int.from_bytes(digest[:7])  # of a signed number of 64 bits
         self._session: Any = None
+        self._is_had = False
         self._guard = threading.Lock()
 
     def take(self) -> bool:
         """Take the turn if nobody has it; return whether it is had now."""
         with self._guard:
-            if self._session is not None:
-                return True
-            is_taken = self._lock()
-            if not is_taken:
-                self._drop()
-            return is_taken
+            if not self._is_had:
+                self._is_had = self._lock()
+                if not self._is_had:
+                    self._drop()
+            return self._is_had
 
     def beat(self, generation: int) -> bool:
         """Give a sign of life; return False once another has the turn."""
         with self._guard:
-            if self._session is None:
-                self._lock()
-            found = self._ask(
-                "UPDATE queues SET beat = beat + 1 "
-                "WHERE name = %s AND generation = %s RETURNING beat",
-                self._queue,
-                generation,
-            )
-            return found is not None
+            if not self._is_had:  # or it would be taken anew, for nobody to release
+                return False
+            try:
+                return self._say(generation)
+            except DataFolderUnusable:  # the connection alone may have been dropped
+                return self._say(generation)
 
     def last_beat(self) -> object:
         """Return the number of the last sign of life; None if nobody has the turn."""
@@ -172,11 +174,24 @@ class SessionTurn:
     def release(self) -> None:
         """Let others take the turn; no-op if it is not had."""
         with self._guard:
+            self._is_had = False
             if self._session is not None:
                 # The server notices a closed connection some time later.
                 with contextlib.suppress(Exception):
                     self._ask("SELECT pg_advisory_unlock_all()")
                 self._drop()
+
+    def _say(self, generation: int) -> bool:
+        """Give a sign of life, with the lock taken again if it was dropped."""
+        if self._session is None:
+            self._lock()
+        found = self._ask(
+            "UPDATE queues SET beat = beat + 1 "
+            "WHERE name = %s AND generation = %s RETURNING beat",
+            self._queue,
+            generation,
+        )
+        return found is not None
 
     def _lock(self) -> bool:
         """Connect and take the lock; return whether it was free."""
