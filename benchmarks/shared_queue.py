@@ -21,6 +21,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -97,10 +98,12 @@ def run(folder: Path) -> None:
             os.write(1, f"{time.monotonic()}\n".encode())
         time.sleep(STEP_S)
 
-    with Studio(folder, engine=PatternEngine(before_step), take_over=True) as studio:
-        with Server(studio) as server:
-            os.write(1, f"{server.url}\n".encode())
-            sys.stdin.read()
+    with (
+        Studio(folder, engine=PatternEngine(before_step), take_over=True) as studio,
+        Server(studio) as server,
+    ):
+        os.write(1, f"{server.url}\n".encode())
+        sys.stdin.read()
 
 
 class Running:
@@ -182,7 +185,7 @@ def measure_take_overs(folder: Path) -> None:
     took_ms = []
     for number in range(TAKE_OVERS):
         started: SimpleQueue[float] = SimpleQueue()
-        engine = PatternEngine(lambda _step, put=started.put: put(time.monotonic()))
+        engine = PatternEngine(partial(_say_time, started))
         with running(folder) as runs, Studio(folder, engine=engine) as studio:
             studio.generate("a", task_id=f"a{number}", num_inference_steps=150)
             runs.line()
@@ -195,6 +198,10 @@ def measure_take_overs(folder: Path) -> None:
         *spread(took_ms),
         unit="ms",
     )
+
+
+def _say_time(started: SimpleQueue[float], _step: int) -> None:
+    started.put(time.monotonic())
 
 
 def measure_freezes(folder: Path) -> None:
@@ -320,7 +327,7 @@ def measure_short_tasks(folder: Path) -> None:
 
 def descriptors() -> int:
     """Return how many files this process has open."""
-    return len(os.listdir("/proc/self/fd"))
+    return len(list(Path("/proc/self/fd").iterdir()))
 
 
 def memory_mb() -> float:

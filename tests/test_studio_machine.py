@@ -199,6 +199,7 @@ class StudioMachine(RuleBasedStateMachine):
         super().__init__()
         self._folder = tempfile.TemporaryDirectory()
         self._known: dict[str, _Known] = {}  # in the order of their submission
+        self._asking: Studio
         self._quorum = 1
         self._running: str | None = None
         self._died: str | None = None  # what ran in a process that has died

@@ -6,18 +6,22 @@ whether it was closed. Every method may be called from any thread.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+import functools
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from nbgen.backend import (
     ChangesCallback,
-    PreviewCallback,
-    ProgressCallback,
+    Deciding,
+    Finding,
+    Pictures,
+    Running,
     StopWatching,
 )
+from nbgen.backend import Watching as WatchingCalls
 from nbgen.errors import NbgenError, StudioClosed
 from nbgen.generation.engine import Engine
 from nbgen.generation.process import ProcessEngine
@@ -39,10 +43,7 @@ from nbgen.progress import ProgressService
 from nbgen.review.publishers import Publisher
 from nbgen.schema import (
     DRAFT,
-    Attempt,
     BackedUp,
-    BatchRow,
-    ChangedRows,
     CheckReport,
     ClearedUp,
     ContentTask,
@@ -50,18 +51,33 @@ from nbgen.schema import (
     Decision,
     DecisionRequest,
     Draft,
-    GenerationProgress,
     GenerationRequest,
     OldTasks,
     Position,
     PublicationRecord,
-    QueueState,
-    Review,
     TaskEnd,
     TaskPage,
     TaskQuery,
     TaskRecord,
 )
+
+_Params = ParamSpec("_Params")
+_Answer = TypeVar("_Answer")
+
+
+def _answered_by(
+    part: str, method: Callable[Concatenate[Any, _Params], _Answer]
+) -> Callable[Concatenate[LocalBackend, _Params], _Answer]:
+    """Return a method that has a part of the backend do what its own does."""
+
+    @functools.wraps(method)
+    def ask(
+        self: LocalBackend, /, *args: _Params.args, **kwargs: _Params.kwargs
+    ) -> _Answer:
+        answer: _Answer = getattr(getattr(self, part), method.__name__)(*args, **kwargs)
+        return answer
+
+    return ask
 
 
 class LocalBackend:
@@ -163,6 +179,27 @@ class LocalBackend:
         """
         return cls(open_parts_of_library(config, publishers))
 
+    # Calls that one part answers as they are; ``nbgen.backend`` describes them.
+    cancel = _answered_by("_scheduler", Running.cancel)
+    waiting = _answered_by("_scheduler", Running.waiting)
+    running = _answered_by("_scheduler", Running.running)
+    offered = _answered_by("_scheduler", Running.offered)
+    run_offered = _answered_by("_scheduler", Running.run_offered)
+    prioritise = _answered_by("_scheduler", Running.prioritise)
+    pause = _answered_by("_scheduler", Running.pause)
+    resume = _answered_by("_scheduler", Running.resume)
+    queue_state = _answered_by("_scheduler", Running.queue_state)
+    get_progress = _answered_by("_watching", WatchingCalls.get_progress)
+    watch = _answered_by("_watching", WatchingCalls.watch)
+    watch_previews = _answered_by("_watching", WatchingCalls.watch_previews)
+    attempts = _answered_by("_archive", Finding.attempts)
+    batch_rows = _answered_by("_archive", Finding.batch_rows)
+    changed_rows = _answered_by("_archive", Finding.changed_rows)
+    keep_picture = _answered_by("_archive", Pictures.keep_picture)
+    read_picture = _answered_by("_archive", Pictures.read_picture)
+    review = _answered_by("_reviews", Deciding.review)
+    get_content = _answered_by("_reviews", Deciding.get_content)
+
     # Running.
 
     def submit(
@@ -192,56 +229,12 @@ class LocalBackend:
         """See ``nbgen.backend.Running``."""
         self._submitter.retry_rows(batch_id, rows)
 
-    def cancel(self, task_ids: Sequence[str]) -> None:
-        """See ``nbgen.backend.Running``."""
-        self._scheduler.cancel(task_ids)
-
     def ended(self, task_id: str) -> Future[TaskEnd]:
         """See ``nbgen.backend.Running``."""
         # Once all is closed, what has ended here is known still.
         return self.library.scheduler.ended(task_id)
 
-    def waiting(self) -> list[str]:
-        """See ``nbgen.backend.Running``."""
-        return self._scheduler.waiting()
-
-    def running(self) -> list[str]:
-        """See ``nbgen.backend.Running``."""
-        return self._scheduler.running()
-
-    def offered(self) -> list[str]:
-        """See ``nbgen.backend.Running``."""
-        return self._scheduler.offered()
-
-    def run_offered(self) -> None:
-        """See ``nbgen.backend.Running``."""
-        self._scheduler.run_offered()
-
-    def prioritise(self, task_id: str, priority: int) -> None:
-        """See ``nbgen.backend.Running``."""
-        self._scheduler.prioritise(task_id, priority)
-
-    def pause(self) -> None:
-        """See ``nbgen.backend.Running``."""
-        self._scheduler.pause()
-
-    def resume(self) -> None:
-        """See ``nbgen.backend.Running``."""
-        self._scheduler.resume()
-
-    def queue_state(self) -> QueueState:
-        """See ``nbgen.backend.Running``."""
-        return self._scheduler.state()
-
     # Watching.
-
-    def get_progress(self, task_id: str) -> GenerationProgress:
-        """See ``nbgen.backend.Watching``."""
-        return self._watching.get_progress(task_id)
-
-    def watch(self, task_id: str, callback: ProgressCallback) -> StopWatching:
-        """See ``nbgen.backend.Watching``."""
-        return self._watching.watch(task_id, callback)
 
     def watch_changes(
         self, callback: ChangesCallback, *, since: Position | None = None
@@ -249,10 +242,6 @@ class LocalBackend:
         """See ``nbgen.backend.Watching``."""
         self._check_open()
         return self.library.changes.watch(callback, since)
-
-    def watch_previews(self, task_id: str, callback: PreviewCallback) -> StopWatching:
-        """See ``nbgen.backend.Watching``."""
-        return self._watching.watch_previews(task_id, callback)
 
     # Finding.
 
@@ -265,27 +254,7 @@ class LocalBackend:
         """See ``nbgen.backend.Finding``."""
         return self._watching.with_live_steps(self._archive.get_tasks(task_ids))
 
-    def attempts(self, task_id: str) -> list[Attempt]:
-        """See ``nbgen.backend.Finding``."""
-        return self._archive.attempts(task_id)
-
-    def batch_rows(self, batch_id: str) -> list[BatchRow]:
-        """See ``nbgen.backend.Finding``."""
-        return self._archive.batch_rows(batch_id)
-
-    def changed_rows(self, batch_id: str, since: Position | None) -> ChangedRows:
-        """See ``nbgen.backend.Finding``."""
-        return self._archive.changed_rows(batch_id, since)
-
     # Pictures.
-
-    def keep_picture(self, field: str, picture: str | bytes) -> str:
-        """See ``nbgen.backend.Pictures``."""
-        return self._archive.keep_picture(field, picture)
-
-    def read_picture(self, name: str) -> bytes:
-        """See ``nbgen.backend.Pictures``."""
-        return self._archive.read_picture(name)
 
     def picture_path(self, name: str, *, check: bool = True) -> Path | None:
         """See ``nbgen.backend.Pictures``."""
@@ -343,10 +312,6 @@ class LocalBackend:
         """See ``nbgen.backend.Deciding``."""
         return self._reviews.decisions(task_id)
 
-    def review(self, task_id: str) -> Review:
-        """See ``nbgen.backend.Deciding``."""
-        return self._reviews.review(task_id)
-
     def decided(self, decision: Decision, *, wait_s: float = 0.0) -> Decided:
         """See ``nbgen.backend.Deciding``."""
         return self._reviews.decided(decision, wait_s=wait_s)
@@ -362,10 +327,6 @@ class LocalBackend:
         return self._reviews.put_content(
             task_id, metadata, featured_image_url=featured_image_url
         )
-
-    def get_content(self, task_id: str) -> ContentTask:
-        """See ``nbgen.backend.Deciding``."""
-        return self._reviews.get_content(task_id)
 
     def publications(
         self, task_id: str, *, wait_s: float = 0.0

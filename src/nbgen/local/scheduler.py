@@ -157,7 +157,7 @@ class Scheduler:
         """Start tasks again."""
         self._queue.set_paused(paused=False)
 
-    def state(self) -> QueueState:
+    def queue_state(self) -> QueueState:
         """Return where the queue stands."""
         return self._queue.state()
 

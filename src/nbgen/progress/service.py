@@ -279,8 +279,7 @@ class ProgressService:
 
         The present state comes first, then every later one, up to the end; the task
         need not exist yet. Callbacks run on the service's own thread and must return
-        quickly (put the value into a queue, wake a loop). An exception of a callback
-        is logged; the callback still gets the next states.
+        quickly. An exception of one is logged; it still gets the next states.
 
         Args:
             task_id: The id of the task.

@@ -181,6 +181,11 @@ class MemoryBackend:
         with self._open():
             return self._queue.waiting()
 
+    def running(self) -> list[str]:
+        """Return the ids of the tasks that run; see ``Running.running``."""
+        with self._open():
+            return self._queue.running()
+
     def offered(self) -> list[str]:
         """Return no task: none waits from a process that is gone."""
         with self._open():

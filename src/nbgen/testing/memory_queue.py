@@ -200,12 +200,14 @@ class MemoryQueue:
         waiting.sort(key=lambda each: (-each.priority, self.numbers[each.id]))
         return [record.id for record in waiting]
 
+    def running(self) -> list[str]:
+        """Return the ids of the tasks that run."""
+        tasks = (self.tasks[task_id] for task_id in self.unended)
+        return [task.id for task in tasks if task.status is Status.GENERATING]
+
     def state(self) -> QueueState:
         """Return where the queue stands."""
-        waiting = len(self.waiting())
-        running = sum(
-            self.tasks[task_id].status is Status.GENERATING for task_id in self.unended
-        )
+        waiting, running = len(self.waiting()), len(self.running())
         return QueueState(
             name=DEFAULT_QUEUE,
             is_paused=self._paused,
