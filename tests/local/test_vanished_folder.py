@@ -5,7 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from queue import SimpleQueue
 
+import pytest
+
+from nbgen.errors import DataFolderUnusable
 from nbgen.schema import GenerationProgress, Outcome
+from nbgen.store import Store
 from nbgen.studio import Studio
 from nbgen.testing import Gate, PatternEngine
 
@@ -28,3 +32,18 @@ def test_watchers_are_told_while_the_task_runs(tmp_path: Path) -> None:
             pass
         assert state.outcome is Outcome.FAILED
         elsewhere.rename(folder)
+
+
+def test_nobody_takes_the_turn_in_a_folder_that_has_vanished(tmp_path: Path) -> None:
+    """A lock in a new folder would let two run one queue, each in its own."""
+    folder = tmp_path / "data"
+    store = Store(folder)
+    turn = store.open_turn()
+    elsewhere = folder.rename(tmp_path / "elsewhere")
+    with pytest.raises(DataFolderUnusable, match="cannot be used"):
+        turn.take()
+    assert not folder.exists()
+    elsewhere.rename(folder)
+    assert turn.take()
+    turn.release()
+    store.close()

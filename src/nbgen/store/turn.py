@@ -63,7 +63,7 @@ class FileTurn:
     """The turn as a lock on a file.
 
     Args:
-        folder: The folder of the locks; made if it does not exist.
+        folder: The folder of the locks, which exists.
         queue: The name of the queue.
     """
 
@@ -80,7 +80,7 @@ class FileTurn:
             if self._lock.is_locked:
                 return True
             try:
-                self._folder.mkdir(parents=True, exist_ok=True)
+                self._folder.stat()  # FileLock would make one that has vanished
                 self._lock.acquire(timeout=0)
                 self._beat.touch()
             except Timeout:
