@@ -54,7 +54,7 @@ HOMES = {
     "transformers": {"nbgen.generation.loading"},
     "sqlalchemy": {"nbgen.store"},
     "alembic": {"nbgen.store.opening", "nbgen.store.migrations"},
-    "filelock": {"nbgen.store.owners", "nbgen.local.runner_lock"},
+    "filelock": {"nbgen.store.owners", "nbgen.store.turn"},
     "fsspec": {"nbgen.images.bucket"},
     "platformdirs": {"nbgen.settings"},
     "rich": {"nbgen.cli"},

@@ -314,14 +314,11 @@ class Studio:
         return [Task(self._backend, record) for record in records]
 
     def cancel(self, task_id: str) -> None:
-        """Ask a task to end: at once if it waits, within two steps if it runs.
-
-        A task that has ended stays as it is; ``Running.cancel`` describes the errors.
-        """
+        """Ask a task to end; see ``cancel_tasks``."""
         self.cancel_tasks([task_id])
 
     def cancel_tasks(self, task_ids: Iterable[str]) -> None:
-        """Ask many tasks to end; if there is no such one, none is asked."""
+        """Ask tasks to end: at once if they wait, within two steps if they run."""
         self._backend.cancel(list(task_ids))
 
     def tasks(
@@ -333,10 +330,7 @@ class Studio:
     ) -> TaskPage:
         """Return some of the tasks, newest first.
 
-        Args:
-            limit: How many at most, 1 to 1,000.
-            cursor: The ``next_cursor`` of the page before.
-            filters: ``status``, ``text``, ``since``, ``batch_id``; see ``TaskQuery``.
+        ``TaskQuery`` describes the arguments.
         """
         query = make_query(filters, limit=limit, cursor=cursor)
         return self._backend.list_tasks(query)

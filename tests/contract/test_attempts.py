@@ -18,7 +18,7 @@ from nbgen.errors import (
     WorkerDied,
 )
 from nbgen.schema import (
-    RUNS_AGAIN,
+    WAITS_AGAIN,
     AttemptOutcome,
     GenerationProgress,
     Outcome,
@@ -324,7 +324,7 @@ def test_a_task_waits_again_when_its_process_died(make_backend: MakeBackend) -> 
     record = only(backend)
     assert (record.attempt, record.error) == (3, None)
     seen = until_end(states)
-    assert RUNS_AGAIN in [state.message for state in seen]
+    assert WAITS_AGAIN in [state.message for state in seen]
     assert [s.seq for s in seen] == sorted({s.seq for s in seen})
 
 
@@ -349,7 +349,7 @@ def test_a_task_that_waits_again_can_be_cancelled(make_backend: MakeBackend) -> 
     backend.watch("runs", states.put)
     future = backend.ended("runs")
     gate.fail(DIED)
-    while states.get(timeout=WAIT_S).message != RUNS_AGAIN:
+    while states.get(timeout=WAIT_S).message != WAITS_AGAIN:
         pass
     assert backend.waiting() == ["runs"]
     assert not future.done()

@@ -25,7 +25,7 @@ from nbgen.backend import (
 )
 from nbgen.errors import StudioClosed
 from nbgen.schema import (
-    GIVEN_BACK,
+    WAITS_AGAIN,
     Decision,
     GenerationProgress,
     OldTasks,
@@ -75,6 +75,7 @@ CALLS: dict[str, Callable[[Backend, Decision], Any]] = {
     "queue_state": lambda b, _: b.queue_state(),
     "attempts": lambda b, _: b.attempts("a"),
     "waiting": lambda b, _: b.waiting(),
+    "running": lambda b, _: b.running(),
     "prioritise": lambda b, _: b.prioritise("a", 1),
     "pause": lambda b, _: b.pause(),
     "resume": lambda b, _: b.resume(),
@@ -166,7 +167,7 @@ def test_closing_gives_back_what_runs(make_backend: MakeBackend) -> None:
     assert [end.result(0).outcome for end in ends] == [None, None]
     told = [states.get_nowait() for _ in range(states.qsize())]
     assert told[-1].status is Status.PENDING
-    assert told[-1].message == GIVEN_BACK
+    assert told[-1].message == WAITS_AGAIN
     assert [state.seq for state in told] == sorted({state.seq for state in told})
 
 

@@ -156,6 +156,7 @@ def test_the_queue_tells_where_it_stands(make_backend: MakeBackend) -> None:
     for task_id in "ab":
         submit(backend, task_id)
     assert backend.queue_state() == QueueState(name="default", waiting=2, running=1)
+    assert backend.running() == ["runs"]
     backend.pause()
     assert backend.queue_state().is_paused
     backend.cancel(["a"])
@@ -167,6 +168,7 @@ def test_the_queue_tells_where_it_stands(make_backend: MakeBackend) -> None:
     backend.resume()
     backend.ended("b").result(WAIT_S)
     assert backend.queue_state() == QueueState(name="default")
+    assert backend.running() == []
 
 
 def test_nothing_is_offered_of_what_waits_here(make_backend: MakeBackend) -> None:

@@ -16,9 +16,9 @@ from nbgen.local.ends import Ends
 from nbgen.local.job import Job
 from nbgen.progress import ChangeFollower, ProgressService
 from nbgen.schema import (
-    GIVEN_BACK,
     MOST_DEATHS,
-    RUNS_AGAIN,
+    WAITS,
+    WAITS_AGAIN,
     GenerationProgress,
     GenerationRequest,
     Outcome,
@@ -186,8 +186,7 @@ def test_a_task_that_is_given_back_waits_and_says_why(
     assert job.done.result(0) == TaskEnd("a", None)
     assert not waited.done()
     states = [seen.get(timeout=10) for _ in range(2)]
-    said = GIVEN_BACK if died_of is None else RUNS_AGAIN
-    assert [state.message for state in states] == ["Waiting in the queue", said]
+    assert [state.message for state in states] == [WAITS, WAITS_AGAIN]
     assert states[0].seq < states[1].seq
     assert house.store.queue.waiting() == ["a"]
 

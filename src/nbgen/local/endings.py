@@ -12,18 +12,13 @@ import logging
 import threading
 from collections.abc import Callable
 
-from msgspec.structs import replace
-
 from nbgen.errors import DataFolderUnusable
 from nbgen.local.ends import Ends
 from nbgen.local.job import Job
 from nbgen.progress import ProgressService
 from nbgen.schema import (
-    GIVEN_BACK,
-    RUNS_AGAIN,
     GenerationResult,
     Outcome,
-    Status,
     TaskEnd,
     TaskRecord,
     progress_of_record,
@@ -116,8 +111,7 @@ class Endings:
             record = self._running.give_back(
                 job.task_id, job.generation, died_of=died_of
             )
-            message = GIVEN_BACK if died_of is None else RUNS_AGAIN
-            end = self._tell_record(job, record, message)
+            end = self._tell_record(job, record)
         except Exception:
             logger.exception("Task %s could not be given back.", job.task_id)
         finally:
@@ -186,9 +180,7 @@ class Endings:
         # Somebody else has ended it, or runs it by now.
         return self._tell_record(job, record)._replace(cause=end.cause)
 
-    def _tell_record(
-        self, job: Job, record: TaskRecord | None, message: str | None = None
-    ) -> TaskEnd:
+    def _tell_record(self, job: Job, record: TaskRecord | None) -> TaskEnd:
         """Tell where a task stands that does not run here any more."""
         record = record or self._tasks.get_task(job.task_id)
         if record is None:
@@ -197,8 +189,6 @@ class Endings:
             self._tell(record.end)
         else:
             state = progress_of_record(record)
-            if message is not None and record.status is Status.PENDING:
-                state = replace(state, message=message)
             self._progress.publish_foreign(state, was_here=True)
         return record.end
 

@@ -31,9 +31,7 @@ from nbgen.schema.draft import (
     utc_now,
 )
 from nbgen.schema.end import (
-    GIVEN_BACK,
     NEVER_RAN,
-    RUNS_AGAIN,
     check_complete,
     describe_cancel,
     died_too_often,
@@ -44,6 +42,8 @@ from nbgen.schema.keeping import BackedUp, ClearedUp, OldTasks
 from nbgen.schema.keywords import takes_decision_fields, takes_request_fields
 from nbgen.schema.picture import GenerationResult, ImageRecord
 from nbgen.schema.progress import (
+    WAITS,
+    WAITS_AGAIN,
     GenerationProgress,
     Preview,
     Stage,
@@ -108,12 +108,12 @@ __all__ = [
     "DECISION_FIELDS",
     "DEFAULT_QUEUE",
     "DRAFT",
-    "GIVEN_BACK",
     "MOST_DEATHS",
     "NEVER_RAN",
     "PICTURE_FIELDS",
     "REQUEST_FIELDS",
-    "RUNS_AGAIN",
+    "WAITS",
+    "WAITS_AGAIN",
     "ApprovalStatus",
     "Attempt",
     "AttemptOutcome",

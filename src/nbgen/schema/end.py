@@ -14,8 +14,6 @@ from nbgen.schema.queue import MOST_DEATHS
 from nbgen.schema.task import Outcome, TaskEnd
 
 NEVER_RAN = "Cancelled before it started."
-GIVEN_BACK = "It was stopped with its studio, and waits to be run again."
-RUNS_AGAIN = "The process that made it ended. It is tried again."
 
 
 def describe_cancel(progress: GenerationProgress | None) -> str:

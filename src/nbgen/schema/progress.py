@@ -11,6 +11,10 @@ from nbgen.schema.picture import GenerationResult
 from nbgen.schema.request import GenerationRequest
 from nbgen.schema.task import Outcome, Status, TaskRecord
 
+WAITS = "Waiting in the queue"
+WAITS_AGAIN = "Waiting in the queue, to be tried again"
+
+
 _NEARLY_DONE = 99.9
 """The most that a percentage shows before the task has completed."""
 
@@ -180,5 +184,5 @@ def _message_of_record(record: TaskRecord) -> str:
     if record.is_offered:
         return "Waits from before. It runs once it is asked for."
     if record.status is Status.PENDING:
-        return "Waiting in the queue"
+        return WAITS if record.attempt == 0 else WAITS_AGAIN
     return "Running in another process"

@@ -23,10 +23,8 @@ from nbgen.progress import ProgressService
 from nbgen.schema import (
     CANCELLING,
     DEFAULT_QUEUE,
-    GIVEN_BACK,
     MOST_DEATHS,
     NEVER_RAN,
-    RUNS_AGAIN,
     Attempt,
     AttemptOutcome,
     ChangeKind,
@@ -319,12 +317,12 @@ class MemoryQueue:
                 text = describe_cancel(self.progress.get_progress(task_id))
                 end = TaskEnd(task_id, Outcome.CANCELLED, text)
             elif unended.deaths < MOST_DEATHS:
-                self._wait_again(task_id, AttemptOutcome.LOST, RUNS_AGAIN, error)
+                self._wait_again(task_id, AttemptOutcome.LOST, error)
                 return None
             else:
                 end = TaskEnd(task_id, Outcome.FAILED, died_too_often(error))
         elif end.outcome is Outcome.CANCELLED and not is_cancelled:
-            self._wait_again(task_id, AttemptOutcome.GIVEN_BACK, GIVEN_BACK)
+            self._wait_again(task_id, AttemptOutcome.GIVEN_BACK)
             return None
         self._commit(end, facts)
         return end
@@ -333,7 +331,6 @@ class MemoryQueue:
         self,
         task_id: str,
         outcome: AttemptOutcome,
-        message: str,
         error: str | None = None,
     ) -> None:
         """Keep an attempt that did not end its task, which waits for the next one."""
@@ -346,8 +343,7 @@ class MemoryQueue:
         ]
         self.change(task_id, **_AGAIN)
         state = progress_of_record(self.tasks[task_id])
-        waits = msgspec.structs.replace(state, message=message)
-        self.progress.publish_foreign(waits, was_here=True)
+        self.progress.publish_foreign(state, was_here=True)
         if not self._closed:
             steps = record.request.num_inference_steps
             self.progress.create_progress(task_id, steps)
