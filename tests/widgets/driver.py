@@ -57,7 +57,7 @@ class Driver:
                 widget.layout.observe(look_again)
             if holds():
                 return
-            assert changed.wait(10), f"not within 10 s; the panel says: {self.text()}"
+            assert changed.wait(30), f"not within 30 s; the panel says: {self.text()}"
             changed.clear()
 
     def until_text(self, text: str) -> None:

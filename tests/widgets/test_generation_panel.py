@@ -119,8 +119,11 @@ def test_the_picture_is_seen_forming(
     make_studio: MakeStudio, make_panel: MakePanel
 ) -> None:
     gate = Gate(at_step=2)
-    panel = make_panel(make_studio(gate), prompt="a cat", num_inference_steps=4)
+    studio = make_studio(gate)
+    studio.pause()  # until the panel watches
+    panel = make_panel(studio, prompt="a cat", num_inference_steps=4)
     panel.labelled("Generate").click()
+    studio.resume()
     panel.until(lambda: bool(panel.of_kind(ipywidgets.Image)))
     [preview] = panel.of_kind(ipywidgets.Image)
     assert (preview.format, preview.value[:2]) == ("jpeg", b"\xff\xd8")
