@@ -23,9 +23,9 @@ from PIL import Image
 from nbgen.errors import (
     CheckpointNotFound,
     EngineFailed,
+    GenerationFailed,
     InvalidRequest,
     NbgenError,
-    TaskLost,
     TaskUnfinished,
     UnknownTask,
     WorkerDied,
@@ -36,7 +36,7 @@ from nbgen.generation.process import ProcessEngine, load_sdxl
 from nbgen.generation.sdxl import SDXLEngine
 from nbgen.generation.thread import ThreadEngine
 from nbgen.generation.worker_process import ProcessTiming
-from nbgen.schema import Outcome, Preview, Stage
+from nbgen.schema import MOST_DEATHS, AttemptOutcome, Preview, Stage
 from nbgen.studio import Studio
 from nbgen.testing.engine import PatternEngine
 from tests.generation.engines import (
@@ -672,7 +672,7 @@ def test_a_script_that_ends_early_leaves_nothing(tmp_path: Path, closes: bool) -
     wait_until_gone(int(done.stdout.split()[1]))
 
 
-def test_a_task_whose_process_died_is_lost(
+def test_a_task_whose_process_died_is_tried_again(
     make_process: MakeProcess, tmp_path: Path
 ) -> None:
     engine = make_process(partial(SlowEngine, tmp_path / "step"))
@@ -682,29 +682,26 @@ def test_a_task_whose_process_died_is_lost(
         task.watch(lambda p: stepped.set() if p.current_step else None)
         assert stepped.wait(30)
         kill(engine, signal.SIGSEGV)
-        with pytest.raises(TaskLost, match="Submit the task again"):
-            task.result(30)
-        assert task.record.outcome is Outcome.LOST
+        assert task.result(30).images
+        lost, _ = task.attempts
+        assert lost.outcome is AttemptOutcome.LOST
         studio.generate("a cat", num_inference_steps=1).result(30)
 
 
-@pytest.mark.parametrize("times", [1, 2])
-def test_a_task_that_died_of_memory_is_tried_once_more(
+@pytest.mark.parametrize("times", [1, 2, 3])
+def test_a_task_that_died_of_memory_is_tried_three_times(
     times: int, make_process: MakeProcess, tmp_path: Path
 ) -> None:
     engine = make_process(partial(DyingEngine, tmp_path / "died", times))
     with Studio(tmp_path / "data", engine=engine) as studio:
-        steps: list[int] = []
         task = studio.generate("a cat", num_images=2, num_inference_steps=5)
-        task.watch(lambda p: steps.append(p.current_step))
-        if times == 1:
-            result = task.result(30)
-            assert len(result.images) == 2
-            assert result.notes == ("Trying once more: memory had run out",)
+        if times < MOST_DEATHS:
+            assert len(task.result(30).images) == 2
         else:
-            with pytest.raises(TaskLost, match="memory ran out"):
+            with pytest.raises(GenerationFailed, match="ended 3 times.*memory ran out"):
                 task.result(30)
-    assert steps == sorted(steps)
+        assert len(task.attempts) == min(times + 1, MOST_DEATHS)
+        assert "memory ran out" in (task.attempts[0].error or "")
 
 
 def test_a_studio_that_nobody_used_ends_its_process(tmp_path: Path) -> None:

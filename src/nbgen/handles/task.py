@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Generator
 from concurrent.futures import Future
 from pathlib import Path
@@ -157,14 +156,8 @@ class Task:
             TaskLost: The process that ran it ended, with an older nbgen.
             GenerationFailed: It failed; the cause is chained.
         """
-        began_s = time.monotonic()
         try:
-            end = self._end.result(timeout)
-            if end.outcome is None:
-                self._end = self._look()
-                waited_s = time.monotonic() - began_s
-                left_s = None if timeout is None else max(0.0, timeout - waited_s)
-                end = self._end.result(left_s)
+            end = self._newest_end().result(timeout)
         except TimeoutError:
             raise TaskUnfinished(
                 self.id,
@@ -181,11 +174,18 @@ class Task:
         return self._wait().__await__()
 
     async def _wait(self) -> GenerationResult:
-        end = await asyncio.wrap_future(self._end)
-        if end.outcome is None:
-            self._end = await asyncio.to_thread(self._look)
-            end = await asyncio.wrap_future(self._end)
-        return result_of(end)
+        if self._end.done():
+            await asyncio.to_thread(self._newest_end)
+        return result_of(await asyncio.wrap_future(self._end))
+
+    def _newest_end(self) -> Future[TaskEnd]:
+        """Return the future of the end, of the next attempt if there is one."""
+        if self._end.done() and self._end.result().outcome is not Outcome.SUCCEEDED:
+            newest = self._look()
+            is_known = not newest.done() or newest.result().outcome is not None
+            if is_known or self._end.result().outcome is None:
+                self._end = newest
+        return self._end
 
     def _look(self) -> Future[TaskEnd]:
         """Return the future of the end, as the backend knows it now."""

@@ -333,4 +333,6 @@ class Runner:
             # The frames hold pictures and, on a thread, tensors of the model.
             traceback.clear_frames(end.cause.__traceback__)
         with self._changed:
-            self._started.pop(job.task_id, None)
+            # The next attempt at the task may have been claimed already.
+            if self._started.get(job.task_id) is job:
+                del self._started[job.task_id]
