@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from queue import SimpleQueue
 
+import pytest
+
 from nbgen.local.backend import LocalBackend
 from nbgen.local.opening import Library, Workshop
+from nbgen.local.runner import Runner
 from nbgen.schema import Changes, GenerationProgress
 from nbgen.store import Store
 from nbgen.studio import Studio
@@ -42,6 +46,19 @@ def another_runs(folder: Path, database: str | None = None) -> Iterator[Store]:
     finally:
         turn.release()
         store.close()
+
+
+def closes(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """Return an event that is set once a studio is being closed."""
+    is_closing = threading.Event()
+    let_go = Runner._let_go  # noqa: SLF001 - nothing else tells
+
+    def let_go_and_tell(runner: Runner) -> None:
+        let_go(runner)
+        is_closing.set()
+
+    monkeypatch.setattr(Runner, "_let_go", let_go_and_tell)
+    return is_closing
 
 
 def wait_until(studio: Studio, condition: Callable[[], bool]) -> None:

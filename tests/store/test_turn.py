@@ -186,5 +186,6 @@ def test_a_folder_that_cannot_be_written_is_said(tmp_path: Path) -> None:
     with pytest.raises(DataFolderUnusable, match=r"cannot be used: .*Choose another"):
         turn.take()
     (tmp_path / "file").unlink()
+    (tmp_path / "file" / "locks").mkdir(parents=True)
     assert turn.take()
     turn.release()

@@ -70,8 +70,8 @@ class Endings:
         self._ends = ends
         self._now = now
         self._lock = threading.Lock()
-        # By task: the generation that ran it, and the error that was told.
-        self._unsaved: dict[str, tuple[int, str]] = {}
+        # By task: the generation that ran it, and the end that was told.
+        self._unsaved: dict[str, tuple[int, TaskEnd]] = {}
 
     def end(
         self,
@@ -112,14 +112,15 @@ class Endings:
             died_of: Why its process ended; None if it was stopped in an orderly way.
         """
         end = TaskEnd(job.task_id, None)
+        message = GIVEN_BACK if died_of is None else RUNS_AGAIN
         try:
             record = self._running.give_back(
                 job.task_id, job.generation, died_of=died_of
             )
-            message = GIVEN_BACK if died_of is None else RUNS_AGAIN
             end = self._tell_record(job, record, message)
         except Exception:
             logger.exception("Task %s could not be given back.", job.task_id)
+            self._tell_waiting(job.task_id, message)
         finally:
             job.done.set_result(end)
 
@@ -133,11 +134,15 @@ class Endings:
         with self._lock:
             unsaved = dict(self._unsaved)
         try:
-            for task_id, (generation, error) in unsaved.items():
-                end = Ending(Outcome.FAILED, error)
-                self._running.end(task_id, generation, end, ended_at=self._now())
+            for task_id, (generation, end) in unsaved.items():
+                ending = Ending(Outcome.FAILED, end.error)
+                ended = self._running.end(
+                    task_id, generation, ending, ended_at=self._now()
+                )
                 with self._lock:
                     self._unsaved.pop(task_id, None)
+                if ended:  # somebody may have asked for it since it was told
+                    self._ends.tell(end)
         except Exception:
             logger.exception("The ends of %d tasks cannot be saved.", len(unsaved))
 
@@ -177,9 +182,10 @@ class Endings:
                     fault.reason if isinstance(fault, DataFolderUnusable) else fault
                 )
                 error = f"The result could not be saved: {reason}"
+                unsaved = TaskEnd(task_id, Outcome.FAILED, error, cause=fault)
                 with self._lock:
-                    self._unsaved[task_id] = (job.generation, error)
-                return TaskEnd(task_id, Outcome.FAILED, error, cause=fault)
+                    self._unsaved[task_id] = (job.generation, unsaved)
+                return unsaved
             ended = False
         if ended:
             return end
@@ -201,6 +207,23 @@ class Endings:
                 state = replace(state, message=message)
             self._progress.publish_foreign(state, was_here=True)
         return record.end
+
+    def _tell_waiting(self, task_id: str, message: str) -> None:
+        """Tell that a task waits to run again, though the store does not know yet."""
+        state = self._progress.get_progress(task_id)
+        if state is not None and not state.status.ended:
+            waiting = replace(
+                state,
+                status=Status.PENDING,
+                current_step=0,
+                current_stage=None,
+                elapsed_time=0.0,
+                estimated_remaining=0.0,
+                remaining_known=False,
+                overall_percentage=0.0,
+                message=message,
+            )
+            self._progress.publish_foreign(waiting, was_here=True)
 
     def _ended_record(self, task_id: str) -> TaskRecord | None:
         """Return a task whose end was saved though no answer came; None if not."""

@@ -124,6 +124,7 @@ class Scheduler:
 
     def ended(self, task_id: str) -> Future[TaskEnd]:
         """Return a future of the task's end; see ``Running.ended``."""
+        self.save_ends()
         return self._ends.of(task_id)
 
     def waiting(self) -> list[str]:
@@ -159,7 +160,6 @@ class Scheduler:
         return self._queue.state()
 
     def _submit(self, plan: Plan) -> None:
-        self.save_ends()
         self.check_room(len(plan.new) + len(plan.again))
         self._store.renew_ownership()
         self._queue.submit(plan)
