@@ -8,15 +8,18 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from queue import SimpleQueue
+from typing import Any
 
 import pytest
 
+from nbgen.generation.engine import CancelToken
 from nbgen.local.backend import LocalBackend
 from nbgen.local.opening import Library, Workshop
 from nbgen.local.runner import Runner
 from nbgen.schema import Changes, GenerationProgress
 from nbgen.store import Store
 from nbgen.studio import Studio
+from nbgen.testing import PatternEngine
 
 
 def library(studio: Studio) -> Library:
@@ -46,6 +49,22 @@ def another_runs(folder: Path, database: str | None = None) -> Iterator[Store]:
     finally:
         turn.release()
         store.close()
+
+
+class CancelledEngine(PatternEngine):
+    """Tells when its work is cancelled.
+
+    Args:
+        before_step: See ``PatternEngine``.
+    """
+
+    def __init__(self, before_step: Callable[[int], None] | None = None) -> None:
+        super().__init__(before_step)
+        self.cancelled = threading.Event()
+
+    def generate(self, *args: Any, cancel: CancelToken, **options: Any) -> Any:
+        cancel.on_cancel(self.cancelled.set)
+        return super().generate(*args, cancel=cancel, **options)
 
 
 def closes(monkeypatch: pytest.MonkeyPatch) -> threading.Event:

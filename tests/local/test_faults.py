@@ -23,7 +23,7 @@ from nbgen.errors import (
     TaskUnfinished,
     WorkerDied,
 )
-from nbgen.generation.engine import CancelToken, Work
+from nbgen.generation.engine import Work
 from nbgen.generation.events import Ended
 from nbgen.generation.thread import ThreadEngine
 from nbgen.images.folder import FolderImages
@@ -42,7 +42,7 @@ from nbgen.store.queue import QueueStore
 from nbgen.store.running import RunStore
 from nbgen.studio import Studio
 from nbgen.testing import Gate, PatternEngine, collect_progress
-from tests.parts import closes
+from tests.parts import CancelledEngine, closes
 
 REQUEST = GenerationRequest(prompt="a cat", num_inference_steps=2)
 ROWS = {f"r{number}": REQUEST for number in range(5)}
@@ -407,22 +407,6 @@ def test_a_process_that_cannot_start_fails_the_task_and_leaves_nothing(
     assert not [name for name in names if name.startswith("nbgen-")]
 
 
-class SeenEngine(PatternEngine):
-    """Tells when its work is cancelled.
-
-    Args:
-        before_step: See ``PatternEngine``.
-    """
-
-    def __init__(self, before_step: Callable[[int], None] | None = None) -> None:
-        super().__init__(before_step)
-        self.cancelled = threading.Event()
-
-    def generate(self, *args: Any, cancel: CancelToken, **options: Any) -> Any:
-        cancel.on_cancel(self.cancelled.set)
-        return super().generate(*args, cancel=cancel, **options)
-
-
 def test_closing_waits_for_one_that_closes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -450,7 +434,7 @@ def test_a_second_interrupt_leaves_the_studio_to_be_closed_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gate = Gate()
-    engine = SeenEngine(gate)
+    engine = CancelledEngine(gate)
     studio = Studio(tmp_path, engine=engine)
     running = studio.submit(REQUEST)
     gate.wait_reached()
@@ -485,10 +469,14 @@ def test_closing_waits_for_what_is_being_saved(
         return "picture.png"
 
     monkeypatch.setattr(FolderImages, "save", save)
-    engine = SeenEngine()
+    steps = threading.Semaphore(0)
+    engine = CancelledEngine(lambda _step: steps.release())
     studio = Studio(tmp_path, engine=engine)
     task = studio.submit(REQUEST)
     gate.wait_reached()
+    studio.submit(REQUEST)
+    for _ in range(REQUEST.num_inference_steps + 1):
+        assert steps.acquire(timeout=10)  # so the first one has been drawn
     returned = threading.Event()
     is_closing = closes(monkeypatch)
 

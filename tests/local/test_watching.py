@@ -159,11 +159,11 @@ def test_each_attempt_is_watched_anew(tmp_path: Path) -> None:
         assert until_end(first)[-1].outcome is Outcome.FAILED
         runs.pause()
         reader.retry("a")
+        told: SimpleQueue[GenerationProgress] = SimpleQueue()
         for studio in (runs, reader):
-            told: SimpleQueue[GenerationProgress] = SimpleQueue()
-            studio.watch("a", told.put)
-            assert told.get(timeout=10).status is Status.PENDING
             assert studio.get_progress("a").status is Status.PENDING
+        reader.watch("a", told.put)
+        assert told.get(timeout=10).status is Status.PENDING
         runs.watch("a", first.put)
         runs.resume()
         assert until_end(first)[-1].outcome is Outcome.SUCCEEDED
