@@ -27,7 +27,6 @@ from typing import Any, NamedTuple
 import diffusers
 import torch
 import transformers
-from nbgen.local.job_queue import Job
 from PIL import Image
 
 from nbgen.generation.checkpoints import TINY_FOLDER, Checkpoint
@@ -36,10 +35,17 @@ from nbgen.generation.loading import Pipelines, assemble, find_device
 from nbgen.generation.memory_plan import MemoryPlan
 from nbgen.generation.schedule import split_steps
 from nbgen.generation.sdxl import SDXLEngine
+from nbgen.local.job import Job
 from nbgen.local.job_run import JobRun
 from nbgen.local.timings import Timings
 from nbgen.progress import ProgressService
-from nbgen.schema import GenerationProgress, GenerationRequest, Preview, Stage
+from nbgen.schema import (
+    GenerationProgress,
+    GenerationRequest,
+    Preview,
+    Stage,
+    new_record,
+)
 
 BASE_STEP_TFLOP, REFINER_STEP_TFLOP, DECODE_TFLOP = 13.52, 14.57, 10.47
 """Counted on the configurations below, at 1024x1024, a step with guidance."""
@@ -205,7 +211,8 @@ class Reporting(JobRun):
         self, task_id: str, request: GenerationRequest, service: ProgressService
     ) -> None:
         timings = Timings(Path(os.devnull), "none")
-        super().__init__(Job(task_id, request, 7), service, timings, was_loaded=True)
+        job = Job(new_record(task_id, request), generation=1)
+        super().__init__(job, service, timings, was_loaded=True)
         self.report = self.handle
 
 

@@ -16,14 +16,13 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-from nbgen.local.job_queue import Job
-
 from nbgen.generation.engine import CancelToken
 from nbgen.generation.sdxl import SDXLEngine
+from nbgen.local.job import Job
 from nbgen.local.job_run import JobRun
 from nbgen.local.timings import Timings
 from nbgen.progress import ProgressService
-from nbgen.schema import GenerationRequest, Preview
+from nbgen.schema import GenerationRequest, Preview, new_record
 
 GOAL_RATIO = 1.01
 
@@ -42,7 +41,8 @@ class Reporting(JobRun):
         self, task_id: str, request: GenerationRequest, service: ProgressService
     ) -> None:
         timings = Timings(Path(os.devnull), "none")
-        super().__init__(Job(task_id, request, 7), service, timings, was_loaded=True)
+        job = Job(new_record(task_id, request), generation=1)
+        super().__init__(job, service, timings, was_loaded=True)
         self.report = self.handle
 
 

@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from nbgen.local.job_queue import Job
 from PIL import Image
 
 from nbgen.generation.checkpoints import find_checkpoint
@@ -38,10 +37,17 @@ from nbgen.generation.events import (
 from nbgen.generation.loading import Pipelines, load
 from nbgen.generation.pipe import Outbox, PipeEnd, Start
 from nbgen.generation.sdxl import SDXLEngine
+from nbgen.local.job import Job
 from nbgen.local.job_run import JobRun
 from nbgen.local.timings import Timings
 from nbgen.progress import ProgressService
-from nbgen.schema import GenerationProgress, GenerationRequest, Stage, StagePlan
+from nbgen.schema import (
+    GenerationProgress,
+    GenerationRequest,
+    Stage,
+    StagePlan,
+    new_record,
+)
 
 GOAL_RATIO, GOAL_US = 1.01, 20.0
 STEPS, SIDE, SEED = 50, 128, 7
@@ -107,7 +113,7 @@ def in_this_process(
 ) -> Timed:
     """Return the reporter of an engine in the studio's process."""
     timings = Timings(Path(os.devnull), "none")
-    job = Job(task_id, REQUEST, SEED)
+    job = Job(new_record(task_id, REQUEST), generation=1)
     return Timed(JobRun(job, progress, timings, was_loaded=True).handle, times_us)
 
 

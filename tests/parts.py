@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from queue import SimpleQueue
+from typing import Any
 
+import pytest
+
+from nbgen.generation.engine import CancelToken
 from nbgen.local.backend import LocalBackend
 from nbgen.local.opening import Library, Workshop
+from nbgen.local.runner import Runner
 from nbgen.schema import Changes, GenerationProgress
 from nbgen.store import Store
 from nbgen.studio import Studio
+from nbgen.testing import PatternEngine
 
 
 def library(studio: Studio) -> Library:
@@ -34,7 +42,8 @@ def another_runs(folder: Path, database: str | None = None) -> Iterator[Store]:
     """Have the turn at running a queue, as another process would; return its store."""
     store = Store(folder, database)
     turn = store.open_turn()
-    assert turn.take()
+    while not turn.take():  # a studio releases its own in a moment
+        time.sleep(0.01)
     try:
         yield store
     finally:
@@ -51,6 +60,35 @@ def until(studio: Studio, is_so: Callable[[], bool], timeout_s: float = 30.0) ->
             told.get(timeout=timeout_s)
     finally:
         stop()
+
+
+class CancelledEngine(PatternEngine):
+    """Tells when its work is cancelled.
+
+    Args:
+        before_step: See ``PatternEngine``.
+    """
+
+    def __init__(self, before_step: Callable[[int], None] | None = None) -> None:
+        super().__init__(before_step)
+        self.cancelled = threading.Event()
+
+    def generate(self, *args: Any, cancel: CancelToken, **options: Any) -> Any:
+        cancel.on_cancel(self.cancelled.set)
+        return super().generate(*args, cancel=cancel, **options)
+
+
+def closes(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """Return an event that is set once a studio is being closed."""
+    is_closing = threading.Event()
+    let_go = Runner._let_go  # noqa: SLF001 - nothing else tells
+
+    def let_go_and_tell(runner: Runner) -> None:
+        let_go(runner)
+        is_closing.set()
+
+    monkeypatch.setattr(Runner, "_let_go", let_go_and_tell)
+    return is_closing
 
 
 def until_end(

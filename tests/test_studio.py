@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import datetime as dt
 import logging
 import os
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from itertools import count, islice, pairwise
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
 import pytest
-from nbgen.local.job_queue import Job, JobQueue
 from PIL import Image
 
 from nbgen.errors import (
@@ -32,8 +30,8 @@ from nbgen.errors import (
     StudioClosed,
     TaskCancelled,
     TaskConflict,
-    TaskError,
-    TaskLost,
+    TaskNotEnded,
+    TaskSucceeded,
     TaskUnfinished,
     UnknownTask,
 )
@@ -42,6 +40,8 @@ from nbgen.handles.task import Task
 from nbgen.images.folder import FolderImages
 from nbgen.progress import ProgressService
 from nbgen.schema import (
+    GIVEN_BACK,
+    AttemptOutcome,
     GenerationProgress,
     GenerationRequest,
     Metadata,
@@ -55,8 +55,7 @@ from nbgen.schema.checks import MAX_SEED
 from nbgen.store import Store
 from nbgen.studio import Studio
 from nbgen.testing import Gate, PatternEngine, collect_progress
-from nbgen.testing.plugin import open_alone
-from tests.parts import workshop
+from tests.parts import CancelledEngine, closes
 
 MakeStudio = Callable[..., Studio]
 
@@ -299,7 +298,7 @@ def test_a_disk_that_fails_leaves_no_watcher_waiting(
     def fail(*_args: object, **_kwargs: object) -> bool:
         raise OSError("disk full")
 
-    monkeypatch.setattr("nbgen.store.tasks.TaskStore.end_task", fail)
+    monkeypatch.setattr("nbgen.store.running.RunStore.end", fail)
     task = studio.generate("a cat", task_id="a")
     with pytest.raises(GenerationFailed, match="disk full"):
         task.result(10)
@@ -311,23 +310,19 @@ def test_a_disk_that_fails_leaves_no_watcher_waiting(
 def test_an_end_that_was_first_is_the_end_for_all(
     make_studio: MakeStudio, tmp_path: Path
 ) -> None:
+    """Another has taken the turn meanwhile, and the task was cancelled there."""
     gate = Gate(at_step=2)
     studio = make_studio(gate)
     task = studio.generate("a cat", task_id="a", num_inference_steps=3)
     gate.wait_reached()
     beside = Store(tmp_path / "data")
-    beside.tasks.end_task(
-        "a",
-        Outcome.LOST,
-        ended_at=dt.datetime.now(dt.UTC),
-        current_step=1,
-        error="Lost.",
-    )
+    beside.running.begin(take_over=False)
+    beside.queue.cancel(["a"])
     beside.close()
     gate.open()
-    with pytest.raises(TaskLost, match="Lost"):
+    with pytest.raises(TaskCancelled, match="before it started"):
         task.result(10)
-    assert collect_progress(studio, "a")[-1].outcome is Outcome.LOST
+    assert collect_progress(studio, "a")[-1].outcome is Outcome.CANCELLED
 
 
 def test_the_store_knows_the_end_before_anyone_is_told(studio: Studio) -> None:
@@ -356,24 +351,23 @@ def test_a_task_outlives_its_studio(make_studio: MakeStudio) -> None:
 
 
 @pytest.mark.parametrize("interrupted", [False, True])
-def test_closing_may_finish_what_runs_first(tmp_path: Path, interrupted: bool) -> None:
+def test_closing_may_finish_what_runs_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, interrupted: bool
+) -> None:
     gate = Gate(at_step=2)
-    studio = Studio(tmp_path, engine=PatternEngine(gate))
+    engine = CancelledEngine(gate)
+    studio = Studio(tmp_path, engine=engine)
     studio.generate("a cat", task_id="runs", num_inference_steps=5)
-    waiting = studio.generate("a dog", task_id="waits", num_inference_steps=5)
+    studio.generate("a dog", task_id="waits", num_inference_steps=5)
     gate.wait_reached()
+    is_closing = closes(monkeypatch)
     if interrupted:
         returned = threading.Event()
 
         def interrupt() -> None:
-            with pytest.raises(TaskUnfinished):
-                waiting.result(10)  # so it is closing
-            job = workshop(studio).queue.find("runs")
-            assert job is not None
-            cancelled = threading.Event()
-            job.cancel.on_cancel(cancelled.set)
+            assert is_closing.wait(10)
             os.kill(os.getpid(), signal.SIGINT)
-            assert cancelled.wait(10)
+            assert engine.cancelled.wait(10)
             returned.wait(0.3)  # it must wait for the task, so this times out
             gate.open()
 
@@ -387,15 +381,14 @@ def test_closing_may_finish_what_runs_first(tmp_path: Path, interrupted: bool) -
     else:
         closing = threading.Thread(target=studio.close, kwargs={"finish": True})
         closing.start()
-        with pytest.raises(TaskUnfinished):
-            waiting.result(10)  # so it is closing
+        assert is_closing.wait(10)
         gate.open()
         closing.join()
     outcome = None if interrupted else Outcome.SUCCEEDED
-    with Studio(tmp_path, engine=PatternEngine(), take_over=False) as looking:
+    with Studio.open_library(tmp_path) as looking:
         assert looking.get_record("runs").outcome is outcome
         assert looking.get_record("waits").status is Status.PENDING
-    with Studio(tmp_path, engine=PatternEngine()) as following:
+    with Studio(tmp_path, engine=PatternEngine(), take_over=True) as following:
         assert following.task("waits").result(10).images
 
 
@@ -413,8 +406,8 @@ def test_close_gives_back_what_runs_and_leaves_no_thread(
     studio.close()
     told = [seen.get_nowait() for _ in range(seen.qsize())][-1]
     assert (told.status, told.current_step) == (Status.PENDING, 0)
-    assert told.message == "Its studio was closed. It runs again with the next one."
-    with make_studio() as again:
+    assert told.message == GIVEN_BACK
+    with make_studio(take_over=True) as again:
         assert again.task(running.id).result(10).images
         assert again.task(waiting.id).result(10).images
     names = {thread.name for thread in threading.enumerate()}
@@ -432,36 +425,95 @@ def test_a_waiting_task_outlives_its_studio_with_its_place(tmp_path: Path) -> No
         urgent = studio.generate("d", priority=9)
         order = [urgent.id, third.id, first.id, second.id]
         assert studio.waiting() == order
-    with pytest.raises(TaskUnfinished, match="does not run here"):
+    with pytest.raises(TaskUnfinished, match="the studio was closed before"):
         first.result(10)
-    with Studio(tmp_path, engine=PatternEngine(), take_over=False) as reader:
-        assert reader.waiting() == []
-        assert reader.get_record(first.id).status is Status.PENDING
-        with pytest.raises(TaskError, match="does not wait here"):
-            reader.prioritise(first.id, 1)
-    started: list[str] = []
-    with Studio(tmp_path, engine=PatternEngine()) as again:
-        for task_id in order:
-            again.watch(task_id, lambda p: started.append(p.task_id))
+    with Studio.open_library(tmp_path) as reader:
+        assert reader.waiting() == order
+        reader.prioritise(second.id, 1)
+        order = [urgent.id, third.id, second.id, first.id]
+        assert reader.waiting() == order
+    with Studio(tmp_path, engine=PatternEngine(), take_over=True) as again:
+        assert again.queue_state().is_paused
+        again.resume()
         for task_id in order:
             again.task(task_id).result(10)
-    assert list(dict.fromkeys(started)) == order
+        records = again.get_records(order)
+    assert records == sorted(records, key=lambda each: str(each.started_at))
 
 
-def test_a_retry_is_a_task_of_its_own(make_studio: MakeStudio) -> None:
+def test_a_retry_is_the_next_attempt(make_studio: MakeStudio) -> None:
     gate = Gate(at_step=2)
     studio = make_studio(gate)
-    task = studio.generate("a cat", seed=3)
+    task = studio.generate("a cat")
     gate.wait_reached()
-    with pytest.raises(TaskError, match="has not ended"):
+    with pytest.raises(TaskNotEnded):
         studio.retry(task.id)
     task.cancel()
     gate.open()
     with pytest.raises(TaskCancelled):
         task.result(10)
     again = studio.retry(task.id)
-    assert again.result(10).images[0].seed == 3
-    assert (again.record.parent_id, again.request) == (task.id, task.request)
+    assert (again.id, again.request) == (task.id, task.request)
+    assert again.result(10).images[0].seed == task.seed
+    first, second = again.attempts
+    assert (first.number, first.outcome) == (1, AttemptOutcome.CANCELLED)
+    assert (second.number, second.outcome) == (2, AttemptOutcome.SUCCEEDED)
+    assert (first.seed, second.seed) == (task.seed, task.seed)
+    with pytest.raises(TaskSucceeded):
+        studio.retry(task.id)
+    assert len(studio.tasks()) == 1
+
+
+def test_what_failed_is_made_again_when_it_is_submitted_again(
+    make_studio: MakeStudio, caplog: pytest.LogCaptureFixture
+) -> None:
+    faults = [ValueError("boom")]
+
+    def fail_once(_step: int) -> None:
+        if faults:
+            raise faults.pop()
+
+    studio = make_studio(fail_once)
+    with caplog.at_level(logging.CRITICAL, "nbgen"):
+        first = studio.generate("a cat", task_id="a")
+        with pytest.raises(GenerationFailed, match="boom"):
+            first.result(10)
+    again = studio.generate("a cat", task_id="a")
+    assert again.result(10).images
+    with pytest.raises(GenerationFailed, match="boom"):
+        first.result(0)  # it is a handle on the attempt that it waited for
+    assert studio.task("a").result(0) == again.result(0)
+    assert len(studio.attempts("a")) == 2
+
+
+def test_what_was_cancelled_stays_so_until_it_is_retried(studio: Studio) -> None:
+    studio.pause()
+    studio.generate("a cat", task_id="a")
+    studio.cancel("a")
+    with pytest.raises(TaskCancelled):
+        studio.generate("a cat", task_id="a").result(10)
+    studio.resume()
+    assert studio.retry("a").result(10).images
+
+
+def test_another_request_takes_the_place_of_one_that_ended(studio: Studio) -> None:
+    studio.generate("a cat", task_id="a", seed=3).result(10)
+    with pytest.raises(TaskConflict, match="with another request"):
+        studio.generate("a dog", task_id="a")
+    studio.pause()
+    again = studio.generate("a dog", task_id="a", seed=5, replace=True)
+    with pytest.raises(TaskNotEnded):
+        studio.generate("a bird", task_id="a", replace=True)
+    studio.resume()
+    assert again.result(10).images[0].seed == 5
+    first, second = studio.attempts("a")
+    assert (first.request.prompt, second.request.prompt) == ("a cat", "a dog")
+    studio.approve("a", reviewer_id="ada")
+    with pytest.raises(DecisionConflict, match="Undo it"):
+        studio.generate("a bird", task_id="a", replace=True)
+    studio.undo("a", reviewer_id="ada")
+    bird = studio.generate("a bird", task_id="a", replace=True)
+    assert bird.result(10).images
 
 
 def test_a_full_queue_takes_no_more_and_loses_nothing(tmp_path: Path) -> None:
@@ -492,7 +544,11 @@ def test_who_follows_what_waits_goes_on_in_the_next_studio(tmp_path: Path) -> No
         first.pause()
         first.generate("a cat", task_id="a", num_inference_steps=3)
         first.watch("a", seen.put)
-    with Studio(tmp_path, engine=PatternEngine(), progress=service) as second:
+    with Studio(
+        tmp_path, engine=PatternEngine(), progress=service, take_over=True
+    ) as second:
+        second.watch("a", seen.put)
+        second.resume()
         second.task("a").result(10)
     states = [seen.get(timeout=10)]
     while not states[-1].status.ended:
@@ -502,26 +558,18 @@ def test_who_follows_what_waits_goes_on_in_the_next_studio(tmp_path: Path) -> No
     service.close()
 
 
-def test_an_id_that_a_shared_service_knows_queues_nothing(tmp_path: Path) -> None:
-    service = ProgressService()
-    service.create_progress("a", 1)
-    with Studio(tmp_path, engine=PatternEngine(), progress=service) as studio:
-        with pytest.raises(TaskConflict):
-            studio.generate("a cat", task_id="a")
-        assert studio.tasks() == []
-
-
-def test_a_store_that_fails_leaves_no_watcher_waiting(
+def test_a_store_that_fails_queues_nothing(
     studio: Studio, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_args: object) -> bool:
         raise OSError("disk full")
 
     with monkeypatch.context() as patched:
-        patched.setattr("nbgen.store.tasks.TaskStore.add_tasks", fail)
+        patched.setattr("nbgen.store.queue.QueueStore.submit", fail)
         with pytest.raises(OSError, match="disk full"):
             studio.generate("a cat", task_id="a")
-    assert collect_progress(studio, "a")[-1].error == "disk full"
+    with pytest.raises(UnknownTask):
+        studio.get_progress("a")
     studio.generate("a cat", task_id="a").result(10)  # the disk has room again
 
 
@@ -585,25 +633,6 @@ def test_a_picture_that_is_gone_is_not_approved(studio: Studio) -> None:
     url = "https://example.org/cat.png"
     decision = studio.approve("a", reviewer_id="ada", featured_image_url=url)
     assert decision.featured_image_url == url
-
-
-def test_a_task_is_never_seen_between_the_store_and_the_queue(
-    studio: Studio, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    found: list[Task] = []
-    looking = threading.Thread(target=lambda: found.append(studio.task("a")))
-    submit = JobQueue.submit
-
-    def slow_submit(self: JobQueue, jobs: Iterable[Job]) -> None:
-        if jobs := list(jobs):
-            looking.start()
-            looking.join(0.3)  # it must wait for us, so this times out
-        submit(self, jobs)
-
-    monkeypatch.setattr(JobQueue, "submit", slow_submit)
-    studio.generate("a cat", task_id="a")
-    looking.join()
-    found[0].result(10)
 
 
 class HeldSaving:
@@ -678,7 +707,8 @@ def test_a_cancelled_task_keeps_the_pictures_of_another(
     make_studio: MakeStudio, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also of one that made the same while the cancelled one was saving."""
-    studio, other = make_studio(), make_studio()
+    studio = make_studio()
+    other = make_studio(queue="other")
     saving = HeldSaving(monkeypatch, at_picture=1)
     # Without metadata, the same picture is the same file.
     batch = studio.generate("a cat", seed=7, metadata="none", num_images=2)
@@ -944,7 +974,7 @@ reached.wait()
         [sys.executable, "-c", program], capture_output=True, text=True, timeout=60
     )
     assert (done.returncode, done.stderr) == (0, "")
-    assert make_studio().task("a").result(10).images
+    assert make_studio(take_over=True).task("a").result(10).images
 
 
 def test_a_picture_that_nobody_waits_for_any_more_is_cancelled(
@@ -990,21 +1020,3 @@ def test_a_key_that_cannot_be_one_is_refused(studio: Studio, key: Any) -> None:
     with pytest.raises(InvalidRequest, match="request_key must be left out beside a"):
         studio.generate("a cat", task_id="cat", request_key="click-1")
     assert list(studio.tasks()) == []
-
-
-def test_a_timeout_holds_for_a_task_that_is_taken_over(tmp_path: Path) -> None:
-    """Its handle knew it as another studio's, and looks again before it waits."""
-    first = open_alone(tmp_path, engine=PatternEngine())
-    second = open_alone(tmp_path, engine=PatternEngine())
-    first.pause()
-    second.pause()
-    first.generate("a cat", task_id="a", num_inference_steps=2)
-    task = second.task("a")
-    first.close()
-    second.generate("a dog", num_inference_steps=2)  # takes over what waited
-    assert "a" in second.waiting()
-    with pytest.raises(TaskUnfinished, match="within 0"):
-        task.result(0.1)
-    second.resume()
-    assert len(task.result(30).images) == 1
-    second.close()

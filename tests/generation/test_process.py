@@ -698,7 +698,9 @@ def test_a_task_that_died_of_memory_is_tried_three_times(
         if times < MOST_DEATHS:
             assert len(task.result(30).images) == 2
         else:
-            with pytest.raises(GenerationFailed, match="ended 3 times.*memory ran out"):
+            with pytest.raises(
+                GenerationFailed, match=r"ended 3 times.*memory ran out"
+            ):
                 task.result(30)
         assert len(task.attempts) == min(times + 1, MOST_DEATHS)
         assert "memory ran out" in (task.attempts[0].error or "")

@@ -8,47 +8,47 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
 import pytest
 from filelock import FileLock, Timeout
-from nbgen.local.job_queue import Job, JobQueue
-from nbgen.local.runner_lock import RunnerLock
 
 from nbgen.errors import (
     DataFolderUnusable,
     GenerationFailed,
     TaskCancelled,
-    TaskError,
     TaskUnfinished,
+    WorkerDied,
 )
-from nbgen.generation.process import ProcessEngine
+from nbgen.generation.engine import Work
+from nbgen.generation.events import Ended
+from nbgen.generation.thread import ThreadEngine
 from nbgen.images.folder import FolderImages
 from nbgen.local.timings import Timings
 from nbgen.progress import ProgressService
 from nbgen.schema import (
+    AttemptOutcome,
     GenerationProgress,
     GenerationRequest,
     Outcome,
     Status,
-    TaskRecord,
-    new_record,
 )
 from nbgen.store import Store
 from nbgen.store.decisions import DecisionStore
-from nbgen.store.tasks import TaskStore
+from nbgen.store.queue import QueueStore
+from nbgen.store.running import RunStore
 from nbgen.studio import Studio
 from nbgen.testing import Gate, PatternEngine, collect_progress
-from nbgen.testing.plugin import open_alone
-from tests.parts import another_runs, workshop
+from tests.parts import CancelledEngine, closes
 
 REQUEST = GenerationRequest(prompt="a cat", num_inference_steps=2)
 ROWS = {f"r{number}": REQUEST for number in range(5)}
 MakeStudio = Callable[..., Studio]
 LOCKED = DataFolderUnusable("The database failed: database is locked.")
+STORES: list[type] = [QueueStore, RunStore, DecisionStore]
 
 
 @pytest.fixture(autouse=True)
@@ -64,7 +64,7 @@ def break_once(
     """Return a function that has a method of the store raise once, before or after."""
 
     def arm(name: str, error: BaseException, after: bool) -> None:
-        kind = DecisionStore if name == "decide" else TaskStore
+        [kind] = [each for each in STORES if name in vars(each)]
         method = getattr(kind, name)
         errors = [error]
 
@@ -96,54 +96,88 @@ def test_an_end_that_could_not_be_saved_is_saved_later(
     make_studio: MakeStudio, break_once: BreakOnce, touch: str
 ) -> None:
     studio = make_studio()
-    break_once("end_task", LOCKED, False)
+    break_once("end", LOCKED, False)
     with pytest.raises(GenerationFailed, match="database is locked"):
         studio.submit(REQUEST, task_id="a").result(10)
     assert outcome_told(studio, "a") is Outcome.FAILED
     if touch == "task":
-        studio.task("a")
+        with pytest.raises(GenerationFailed, match="could not be saved"):
+            studio.task("a").result(10)
     elif touch == "cancel":
         studio.cancel("a")
     elif touch == "retry":
         assert studio.retry("a").result(10).images
     elif touch == "submit":
-        with pytest.raises(GenerationFailed, match="could not be saved"):
-            studio.submit(REQUEST, task_id="a").result(10)
+        assert studio.submit(REQUEST, task_id="a").result(10).images
     elif touch == "run":
         studio.submit(REQUEST, task_id="b").result(10)
     else:
         studio.close()
-    record = make_studio().get_record("a")
-    assert record.outcome is Outcome.FAILED
-    assert record.error is not None
-    assert "locked" in record.error
+    first = make_studio().attempts("a")[0]
+    assert first.outcome is AttemptOutcome.FAILED
+    assert first.error is not None
+    assert "locked" in first.error
 
 
-def test_a_task_that_was_told_to_have_failed_at_its_start_never_runs(
+def test_whoever_waits_for_an_end_that_is_saved_later_hears_of_it(
     make_studio: MakeStudio, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     studio = make_studio()
 
-    def fail(*_args: object, **_options: object) -> None:
+    def fail(*_args: object, **_options: object) -> bool:
         raise LOCKED
 
     with monkeypatch.context() as patched:
-        for name in ("start_task", "end_task", "end_tasks"):
-            patched.setattr(TaskStore, name, fail)
-        with pytest.raises(GenerationFailed):
+        patched.setattr(RunStore, "end", fail)
+        with pytest.raises(GenerationFailed, match="could not be saved"):
             studio.submit(REQUEST, task_id="a").result(10)
-        studio.cancel("a")  # it has ended, so there is nothing to do
-        assert studio.get_record("a").status is Status.PENDING
-    with pytest.raises(GenerationFailed):
-        studio.submit(REQUEST, task_id="a").result(10)
-    assert studio.get_record("a").outcome is Outcome.FAILED
+        task = studio.task("a")
+        with pytest.raises(TaskUnfinished):
+            task.result(0)
+    studio.submit(REQUEST, task_id="b").result(10)
+    with pytest.raises(GenerationFailed, match="could not be saved"):
+        task.result(10)
+
+
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize("name", ["claim", "begin"])
+def test_a_task_whose_beginning_fails_begins_a_moment_later(
+    make_studio: MakeStudio, break_once: BreakOnce, name: str, after: bool
+) -> None:
+    """Also if it is committed, and only the answer is lost."""
+    break_once(name, LOCKED, after)
+    studio = make_studio()
+    assert studio.submit(REQUEST, task_id="a").result(10).images
+
+
+@pytest.mark.parametrize("after", [False, True])
+def test_a_task_that_could_not_be_given_back_is_given_back_a_moment_later(
+    make_studio: MakeStudio,
+    break_once: BreakOnce,
+    monkeypatch: pytest.MonkeyPatch,
+    after: bool,
+) -> None:
+    """Its process died, and the database failed at that moment."""
+    run, deaths = ThreadEngine.run, [WorkerDied("Killed.")]
+
+    def die_once(engine: ThreadEngine, work: Work, **options: Any) -> None:
+        if deaths:
+            options["on_event"](Ended(deaths.pop()))
+        else:
+            run(engine, work, **options)
+
+    monkeypatch.setattr(ThreadEngine, "run", die_once)
+    break_once("give_back", LOCKED, after)
+    studio = make_studio()
+    assert studio.submit(REQUEST, task_id="a").result(10).images
+    assert [each.number for each in studio.attempts("a")] == [1, 2]
 
 
 def test_an_end_whose_answer_is_lost_is_the_end(
     make_studio: MakeStudio, break_once: BreakOnce
 ) -> None:
     studio = make_studio()
-    break_once("end_task", LOCKED, True)
+    break_once("end", LOCKED, True)
     assert studio.submit(REQUEST, task_id="a").result(10).images
     assert outcome_told(studio, "a") is Outcome.SUCCEEDED
 
@@ -160,66 +194,20 @@ def test_a_submission_that_is_broken_off_is_queued_if_it_is_stored(
     studio.pause()
     told: SimpleQueue[GenerationProgress] = SimpleQueue()
     studio.watch("b:r0", told.put)
-    break_once("add_tasks", error, after)
+    break_once("submit", error, after)
     with pytest.raises(type(error)):
         studio.submit_batch(ROWS, batch_id="b")
     stored = [f"b:{name}" for name in ROWS] if after else []
     assert studio.waiting() == stored
     assert len(studio.tasks()) == len(stored)
-    assert told.get(timeout=10).status is Status.PENDING
-    if not after:
-        assert told.get(timeout=10).outcome is Outcome.FAILED
+    if after:
+        assert told.get(timeout=10).status is Status.PENDING
+    assert told.empty()
     again = studio.submit_batch(ROWS, batch_id="b")
     studio.resume()
     assert len(again.result(10)) == len(ROWS)
     assert again.progress.succeeded == len(ROWS)
     assert len(studio.tasks()) == len(ROWS)
-
-
-def test_tasks_of_which_nothing_is_known_fail_for_good(
-    make_studio: MakeStudio, break_once: BreakOnce
-) -> None:
-    """Their commit arrived, and then the database was gone."""
-    studio = make_studio()
-    break_once("add_tasks", LOCKED, True)
-    calls = iter([False, True])
-    get_tasks = TaskStore.get_tasks
-
-    def gone(self: TaskStore, task_ids: Any) -> Any:
-        if next(calls, False):
-            raise LOCKED
-        return get_tasks(self, task_ids)
-
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(TaskStore, "get_tasks", gone)
-        with pytest.raises(DataFolderUnusable):
-            studio.submit(REQUEST, task_id="a")
-    assert outcome_told(studio, "a") is Outcome.FAILED
-    with pytest.raises(GenerationFailed):
-        studio.submit(REQUEST, task_id="a").result(10)
-    assert studio.get_record("a").outcome is Outcome.FAILED
-
-
-def test_an_interrupt_between_the_store_and_the_queue_queues_all(
-    make_studio: MakeStudio, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    studio = make_studio()
-    studio.pause()
-    submit = JobQueue.submit
-
-    def interrupted(self: JobQueue, jobs: Iterable[Job]) -> None:
-        jobs = list(jobs)
-        monkeypatch.setattr(JobQueue, "submit", submit)
-        submit(self, jobs[:2])
-        raise KeyboardInterrupt
-
-    def plan() -> list[TaskRecord]:
-        monkeypatch.setattr(JobQueue, "submit", interrupted)
-        return [new_record(name, REQUEST) for name in ROWS]
-
-    with pytest.raises(KeyboardInterrupt):
-        workshop(studio).scheduler.add(plan)
-    assert sorted(studio.waiting()) == sorted(ROWS)
 
 
 def test_a_child_that_is_stored_when_it_is_interrupted_is_queued(
@@ -234,41 +222,6 @@ def test_a_child_that_is_stored_when_it_is_interrupted_is_queued(
     assert studio.task(child.id).result(10).images
 
 
-def test_taking_over_that_is_interrupted_goes_on_with_the_next_submission(
-    make_studio: MakeStudio, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with make_studio() as before:
-        before.pause()
-        before.submit_batch(ROWS, batch_id="b")
-    with another_runs(tmp_path / "data"):
-        studio = make_studio()
-    create = ProgressService.create_progress
-
-    def interrupted(*_args: object) -> GenerationProgress:
-        monkeypatch.setattr(ProgressService, "create_progress", create)
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(ProgressService, "create_progress", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        studio.submit(REQUEST)
-    studio.submit(REQUEST).result(10)
-    assert studio.batch("b").result(10)
-    assert studio.batch("b").progress.succeeded == len(ROWS)
-
-
-def test_taking_over_that_fails_keeps_nobody_out(
-    tmp_path: Path, break_once: BreakOnce
-) -> None:
-    break_once("adopt_tasks", LOCKED, False)
-    with another_runs(tmp_path):
-        studio = Studio(tmp_path, engine=PatternEngine())
-    with studio:
-        with pytest.raises(DataFolderUnusable):
-            studio.submit(REQUEST)
-        assert another_may_run(tmp_path)
-        studio.submit(REQUEST).result(10)
-
-
 def another_may_run(folder: Path) -> bool:
     lock = FileLock(folder / "runner.lock", timeout=0)
     try:
@@ -281,38 +234,13 @@ def another_may_run(folder: Path) -> bool:
 # A cancel of many.
 
 
-def test_a_cancel_that_cannot_be_read_back_keeps_nobody_out(
-    make_studio: MakeStudio, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    studio = make_studio()
-    studio.pause()
-    studio.submit(REQUEST, task_id="a")
-    get_tasks, calls = TaskStore.get_tasks, 0
-
-    def fail_once(store: TaskStore, ids: Sequence[str]) -> dict[str, TaskRecord]:
-        nonlocal calls
-        calls += 1
-        if calls == 2:
-            raise LOCKED
-        return get_tasks(store, ids)
-
-    monkeypatch.setattr(TaskStore, "get_tasks", fail_once)
-    with pytest.raises(DataFolderUnusable):
-        studio.cancel("a")
-    assert studio.get_record("a").outcome is Outcome.CANCELLED
-    assert studio.waiting() == []
-    assert another_may_run(tmp_path / "data")
-
-
 def test_cancelling_what_waits_is_all_one_transaction(
-    make_studio: MakeStudio, tmp_path: Path
+    make_studio: MakeStudio,
 ) -> None:
     studio = make_studio()
     studio.pause()
     batch = studio.submit_batch(ROWS, batch_id="b")
-    assert not another_may_run(tmp_path / "data")
     batch.cancel()
-    assert another_may_run(tmp_path / "data")
     assert studio.waiting() == []
     records = studio.get_records(batch.task_ids)
     assert {record.error for record in records} == {"Cancelled before it started."}
@@ -329,7 +257,7 @@ def test_a_cancel_that_is_broken_off_loses_no_task(
     studio.pause()
     batch = studio.submit_batch(ROWS, batch_id="b")
     tasks = [studio.task(task_id) for task_id in batch.task_ids]
-    break_once("end_tasks", error, after)
+    break_once("cancel", error, after)
     with pytest.raises(type(error)):
         batch.cancel()
     assert studio.waiting() == ([] if after else batch.task_ids)
@@ -338,22 +266,6 @@ def test_a_cancel_that_is_broken_off_loses_no_task(
     for task in tasks:
         with pytest.raises(TaskCancelled):
             task.result(10)
-
-
-def test_a_cancel_that_failed_is_heeded_when_its_turn_comes(
-    make_studio: MakeStudio, break_once: BreakOnce
-) -> None:
-    steps: list[int] = []
-    studio = make_studio(steps.append)
-    studio.pause()
-    task = studio.submit(REQUEST)
-    break_once("end_tasks", LOCKED, False)
-    with pytest.raises(DataFolderUnusable):
-        task.cancel()
-    studio.resume()
-    with pytest.raises(TaskCancelled, match="before it started"):
-        task.result(10)
-    assert steps == []
 
 
 def test_a_cancel_at_the_first_state_is_not_lost(make_studio: MakeStudio) -> None:
@@ -374,34 +286,6 @@ def test_a_cancel_at_the_first_state_is_not_lost(make_studio: MakeStudio) -> Non
         task.result(10)
 
 
-def test_a_task_of_another_studio_is_cancelled_there(tmp_path: Path) -> None:
-    service = ProgressService()
-    gate = Gate()
-    with (
-        open_alone(tmp_path, engine=PatternEngine(gate), progress=service) as first,
-        open_alone(tmp_path, engine=PatternEngine(), progress=service) as second,
-    ):
-        first.submit(REQUEST, task_id="a")
-        gate.wait_reached()
-        with pytest.raises(TaskError, match="another process or studio"):
-            second.cancel("a")
-        gate.release()
-        assert first.task("a").result(10).images
-    service.close()
-
-
-def test_a_job_that_is_another_s_by_now_is_dropped(
-    make_studio: MakeStudio, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    steps: list[int] = []
-    studio = make_studio(steps.append)
-    monkeypatch.setattr(TaskStore, "start_task", lambda *_: False)
-    with pytest.raises(TaskUnfinished, match="does not run here"):
-        studio.submit(REQUEST, task_id="a").result(10)
-    assert steps == []
-    assert studio.get_record("a").status is Status.PENDING
-
-
 def test_a_priority_that_cannot_be_stored_changes_nothing(
     make_studio: MakeStudio, break_once: BreakOnce
 ) -> None:
@@ -409,7 +293,7 @@ def test_a_priority_that_cannot_be_stored_changes_nothing(
     studio.pause()
     for name in ("a", "b"):
         studio.submit(REQUEST, task_id=name)
-    break_once("set_priority", LOCKED, False)
+    break_once("prioritise", LOCKED, False)
     with pytest.raises(DataFolderUnusable):
         studio.prioritise("b", 5)
     assert studio.waiting() == ["a", "b"]
@@ -420,7 +304,10 @@ def test_what_is_queued_already_needs_no_room(tmp_path: Path) -> None:
         studio.pause()
         studio.submit_batch(ROWS, batch_id="b")
     gate = Gate()
-    with Studio(tmp_path, engine=PatternEngine(gate), queue_limit=2) as studio:
+    with Studio(
+        tmp_path, engine=PatternEngine(gate), queue_limit=2, take_over=True
+    ) as studio:
+        studio.resume()
         gate.wait_reached()
         assert len(studio.waiting()) == 4
         studio.submit_batch(ROWS, batch_id="b")
@@ -500,7 +387,7 @@ def test_an_error_that_cannot_be_told_ends_the_task(make_studio: MakeStudio) -> 
 # Opening and closing.
 
 
-def test_a_studio_whose_process_cannot_start_leaves_nothing(
+def test_a_process_that_cannot_start_fails_the_task_and_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_args: object, **_options: object) -> None:
@@ -510,24 +397,27 @@ def test_a_studio_whose_process_cannot_start_leaves_nothing(
     before = len(list(files.iterdir()))
     with monkeypatch.context() as patched:
         patched.setattr("nbgen.generation.worker_process.subprocess.Popen", fail)
-        with pytest.raises(OSError, match="allocate"):
-            Studio(tmp_path, "tiny")
+        with Studio(tmp_path, "tiny") as studio:
+            task = studio.submit(REQUEST)
+            with pytest.raises(GenerationFailed, match="allocate"):
+                task.result(10)
     assert list((tmp_path / "owners").iterdir()) == []
     assert len(list(files.iterdir())) <= before
     names = {thread.name for thread in threading.enumerate()}
     assert not [name for name in names if name.startswith("nbgen-")]
 
 
-def test_closing_waits_for_one_that_closes(tmp_path: Path) -> None:
+def test_closing_waits_for_one_that_closes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     gate = Gate()
     studio = Studio(tmp_path, engine=PatternEngine(gate))
     running = studio.submit(REQUEST)
-    waiting = studio.submit(REQUEST)
     gate.wait_reached()
+    is_closing = closes(monkeypatch)
     finishing = threading.Thread(target=studio.close, kwargs={"finish": True})
     finishing.start()
-    with pytest.raises(TaskUnfinished):
-        waiting.result(10)  # so it is closing
+    assert is_closing.wait(10)
     again = threading.Thread(target=studio.close)
     again.start()
     again.join(0.3)  # it must wait for the task, so this times out
@@ -541,22 +431,19 @@ def test_closing_waits_for_one_that_closes(tmp_path: Path) -> None:
 
 
 def test_a_second_interrupt_leaves_the_studio_to_be_closed_again(
-    tmp_path: Path,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gate = Gate()
-    studio = Studio(tmp_path, engine=PatternEngine(gate))
-    running, waiting = studio.submit(REQUEST), studio.submit(REQUEST)
+    engine = CancelledEngine(gate)
+    studio = Studio(tmp_path, engine=engine)
+    running = studio.submit(REQUEST)
     gate.wait_reached()
-    cancelled = threading.Event()
-    job = workshop(studio).queue.find(running.id)
-    assert job is not None
-    job.cancel.on_cancel(cancelled.set)
+    is_closing = closes(monkeypatch)
 
     def interrupt_twice() -> None:
-        with pytest.raises(TaskUnfinished):
-            waiting.result(10)  # so it is closing
+        assert is_closing.wait(10)
         os.kill(os.getpid(), signal.SIGINT)
-        assert cancelled.wait(10)
+        assert engine.cancelled.wait(10)
         os.kill(os.getpid(), signal.SIGINT)
 
     interrupting = threading.Thread(target=interrupt_twice)
@@ -567,7 +454,7 @@ def test_a_second_interrupt_leaves_the_studio_to_be_closed_again(
     assert len(list((tmp_path / "owners").iterdir())) == 1
     gate.release()
     studio.close()
-    with Studio(tmp_path, engine=PatternEngine(), take_over=False) as looking:
+    with Studio.open_library(tmp_path) as looking:
         assert looking.get_record(running.id).status is Status.PENDING
     assert list((tmp_path / "owners").iterdir()) == []
 
@@ -582,21 +469,21 @@ def test_closing_waits_for_what_is_being_saved(
         return "picture.png"
 
     monkeypatch.setattr(FolderImages, "save", save)
-    studio = Studio(tmp_path, engine=PatternEngine())
+    steps = threading.Semaphore(0)
+    engine = CancelledEngine(lambda _step: steps.release())
+    studio = Studio(tmp_path, engine=engine)
     task = studio.submit(REQUEST)
     gate.wait_reached()
-    studio.pause()
-    waiting = studio.submit(REQUEST)
-    job = workshop(studio).queue.find(task.id)
-    assert job is not None
-    cancelled, returned = threading.Event(), threading.Event()
-    job.cancel.on_cancel(cancelled.set)
+    studio.submit(REQUEST)
+    for _ in range(REQUEST.num_inference_steps + 1):
+        assert steps.acquire(timeout=10)  # so the first one has been drawn
+    returned = threading.Event()
+    is_closing = closes(monkeypatch)
 
     def interrupt() -> None:
-        with pytest.raises(TaskUnfinished):
-            waiting.result(10)  # so it is closing
+        assert is_closing.wait(10)
         os.kill(os.getpid(), signal.SIGINT)
-        assert cancelled.wait(10)
+        assert engine.cancelled.wait(10)
         returned.wait(0.3)  # it must wait for the saving, so this times out
         gate.open()
 
@@ -607,7 +494,7 @@ def test_closing_waits_for_what_is_being_saved(
     assert gate.is_open
     returned.set()
     interrupting.join()
-    with Studio(tmp_path, engine=PatternEngine(), take_over=False) as looking:
+    with Studio.open_library(tmp_path) as looking:
         assert looking.get_record(task.id).outcome is Outcome.SUCCEEDED
 
 
@@ -659,23 +546,3 @@ def test_a_fork_that_ends_leaves_its_parent_s_studio_open(tmp_path: Path) -> Non
         timeout=60,
     )
     assert (done.stdout, done.stderr) == ("1\nTrue\n1\n", "")
-
-
-def test_one_that_ran_last_and_is_gone_ends_nobody_s_process(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "runner.txt").write_text("process 1 on elsewhere")
-    looked = threading.Semaphore(0)
-    held_elsewhere = RunnerLock.__dict__["held_elsewhere"].fget
-
-    def look(lock: RunnerLock) -> bool:
-        looked.release()
-        return bool(held_elsewhere(lock))
-
-    monkeypatch.setattr(RunnerLock, "held_elsewhere", property(look))
-    with Studio(tmp_path, "tiny", take_over=False) as studio:
-        engine = workshop(studio).lane.prepare()
-        assert isinstance(engine, ProcessEngine)
-        for _ in range(2):
-            assert looked.acquire(timeout=10)
-        assert engine.process_id is not None

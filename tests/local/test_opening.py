@@ -90,9 +90,9 @@ def test_what_is_in_the_log_of_a_killed_process_is_known(tmp_path: Path) -> None
     copy = tmp_path / "copy"
     with Studio(copy, engine=PatternEngine()) as studio:
         studio.generate("a cat", task_id="a").result(30)
-        # Not the live states, which come and go meanwhile.
-        live = shutil.ignore_patterns("live")
-        shutil.copytree(copy, tmp_path / "killed", ignore=live)
+        # Not what comes and goes meanwhile, nor pipes.
+        passing = shutil.ignore_patterns("live", "followers", "*.part")
+        shutil.copytree(copy, tmp_path / "killed", ignore=passing)
         assert (tmp_path / "killed" / "nbgen.sqlite-wal").stat().st_size
     with Studio.open_library(tmp_path / "killed") as studio:
         assert studio.get_record("a").result is not None

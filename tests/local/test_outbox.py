@@ -36,7 +36,7 @@ from nbgen.studio import Studio
 from nbgen.testing import Gate, PatternEngine
 from nbgen.threads import start_thread
 from tests.parts import library
-from tests.store.test_tasks import NOW, record
+from tests.store.test_tasks import add, end_all, record
 
 MakeStudio = Callable[..., Studio]
 HOUR = dt.timedelta(hours=1)
@@ -151,8 +151,8 @@ def test_an_approval_that_counts_again_is_published_once(
 def decidable_store(folder: Path, database: str | None) -> Store:
     """Return a store with a task that can be approved."""
     studio_store = Store(folder, database)
-    studio_store.tasks.add_tasks([record()])
-    studio_store.tasks.end_task("a", Outcome.SUCCEEDED, ended_at=NOW, current_step=1)
+    add(studio_store, record())
+    end_all(studio_store, Outcome.SUCCEEDED)
     studio_store.decisions.put_content("a", {"image_url": "https://x.org/a.png"}, None)
     return studio_store
 

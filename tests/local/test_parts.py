@@ -151,7 +151,7 @@ def test_the_last_one_that_is_collected_ends_the_work(tmp_path: Path) -> None:
     gate.open()
     gc.collect()
     wait_closed(tmp_path)
-    with Studio(tmp_path, engine=PatternEngine()) as again:
+    with Studio(tmp_path, engine=PatternEngine(), take_over=True) as again:
         assert again.task(task_id).result(10).images
 
 
@@ -198,7 +198,7 @@ def test_one_that_opens_while_the_last_one_closes_finds_what_that_gives_back(
     with pytest.raises(TaskUnfinished):
         waits.result(10)  # so it is closing
     with ThreadPoolExecutor(1) as pool:
-        opening = pool.submit(Studio, tmp_path, engine=PatternEngine())
+        opening = pool.submit(Studio, tmp_path, engine=PatternEngine(), take_over=True)
         gate.open()
         second = opening.result(10)
     closing.join()
@@ -303,7 +303,8 @@ studio
 '''.format(folder=sys.argv[1])
 for number in range(10):
     shell.run_cell(cell, store_history=True).raise_error()
-    if number == 0:
+    if number == 0:  # by the end of a task, all threads have begun
+        shell.user_ns["studio"].generate("a cat", num_inference_steps=1).result(60)
         before = sorted(thread.name for thread in threading.enumerate())
 engines = subprocess.run(
     ["pgrep", "-c", "-P", str(os.getpid()), "python"], capture_output=True, text=True

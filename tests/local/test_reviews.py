@@ -27,12 +27,11 @@ from nbgen.schema import (
     Decision,
     DecisionRequest,
     Outcome,
-    TaskRecord,
     Verdict,
 )
 from nbgen.store import Store
 from nbgen.studio import Studio
-from tests.store.test_tasks import NOW, record
+from tests.store.test_tasks import add, end_all, record
 
 MakeStudio = Callable[..., Studio]
 
@@ -95,7 +94,8 @@ def test_changes_are_made_in_a_child(studio: Studio) -> None:
     assert again is not None
     assert again.id == child.id
     assert len(studio.tasks()) == 2
-    studio.retry("a").result(30)
+    with pytest.raises(DecisionConflict, match="Undo it before the task is made again"):
+        studio.retry("a")
     others: list[dict[str, Any]] = [
         {"reviewer_id": "bob", "feedback": "At night"},
         {"reviewer_id": "ada", "feedback": "By day"},
@@ -310,11 +310,11 @@ def test_of_decisions_that_race_one_stands(
     """Two processes of eight threads: one wins each task, and the rest hear of it."""
     count = 100
     store = Store(tmp_path, database)
-    for number in range(count):
-        task: TaskRecord = record(f"t{number}")
-        store.tasks.add_tasks([task])
-        store.tasks.end_task(task.id, Outcome.SUCCEEDED, ended_at=NOW, current_step=1)
-        store.decisions.put_content(task.id, {"image_url": "https://x.org/a.png"}, None)
+    ids = [f"t{number}" for number in range(count)]
+    add(store, *map(record, ids))
+    end_all(store, Outcome.SUCCEEDED)
+    for task_id in ids:
+        store.decisions.put_content(task_id, {"image_url": "https://x.org/a.png"}, None)
     program = DECIDE.replace("TASKS", str(count))
     processes = [
         subprocess.Popen(
@@ -339,7 +339,7 @@ def test_of_decisions_that_race_one_stands(
     log = store.decisions.list_decisions(None)
     store.close()
     assert sorted(won) == sorted((d.task_id, d.reviewer_id) for d in log)
-    assert sorted(d.task_id for d in log) == sorted(f"t{n}" for n in range(count))
+    assert sorted(d.task_id for d in log) == sorted(ids)
     assert {d.version for d in log} == {1}
     winners = dict(won)
     assert len(set(lost)) == len(lost) == 15 * count

@@ -32,6 +32,13 @@ class HeldLane:
     """A lane that holds each job until it is let go, or cancelled.
 
     It ends a job as ``Finisher`` does.
+
+    Attributes:
+        began: The jobs that were begun.
+        prepared: Has an entry for each time that it was made ready.
+        released: Has an entry for each time that its memory was released.
+        kills: How often it was killed.
+        saves_elsewhere: Whether jobs end on a thread of their own.
     """
 
     name = "held"
@@ -43,6 +50,7 @@ class HeldLane:
         self.prepared: SimpleQueue[None] = SimpleQueue()
         self.released: SimpleQueue[None] = SimpleQueue()
         self.kills = 0
+        self.saves_elsewhere = False
 
     def let_go(self, count: int = 1) -> None:
         self._gate.release(count)
@@ -51,6 +59,21 @@ class HeldLane:
         job.cancel.on_cancel(self.let_go)
         self.began.put(job)
         self._gate.acquire()
+        if self.saves_elsewhere:
+            threading.Thread(target=self._end, args=[job]).start()
+        else:
+            self._end(job)
+
+    def prepare(self) -> None:
+        self.prepared.put(None)
+
+    def release(self) -> None:
+        self.released.put(None)
+
+    def kill(self) -> None:
+        self.kills += 1
+
+    def _end(self, job: Job) -> None:
         end = TaskEnd(job.task_id, None)
         if job.is_given_back:
             self._running.give_back(job.task_id, job.generation)
@@ -61,15 +84,6 @@ class HeldLane:
             self._running.end(job.task_id, job.generation, ending, ended_at=LATER)
             end = end._replace(outcome=outcome)
         job.done.set_result(end)
-
-    def prepare(self) -> None:
-        self.prepared.put(None)
-
-    def release(self) -> None:
-        self.released.put(None)
-
-    def kill(self) -> None:
-        self.kills += 1
 
 
 class House:
@@ -95,6 +109,7 @@ class House:
             self.changes,
             cast("Lane", self.lane),
             forget=self.forgotten.append,
+            was_told=lambda _: False,
             idle_s=idle_s,
             take_over=take_over,
             prepares=prepares,
@@ -444,3 +459,39 @@ def test_the_turn_is_held_until_the_store_is_closed(
     other.running.begin(take_over=False)
     assert other.queue.waiting(offered=True) == ["a"]
     turn.release()
+
+
+def test_a_task_begins_again_only_when_its_last_attempt_has_been_told(
+    make_house: MakeHouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or the end of the one would be taken for that of the other."""
+    give_back, claim = RunStore.give_back, RunStore.claim
+    claimed, go_on = threading.Semaphore(0), threading.Event()
+
+    def give_back_and_wait(running: RunStore, *about: object) -> object:
+        answer = give_back(running, *about)  # type: ignore[arg-type]
+        assert go_on.wait(WAIT_S)
+        return answer
+
+    def tell_claim(running: RunStore, *about: object) -> object:
+        answer = claim(running, *about)  # type: ignore[arg-type]
+        if answer is not None:
+            claimed.release()
+        return answer
+
+    monkeypatch.setattr(RunStore, "give_back", give_back_and_wait)
+    monkeypatch.setattr(RunStore, "claim", tell_claim)
+    house = make_house()
+    house.lane.saves_elsewhere = True
+    house.submit("a")
+    first = house.lane.began.get(timeout=WAIT_S)
+    first.give_back()
+    for _ in range(2):
+        assert claimed.acquire(timeout=WAIT_S)
+    assert house.lane.began.empty()
+    go_on.set()
+    second = house.lane.began.get(timeout=WAIT_S)
+    assert second.task_id == first.task_id
+    assert house.runner.runs("a")
+    house.runner.cancel(["a"])
+    assert second.done.result(WAIT_S).outcome is Outcome.CANCELLED

@@ -13,6 +13,7 @@ from nbgen.backend import ProgressCallback
 from nbgen.progress import ProgressService
 from nbgen.schema import GenerationProgress, GenerationRequest, Outcome, Status
 from nbgen.server import Server
+from nbgen.studio import Studio
 from nbgen.testing import Gate, PatternEngine
 from nbgen.testing.plugin import open_alone
 from tests.parts import another_runs, until_end
@@ -30,7 +31,7 @@ def test_a_reader_sees_the_present_state_and_the_end(tmp_path: Path) -> None:
     gate = Gate()
     with (
         open_alone(tmp_path, engine=PatternEngine(gate)) as runs,
-        open_alone(tmp_path, engine=PatternEngine(), take_over=False) as reader,
+        Studio.open_library(tmp_path) as reader,
     ):
         told: SimpleQueue[GenerationProgress] = SimpleQueue()
         too_late: SimpleQueue[GenerationProgress] = SimpleQueue()
@@ -81,9 +82,7 @@ def test_an_end_while_the_watching_begins_is_told(tmp_path: Path) -> None:
 
     told: SimpleQueue[GenerationProgress] = SimpleQueue()
     service = LateService(end)
-    other = open_alone(
-        tmp_path, engine=PatternEngine(), progress=service, take_over=False
-    )
+    other = open_alone(tmp_path, engine=PatternEngine(), progress=service)
     with other:
         other.watch("a", told.put)
         assert until_end(told, 10)[-1].outcome is Outcome.SUCCEEDED
@@ -95,7 +94,7 @@ def test_a_watching_that_is_ended_late_ends_no_other(tmp_path: Path) -> None:
     """The id of a deleted task is free, and may be watched again."""
     with (
         open_alone(tmp_path, engine=PatternEngine()) as runs,
-        open_alone(tmp_path, engine=PatternEngine(), take_over=False) as reader,
+        Studio.open_library(tmp_path) as reader,
     ):
         first: SimpleQueue[GenerationProgress] = SimpleQueue()
         again: SimpleQueue[GenerationProgress] = SimpleQueue()
@@ -114,7 +113,7 @@ def test_nobody_looks_where_nobody_watches(tmp_path: Path) -> None:
     gate = Gate()
     with (
         open_alone(tmp_path, engine=PatternEngine(gate)) as runs,
-        open_alone(tmp_path, engine=PatternEngine(), take_over=False) as reader,
+        Studio.open_library(tmp_path) as reader,
     ):
         runs.submit(REQUEST, task_id="a")
         stop = reader.watch("a", lambda _: None)
@@ -129,21 +128,46 @@ def test_nobody_looks_where_nobody_watches(tmp_path: Path) -> None:
     assert not following()
 
 
-def test_a_task_that_is_taken_over_is_followed_here(tmp_path: Path) -> None:
-    with open_alone(tmp_path, engine=PatternEngine()) as before:
-        before.pause()
-        before.submit(REQUEST, task_id="a")
+def test_a_task_that_another_could_have_run_is_followed_here(tmp_path: Path) -> None:
     told: SimpleQueue[GenerationProgress] = SimpleQueue()
-    with another_runs(tmp_path):
-        studio = open_alone(tmp_path, engine=PatternEngine())
-    with studio:
-        studio.watch("a", told.put)
-        assert told.get(timeout=10).status is Status.PENDING
-        studio.submit(REQUEST, task_id="a").result(10)
-        states = [told.get(timeout=10)]
-        while not states[-1].status.ended:
-            states.append(told.get(timeout=10))
+    with open_alone(tmp_path, engine=PatternEngine(), release_after=0.01) as studio:
+        with another_runs(tmp_path):
+            studio.submit(REQUEST, task_id="a")
+            studio.watch("a", told.put)
+            assert told.get(timeout=10).status is Status.PENDING
+        states = until_end(told)
         assert Status.GENERATING in {state.status for state in states}
+        assert states[-1].outcome is Outcome.SUCCEEDED
+        seqs = [state.seq for state in states]
+        assert seqs == sorted(set(seqs))
+
+
+def test_each_attempt_is_watched_anew(tmp_path: Path) -> None:
+    faults = [ValueError("boom")]
+
+    def fail_once(_step: int) -> None:
+        if faults:
+            raise faults.pop()
+
+    with (
+        open_alone(tmp_path, engine=PatternEngine(fail_once)) as runs,
+        Studio.open_library(tmp_path) as reader,
+    ):
+        first: SimpleQueue[GenerationProgress] = SimpleQueue()
+        runs.submit(REQUEST, task_id="a")
+        runs.watch("a", first.put)
+        assert until_end(first)[-1].outcome is Outcome.FAILED
+        runs.pause()
+        reader.retry("a")
+        told: SimpleQueue[GenerationProgress] = SimpleQueue()
+        for studio in (runs, reader):
+            assert studio.get_progress("a").status is Status.PENDING
+        reader.watch("a", told.put)
+        assert told.get(timeout=10).status is Status.PENDING
+        runs.watch("a", first.put)
+        runs.resume()
+        assert until_end(first)[-1].outcome is Outcome.SUCCEEDED
+        assert until_end(told)[-1].outcome is Outcome.SUCCEEDED
 
 
 def test_http_tells_the_step_of_a_task_that_another_runs(
@@ -152,7 +176,7 @@ def test_http_tells_the_step_of_a_task_that_another_runs(
     gate = Gate(at_step=2)
     with (
         open_alone(tmp_path, engine=PatternEngine(gate)) as runs,
-        open_alone(tmp_path, engine=PatternEngine(), take_over=False) as reader,
+        Studio.open_library(tmp_path) as reader,
     ):
         runs.submit(REQUEST, task_id="a")
         gate.wait_reached()
@@ -175,7 +199,7 @@ def test_a_socket_of_a_reader_is_told_of_the_end(
     gate = Gate()
     with (
         open_alone(tmp_path, engine=PatternEngine(gate)) as runs,
-        open_alone(tmp_path, engine=PatternEngine(), take_over=False) as reader,
+        Studio.open_library(tmp_path) as reader,
     ):
         runs.submit(REQUEST, task_id="a")
         gate.wait_reached()

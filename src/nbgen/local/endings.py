@@ -12,13 +12,17 @@ import logging
 import threading
 from collections.abc import Callable
 
+from msgspec.structs import replace
+
 from nbgen.errors import DataFolderUnusable
 from nbgen.local.ends import Ends
 from nbgen.local.job import Job
 from nbgen.progress import ProgressService
 from nbgen.schema import (
+    WAITS_AGAIN,
     GenerationResult,
     Outcome,
+    Status,
     TaskEnd,
     TaskRecord,
     progress_of_record,
@@ -65,8 +69,8 @@ class Endings:
         self._ends = ends
         self._now = now
         self._lock = threading.Lock()
-        # By task: the generation that ran it, and the error that was told.
-        self._unsaved: dict[str, tuple[int, str]] = {}
+        # By task: the generation that ran it, and the end that was told.
+        self._unsaved: dict[str, tuple[int, TaskEnd]] = {}
 
     def end(
         self,
@@ -114,6 +118,7 @@ class Endings:
             end = self._tell_record(job, record)
         except Exception:
             logger.exception("Task %s could not be given back.", job.task_id)
+            self._tell_waiting(job.task_id)
         finally:
             job.done.set_result(end)
 
@@ -127,11 +132,15 @@ class Endings:
         with self._lock:
             unsaved = dict(self._unsaved)
         try:
-            for task_id, (generation, error) in unsaved.items():
-                end = Ending(Outcome.FAILED, error)
-                self._running.end(task_id, generation, end, ended_at=self._now())
+            for task_id, (generation, end) in unsaved.items():
+                ending = Ending(Outcome.FAILED, end.error)
+                ended = self._running.end(
+                    task_id, generation, ending, ended_at=self._now()
+                )
                 with self._lock:
                     self._unsaved.pop(task_id, None)
+                if ended:  # somebody may have asked for it since it was told
+                    self._ends.tell(end)
         except Exception:
             logger.exception("The ends of %d tasks cannot be saved.", len(unsaved))
 
@@ -171,9 +180,10 @@ class Endings:
                     fault.reason if isinstance(fault, DataFolderUnusable) else fault
                 )
                 error = f"The result could not be saved: {reason}"
+                unsaved = TaskEnd(task_id, Outcome.FAILED, error, cause=fault)
                 with self._lock:
-                    self._unsaved[task_id] = (job.generation, error)
-                return TaskEnd(task_id, Outcome.FAILED, error, cause=fault)
+                    self._unsaved[task_id] = (job.generation, unsaved)
+                return unsaved
             ended = False
         if ended:
             return end
@@ -191,6 +201,23 @@ class Endings:
             state = progress_of_record(record)
             self._progress.publish_foreign(state, was_here=True)
         return record.end
+
+    def _tell_waiting(self, task_id: str) -> None:
+        """Tell that a task waits to run again, though the store does not know yet."""
+        state = self._progress.get_progress(task_id)
+        if state is not None and not state.status.ended:
+            waiting = replace(
+                state,
+                status=Status.PENDING,
+                current_step=0,
+                current_stage=None,
+                elapsed_time=0.0,
+                estimated_remaining=0.0,
+                remaining_known=False,
+                overall_percentage=0.0,
+                message=WAITS_AGAIN,
+            )
+            self._progress.publish_foreign(waiting, was_here=True)
 
     def _ended_record(self, task_id: str) -> TaskRecord | None:
         """Return a task whose end was saved though no answer came; None if not."""

@@ -1,8 +1,8 @@
 """Saves the pictures of a job that has been drawn, and ends it.
 
-Thread-safety: ``finish``, ``settle`` and ``close`` belong to one thread at a time. What
-happens between them and the committed end happens on the thread ``nbgen-saver``, while
-the next job is drawn.
+Thread-safety: ``finish`` and ``close`` belong to one thread at a time. What happens
+between them and the committed end happens on the thread ``nbgen-saver``, while the next
+job is drawn.
 """
 
 from __future__ import annotations
@@ -55,16 +55,12 @@ class Finisher:
         Waits until the run before it has ended, or pictures that wait to be saved would
         fill the memory.
         """
-        self.settle()
+        if self._saving is not None:
+            wait([self._saving])
         try:
             self._saving = self._saver.submit(self._finish, run)
         except RuntimeError:  # the interpreter exits, and starts no more threads
             self._finish(run)
-
-    def settle(self) -> None:
-        """Wait until the last run has ended."""
-        if self._saving is not None:
-            wait([self._saving])
 
     def close(self) -> None:
         """End the thread, once the last job has ended."""

@@ -87,9 +87,6 @@ class Lane:
         """
         self._endings.save_ends()
         if self._before is not None:
-            if self._before.job.task_id == job.task_id:
-                # Its last attempt has still to be told, as that of the same task.
-                self._finisher.settle()
             self._before.was_overtaken = True
         run = self._try(job)
         if isinstance(run.error, WorkerDied):

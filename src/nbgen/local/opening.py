@@ -259,6 +259,7 @@ def open_workshop(
         changes,
         lane,
         forget=progress.forget,
+        was_told=endings.has_unsaved_end,
         idle_s=config.release_after,
         take_over=config.take_over,
         # A thread would load while the caller goes on in Python.

@@ -50,6 +50,8 @@ class Runner:
         lane: Makes the pictures, on the worker thread. A job may end after ``run`` has
             returned, while the next one runs.
         forget: Called with the id of each task that comes to wait.
+        was_told: Returns whether a task was told to have ended, but the store does not
+            know.
         idle_s: After so many seconds without work the lane's memory and the turn are
             released; None keeps them.
         take_over: Whether to run also what others submitted who are gone.
@@ -74,6 +76,7 @@ class Runner:
         lane: Lane,
         *,
         forget: Callable[[str], None],
+        was_told: Callable[[str], bool],
         idle_s: float | None,
         take_over: bool,
         prepares: bool,
@@ -83,6 +86,7 @@ class Runner:
         self._changes = changes
         self._lane = lane
         self._forget_ended = forget
+        self._was_told = was_told
         self._idle_s = math.inf if idle_s is None else idle_s
         self._take_over = take_over
         self._prepares = prepares
@@ -90,6 +94,7 @@ class Runner:
         self._claiming = threading.Lock()
         self._changed = threading.Condition()
         self._has_news = True
+        self._is_unsure = False
         self._has_asked = False  # the worker thread's, as is the next
         self._idle_since_s = 0.0
         self._generation: int | None = None  # while the turn is had
@@ -240,6 +245,7 @@ class Runner:
             except Exception as error:  # noqa: BLE001 - a second later it may be there
                 logger.warning("The queue cannot be read: %s", error)
                 look_in_s = _LOOK_EVERY_S
+                self._is_unsure = True
             with self._changed:
                 self._changed.wait_for(
                     lambda: self._closed or self._has_news, look_in_s
@@ -274,17 +280,33 @@ class Runner:
         return None
 
     def _claim(self, generation: int) -> Job | None:
+        if self._is_unsure:
+            self._give_back_lost(generation)
         with self._claiming:
             record = self._queue.claim(generation, self._lane.name)
             if record is None:
                 return None
             job = Job(record, generation)
             with self._changed:
+                before = self._started.get(job.task_id)
+            if before is not None:  # it has been given back, which is being told
+                wait([before.done])
+            with self._changed:
                 self._started[job.task_id] = job
                 # If it was closed meanwhile, or another has the turn.
                 if self._closed or self._generation != generation:
                     job.give_back()
         return job
+
+    def _give_back_lost(self, generation: int) -> None:
+        """Have tasks wait again that run here for the store, but not in fact.
+
+        The answer to a claim was lost, or a task could not be given back.
+        """
+        self._is_unsure = False
+        for task_id in self._queue.begun(generation):
+            if not self.runs(task_id) and not self._was_told(task_id):
+                self._queue.give_back(task_id, generation)
 
     def _rest_if_idle(self) -> float | None:
         """Release the model and the turn after a time without work.
@@ -333,6 +355,8 @@ class Runner:
             # The frames hold pictures and, on a thread, tensors of the model.
             traceback.clear_frames(end.cause.__traceback__)
         with self._changed:
-            # The next attempt at the task may have been claimed already.
             if self._started.get(job.task_id) is job:
                 del self._started[job.task_id]
+            if end.outcome is None:
+                self._is_unsure = self._has_news = True
+                self._changed.notify_all()

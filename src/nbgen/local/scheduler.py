@@ -123,6 +123,7 @@ class Scheduler:
 
     def ended(self, task_id: str) -> Future[TaskEnd]:
         """Return a future of the task's end; see ``Running.ended``."""
+        self.save_ends()
         return self._ends.of(task_id)
 
     def waiting(self) -> list[str]:
@@ -162,7 +163,6 @@ class Scheduler:
         return self._queue.state()
 
     def _submit(self, plan: Plan) -> None:
-        self.save_ends()
         # The others wait already.
         ended = sum(record.status.ended for record in plan.again)
         self.check_room(len(plan.new) + ended)

@@ -69,6 +69,7 @@ class Submitter:
         new_id = check_task_id(self._draft.new_id() if task_id is None else task_id)
         check_priority(priority)
         self._archive.keep_pictures_of(request)
+        self._scheduler.save_ends()
         new = new_record(new_id, request, priority=priority, draft=self._draft)
         standing: TaskRecord | None = None
 
@@ -103,6 +104,7 @@ class Submitter:
         for name, request in rows.items():
             check_batch_name("row", name)
             self._archive.keep_pictures_of(request)
+        self._scheduler.save_ends()
 
         def make_plan() -> Plan:
             known_rows = [r for r in self._tasks.list_rows(batch_id) if r.name in rows]
@@ -132,6 +134,7 @@ class Submitter:
     def retry_rows(self, batch_id: str, rows: Iterable[str]) -> None:
         """Queue missing rows of a batch again; see ``Running.retry_rows``."""
         wanted = frozenset(rows)
+        self._scheduler.save_ends()
 
         def make_plan() -> Plan:
             standing = self._tasks.list_rows(batch_id)

@@ -249,6 +249,7 @@ class QueueStore:
         """Have tasks run as if they were submitted here."""
         waiting: list[Row] = []
         for some in in_statements(task_ids):
+            lock_rows(connection, tasks.c.id.in_(some))
             rows = connection.execute(
                 tasks.update()
                 .where(

@@ -249,11 +249,18 @@ class RunStore:
             append(connection, news, now)
         return read_task(row, ())
 
+    def begun(self, generation: int) -> list[str]:
+        """Return the ids of the tasks that run here, as far as the store knows."""
+        return self._running_here(tasks.c.generation == generation)
+
     def asked_to_end(self, generation: int) -> list[str]:
         """Return the ids of the tasks that run here and were cancelled."""
-        query = sa.select(tasks.c.id).where(
-            self._runs, tasks.c.generation == generation, tasks.c.cancel_asked
+        return self._running_here(
+            sa.and_(tasks.c.generation == generation, tasks.c.cancel_asked)
         )
+
+    def _running_here(self, which: sa.ColumnElement[bool]) -> list[str]:
+        query = sa.select(tasks.c.id).where(self._runs, which)
         with self._database.reading() as connection:
             return list(connection.scalars(query))
 
