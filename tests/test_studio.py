@@ -40,7 +40,7 @@ from nbgen.handles.task import Task
 from nbgen.images.folder import FolderImages
 from nbgen.progress import ProgressService
 from nbgen.schema import (
-    GIVEN_BACK,
+    WAITS_AGAIN,
     AttemptOutcome,
     GenerationProgress,
     GenerationRequest,
@@ -406,7 +406,7 @@ def test_close_gives_back_what_runs_and_leaves_no_thread(
     studio.close()
     told = [seen.get_nowait() for _ in range(seen.qsize())][-1]
     assert (told.status, told.current_step) == (Status.PENDING, 0)
-    assert told.message == GIVEN_BACK
+    assert told.message == WAITS_AGAIN
     with make_studio(take_over=True) as again:
         assert again.task(running.id).result(10).images
         assert again.task(waiting.id).result(10).images

@@ -202,8 +202,10 @@ def test_what_waits_is_cancelled_and_what_runs_is_asked(
     generation = store.running.begin(take_over=False)
     claim(store, generation)
     place = store.changes.position()
-    asked = ["ended", "runs", "waits", "unknown"]
-    assert other.queue.cancel(asked) == {"runs"}
+    with pytest.raises(UnknownTask, match="'unknown'"):
+        other.queue.cancel(["waits", "unknown"])
+    assert store.changes.position() == place
+    assert other.queue.cancel(["ended", "runs", "waits"]) == {"runs"}
     assert changes_since(store, place) == [
         ("waits", "cancelled"),
         ("runs", CANCELLING),

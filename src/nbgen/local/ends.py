@@ -8,8 +8,9 @@ from __future__ import annotations
 import logging
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
 
 from nbgen.errors import StudioClosed
 from nbgen.progress import ChangeFollower
@@ -56,10 +57,24 @@ class Ends:
         self._runs_here = runs_here
         self._lock = threading.Lock()
         self._waited: dict[str, Future[TaskEnd]] = {}
+        self._submitted: set[str] = set()  # those that the store may not know yet
         # The last that ended here: with their causes, which no store keeps.
         self._told: OrderedDict[str, TaskEnd] = OrderedDict()
         self._is_following = False
         self._closed = False
+
+    @contextmanager
+    def submitting(self, task_id: str) -> Iterator[None]:
+        """Take no task for deleted that the store does not know because it comes."""
+        with self._lock:
+            self._submitted.add(task_id)
+        try:
+            yield
+        except BaseException:
+            self._come(task_id)
+            self._look([task_id])  # it may not be there
+            raise
+        self._come(task_id)
 
     def expect(self, task_id: str) -> None:
         """Make the future of a task that is about to be submitted.
@@ -94,7 +109,7 @@ class Ends:
         try:
             [record] = self._tasks.get_known([task_id])
         except BaseException:
-            self._drop(task_id)
+            self._resolve(TaskEnd(task_id, None))  # another may have the future
             raise
         if record.status.ended:
             with self._lock:
@@ -131,9 +146,9 @@ class Ends:
             future.set_running_or_notify_cancel()
         return future
 
-    def _drop(self, task_id: str) -> None:
+    def _come(self, task_id: str) -> None:
         with self._lock:
-            self._waited.pop(task_id, None)
+            self._submitted.discard(task_id)
 
     def _resolve(self, end: TaskEnd) -> None:
         with self._lock:
@@ -167,6 +182,8 @@ class Ends:
 
     def _look(self, task_ids: Iterable[str]) -> None:
         asked = sorted(task_ids)
+        with self._lock:  # before they are read: what comes later may be there
+            coming = set(self._submitted)
         try:
             records = self._tasks.get_tasks(asked)
         except Exception as error:  # noqa: BLE001 - the changes tell that it fails
@@ -174,7 +191,8 @@ class Ends:
             return
         for task_id in asked:
             record = records.get(task_id)
-            if record is None:  # it was deleted
-                self._resolve(TaskEnd(task_id, None))
+            if record is None:
+                if task_id not in coming:  # it was deleted
+                    self._resolve(TaskEnd(task_id, None))
             elif record.status.ended:
                 self._resolve(record.end)

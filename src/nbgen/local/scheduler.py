@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from contextlib import AbstractContextManager
 
 from nbgen.errors import QueueFull, TaskConflict, TaskNotWaiting
 from nbgen.local.endings import Endings
@@ -87,6 +88,8 @@ class Scheduler:
         Raises:
             QueueFull: There is not.
         """
+        if not count:
+            return
         with self._lock:
             now_s = time.monotonic()
             is_stale = now_s - self._counted_at_s > _COUNT_EVERY_S
@@ -101,6 +104,10 @@ class Scheduler:
         """Have what was committed run here, if nobody else runs it."""
         if self._runner is not None:
             self._runner.wake()
+
+    def submitting(self, task_id: str) -> AbstractContextManager[None]:
+        """Take a task for no deleted one while it is submitted; see ``Ends``."""
+        return self._ends.submitting(task_id)
 
     def expect(self, task_id: str) -> None:
         """Make ready for whoever waits for a task that is about to be submitted."""

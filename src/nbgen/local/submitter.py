@@ -90,7 +90,8 @@ class Submitter:
                 return Plan(again=[standing])
             return Plan(again=[known] if revives(known) else [])
 
-        plan = self._scheduler.add(make_plan)
+        with self._scheduler.submitting(new_id):
+            plan = self._scheduler.add(make_plan)
         if standing is None:
             return new
         return self._tasks.get_known([new_id])[0] if plan.again else standing
