@@ -74,6 +74,7 @@ def test_newer_runs_weigh_more_and_the_file_lasts(
 ) -> None:
     slower = {stage: 3 * seconds for stage, seconds in TIMES_S.items()}
     history.remember(REQUEST, PLAN, slower, was_loaded=True, made_with=MADE_WITH)
+    history.keep()
     again = Timings(tmp_path / "timings.json", "auto")
     expected_s = again.expected_s(REQUEST, PLAN, loaded=False)
     assert expected_s[Stage.BASE_MODEL] == 16.0

@@ -289,7 +289,7 @@ def test_what_ran_in_a_killed_process_is_lost_and_waits_again(
         "Cancelled while it ran.",
     )
     if database is None:
-        assert len(list(tmp_path.glob("owners/*"))) == 1
+        assert len(list(tmp_path.glob("owners/*.lock"))) == 1
 
 
 def test_what_kills_its_process_three_times_fails(

@@ -58,6 +58,7 @@ class Ends:
         self._waited: dict[str, Future[TaskEnd]] = {}
         # The last that ended here: with their causes, which no store keeps.
         self._told: OrderedDict[str, TaskEnd] = OrderedDict()
+        self._expected: set[str] = set()  # that may not be in the store yet
         self._is_following = False
         self._closed = False
 
@@ -71,6 +72,14 @@ class Ends:
             self._told.pop(task_id, None)
             if not self._closed:
                 self._future(task_id)
+                self._expected.add(task_id)
+
+    def expect_no_more(self, task_id: str) -> None:
+        """Forget the future of a task that was not submitted."""
+        with self._lock:
+            if task_id in self._expected:
+                self._expected.discard(task_id)
+                self._waited.pop(task_id, None)
 
     def of(self, task_id: str) -> Future[TaskEnd]:
         """Return a future that resolves with a task's end, once it is committed.
@@ -86,6 +95,7 @@ class Ends:
                     raise StudioClosed
                 return resolved(told)
             future = self._waited.get(task_id)
+            self._expected.discard(task_id)
         if future is not None:
             return future
         self._follow()
@@ -134,10 +144,12 @@ class Ends:
     def _drop(self, task_id: str) -> None:
         with self._lock:
             self._waited.pop(task_id, None)
+            self._expected.discard(task_id)
 
     def _resolve(self, end: TaskEnd) -> None:
         with self._lock:
             future = self._waited.pop(end.task_id, None)
+            self._expected.discard(end.task_id)
         if future is not None:
             future.set_result(end)
 
@@ -174,7 +186,10 @@ class Ends:
             return
         for task_id in asked:
             record = records.get(task_id)
-            if record is None:  # it was deleted
-                self._resolve(TaskEnd(task_id, None))
+            if record is None:
+                with self._lock:
+                    was_deleted = task_id not in self._expected
+                if was_deleted:
+                    self._resolve(TaskEnd(task_id, None))
             elif record.status.ended:
                 self._resolve(record.end)

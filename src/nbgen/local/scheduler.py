@@ -87,6 +87,8 @@ class Scheduler:
         Raises:
             QueueFull: There is not.
         """
+        if count == 0:
+            return
         with self._lock:
             now_s = time.monotonic()
             is_stale = now_s - self._counted_at_s > _COUNT_EVERY_S
@@ -105,6 +107,10 @@ class Scheduler:
     def expect(self, task_id: str) -> None:
         """Make ready for whoever waits for a task that is about to be submitted."""
         self._ends.expect(task_id)
+
+    def expect_no_more(self, task_id: str) -> None:
+        """Nobody waits for that task: it was not submitted."""
+        self._ends.expect_no_more(task_id)
 
     def save_ends(self) -> None:
         """Commit the ends that could not be committed before."""

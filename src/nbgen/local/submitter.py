@@ -90,7 +90,11 @@ class Submitter:
                 return Plan(again=[standing])
             return Plan(again=[known] if revives(known) else [])
 
-        plan = self._scheduler.add(make_plan)
+        try:
+            plan = self._scheduler.add(make_plan)
+        except BaseException:
+            self._scheduler.expect_no_more(new_id)
+            raise
         if standing is None:
             return new
         return self._tasks.get_known([new_id])[0] if plan.again else standing
