@@ -480,8 +480,7 @@ def test_what_failed_is_made_again_when_it_is_submitted_again(
             first.result(10)
     again = studio.generate("a cat", task_id="a")
     assert again.result(10).images
-    with pytest.raises(GenerationFailed, match="boom"):
-        first.result(0)  # it is a handle on the attempt that it waited for
+    assert first.result(0) == again.result(0)  # the task is the same
     assert studio.task("a").result(0) == again.result(0)
     assert len(studio.attempts("a")) == 2
 
@@ -988,9 +987,9 @@ def test_a_picture_that_nobody_waits_for_any_more_is_cancelled(
         making = asyncio.create_task(drawing)
         await asyncio.to_thread(gate.wait_reached)
         making.cancel()
-        gate.open()
         with pytest.raises(asyncio.CancelledError):
             await making
+        gate.open()
 
     asyncio.run(make_and_stop())
     with pytest.raises(TaskCancelled):

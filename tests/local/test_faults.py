@@ -530,8 +530,7 @@ pid = os.fork()
 if pid == 0:
     sys.exit(0)
 assert os.waitpid(pid, 0)[1] == 0
-names = os.listdir(os.path.join(sys.argv[1], "owners"))
-print(len([name for name in names if name.endswith(".lock")]))
+print(sum(n.endswith(".lock") for n in os.listdir(os.path.join(sys.argv[1], "owners"))))
 with Studio(sys.argv[1]) as other:
     print(other.waiting() == [task.id])
 studio.resume()

@@ -167,7 +167,7 @@ class Task:
         except KeyboardInterrupt:
             self.cancel()
             raise
-        return result_of(end)
+        return self._result_of(end)
 
     def __await__(self) -> Generator[Any, None, GenerationResult]:
         """Wait for the end without blocking the loop; raises as ``result`` does."""
@@ -176,7 +176,13 @@ class Task:
     async def _wait(self) -> GenerationResult:
         if self._end.done():
             await asyncio.to_thread(self._newest_end)
-        return result_of(await asyncio.wrap_future(self._end))
+        end = await asyncio.wrap_future(self._end)
+        return await asyncio.to_thread(self._result_of, end)
+
+    def _result_of(self, end: TaskEnd) -> GenerationResult:
+        if end.outcome is None:
+            self._look()  # which says so if the task was deleted
+        return result_of(end)
 
     def _newest_end(self) -> Future[TaskEnd]:
         """Return the future of the end, of the next attempt if there is one."""
