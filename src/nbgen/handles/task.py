@@ -54,6 +54,7 @@ class Task:
         id: The id of the task.
         request: The request as it was asked for.
         seed: The seed in use, drawn if the request named none.
+        status_then: Where the task stood when this handle was made.
     """
 
     def __init__(self, backend: Backend, record: TaskRecord) -> None:
@@ -61,6 +62,7 @@ class Task:
         self.id = record.id
         self.request = record.request
         self.seed = record.seed
+        self.status_then = record.status
         self._end = self._look()
 
     def __repr__(self) -> str:

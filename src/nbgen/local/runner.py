@@ -95,7 +95,8 @@ class Runner:
         self._changed = threading.Condition()
         self._has_news = True
         self._is_unsure = False
-        self._has_asked = False  # the worker thread's, as is the next
+        self._has_asked = False  # the worker thread's, as are the next two
+        self._found_none = False
         self._idle_since_s = 0.0
         self._generation: int | None = None  # while the turn is had
         self._started: dict[str, Job] = {}
@@ -283,7 +284,11 @@ class Runner:
         if self._is_unsure:
             self._give_back_lost(generation)
         with self._claiming:
+            # Where nothing was found, others may write while this looks.
+            if self._found_none and not self._queue.has_next(generation):
+                return None
             record = self._queue.claim(generation, self._lane.name)
+            self._found_none = record is None
             if record is None:
                 return None
             job = Job(record, generation)

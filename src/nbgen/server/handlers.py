@@ -69,7 +69,7 @@ class GenerateHandler(BaseHandler):
     def _accept(self, task: Task) -> None:
         links = Links.of(task.id)
         self.set_header("Location", links.self_)
-        answer = AcceptedAnswer(task_id=task.id, status=task.status, links=links)
+        answer = AcceptedAnswer(task_id=task.id, status=task.status_then, links=links)
         self.write_json(answer, 202)
 
     def _answer_without_picture(self, message: str, task_id: str | None) -> None:

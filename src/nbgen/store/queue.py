@@ -230,6 +230,8 @@ class QueueStore:
         Args:
             which: Which tasks: those of any of these conditions.
         """
+        if not which:
+            return []
         unended = tasks.c.status.in_([Status.PENDING, Status.GENERATING])
         owners = sa.select(tasks.c.owner).where(self._own, unended).distinct()
         with self._database.reading() as connection:

@@ -84,7 +84,7 @@ class RunStore:
         self._waits = sa.and_(self._own, WAITS)
         self._runs = sa.and_(self._own, tasks.c.status == Status.GENERATING)
         # These run for each task, so they are put together once.
-        self._next = (
+        self._following = (
             sa.select(tasks.c.number)
             .join(queues, queues.c.name == tasks.c.queue)
             .where(
@@ -95,9 +95,9 @@ class RunStore:
             )
             .order_by(tasks.c.priority.desc(), tasks.c.number)
             .limit(1)
-            # Nobody pauses the queue or takes the turn before the commit.
-            .with_for_update(of=queues)
         )
+        # Nobody pauses the queue or takes the turn before the commit.
+        self._next = self._following.with_for_update(of=queues)
         self._begin = (
             tasks.update()
             .where(tasks.c.number == sa.bindparam("of_number"), WAITS)
@@ -167,6 +167,12 @@ class RunStore:
             )
             append(connection, news, now)
         return generation
+
+    def has_next(self, generation: int) -> bool:
+        """Return whether there is a task that ``claim`` would return."""
+        with self._database.reading() as connection:
+            found = connection.scalar(self._following, {"of_generation": generation})
+        return found is not None
 
     def claim(self, generation: int, lane: str) -> TaskRecord | None:
         """Commit that the next task has begun, and return it; None for none.
