@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -56,6 +58,32 @@ def test_an_owner_is_gone_when_its_process_is(
     second.close()
     assert first.is_gone(second.owner)
     first.close()
+
+
+def test_all_who_ask_at_once_see_who_is_gone(
+    tmp_path: Path, database: str | None
+) -> None:
+    """None is taken for the owner while it asks."""
+    dead = [owner_that_died(tmp_path, database)]
+    for _ in range(40):
+        closed = Database(tmp_path, database)
+        dead.append(closed.owner)
+        closed.close()
+    askers = [Database(tmp_path, database) for _ in range(4)]
+    begins = threading.Barrier(len(askers))
+
+    def ask(asker: Database) -> list[bool]:
+        answers = []
+        for owner in dead:
+            begins.wait(10)
+            answers.append(asker.is_gone(owner))
+        return answers
+
+    with ThreadPoolExecutor(len(askers)) as pool:
+        answers = list(pool.map(ask, askers))
+    for asker in askers:
+        asker.close()
+    assert answers == [[True] * len(dead)] * len(askers)
 
 
 def test_what_dead_processes_left_is_cleared_up(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import contextlib
 import datetime as dt
 import os
 import platform
+import sys
 import threading
 from importlib.metadata import version
 from pathlib import Path
@@ -18,6 +19,9 @@ from uuid import UUID, uuid4
 
 import sqlalchemy as sa
 from filelock import FileLock, Timeout
+
+if sys.platform != "win32":
+    import fcntl
 
 _MOMENT_S = 10.0
 
@@ -113,22 +117,29 @@ class FileOwners:
         if owner == self.own:
             return False
         path = self._path(owner)
-        lock = FileLock(path)
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            return False
-        try:
-            if os.name != "nt":
-                # While it is locked, or it might be somebody's by now.
-                path.unlink(missing_ok=True)
-                path.with_suffix(".txt").unlink(missing_ok=True)
-        finally:
+        if sys.platform == "win32":
+            lock = FileLock(path)
+            try:
+                lock.acquire(timeout=0)
+            except Timeout:
+                return False
             lock.release()
-        if os.name == "nt":  # there no file is removed that anybody has open
+            # There no file is removed that anybody has open.
             with contextlib.suppress(OSError):
-                path.unlink(missing_ok=True)
-                path.with_suffix(".txt").unlink(missing_ok=True)
+                self._remove(path)
+            return True
+        try:
+            file = os.open(path, os.O_RDONLY)
+        except FileNotFoundError:
+            return True
+        try:
+            # Shared, or one of two who ask at once would take the other for the owner.
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            self._remove(path)  # while it is locked, or it might be somebody's by now
+        except BlockingIOError:
+            return False
+        finally:
+            os.close(file)
         return True
 
     def renew(self) -> None:
@@ -139,6 +150,11 @@ class FileOwners:
         self._name.unlink(missing_ok=True)
         self._lock.release()
         self._path(self.own).unlink(missing_ok=True)
+
+    @staticmethod
+    def _remove(path: Path) -> None:
+        path.unlink(missing_ok=True)
+        path.with_suffix(".txt").unlink(missing_ok=True)
 
     def _path(self, owner: str) -> Path:
         return self._folder / f"{owner}.lock"
@@ -169,10 +185,13 @@ class SessionOwners:
         self.renew()
         if owner == self.own:
             return False
+        key = _key(owner)
         with self._asking:
-            took = self._try(owner)
+            # Shared, or one of two who ask at once would take the other for the owner.
+            lock = sa.func.pg_try_advisory_lock_shared(key)
+            took = bool(self._connection.scalar(sa.select(lock)))
             if took:
-                unlock = sa.func.pg_advisory_unlock(_key(owner))
+                unlock = sa.func.pg_advisory_unlock_shared(key)
                 self._connection.execute(sa.select(unlock))
         return took
 
@@ -190,7 +209,8 @@ class SessionOwners:
             if not self._is_held:
                 # Not to be waited for: the server may take the old connection for alive
                 # for hours yet, and as long as it does this one counts as here.
-                self._is_held = self._try(self.own)
+                lock = sa.func.pg_try_advisory_lock(_key(self.own))
+                self._is_held = bool(self._connection.scalar(sa.select(lock)))
 
     def close(self) -> None:
         """Release the owner's lock, so that other processes see that it has ended."""
@@ -211,10 +231,6 @@ class SessionOwners:
             # One that is only closed goes back to the pool with its locks.
             self._connection.invalidate()
             self._connection.close()
-
-    def _try(self, owner: str) -> bool:
-        lock = sa.func.pg_try_advisory_lock(_key(owner))
-        return bool(self._connection.scalar(sa.select(lock)))
 
 
 def _key(owner: str) -> int:
