@@ -1,9 +1,9 @@
 """Sends SIGTERM to servers in the middle of a task, and counts what they did.
 
-Run: ``.venv/bin/python benchmarks/stops.py --times 200``. Each server is a fresh
-``nbgen serve`` on a folder of its own. It gets SIGTERM at a random moment after the
-first step of a task, and has to end by itself with exit status 0. The task must wait in
-the store then, for the next server.
+Run: ``.venv/bin/python benchmarks/stops.py --times 200``. The servers follow on each
+other on one data folder. Each first completes the task that the one before it gave
+back. Then it is posted another, gets SIGTERM at a random moment after its first step,
+and has to end by itself with exit status 0. The task must wait in the store then.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ import tempfile
 import time
 import urllib.request
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from nbgen.schema import Status
@@ -28,9 +30,8 @@ from nbgen.studio import Studio
 _LONGEST_S = 30.0
 _TASK = {
     "prompt": "a red circle",
-    "task_id": "runs",
     "num_inference_steps": 150,
-    "num_images": 16,
+    "num_images": 2,
     "wait": False,
 }
 
@@ -44,9 +45,12 @@ def main() -> None:
     draw = random.Random(arguments.seed)  # noqa: S311 - moments, no secrets
     counts: Counter[str] = Counter()
     took_s = []
-    for _ in range(arguments.times):
-        with tempfile.TemporaryDirectory() as folder:
-            took_s.append(stop_one(folder, draw.uniform(0, 0.5), counts))
+    with tempfile.TemporaryDirectory() as folder:
+        for number in range(arguments.times):
+            delay_s = draw.uniform(0, 0.5)
+            took_s.append(stop_one(folder, number, delay_s, counts))
+        with serving(folder) as (_, url):
+            complete(url, arguments.times - 1, counts)
     for name, count in sorted(counts.items()):
         print(f"{name:<45}{count:>6,}")
     median_ms, worst_ms = statistics.median(took_s) * 1000, max(took_s) * 1000
@@ -56,15 +60,37 @@ def main() -> None:
     sys.exit(bool(wrong))
 
 
-def stop_one(folder: str, delay_s: float, counts: Counter[str]) -> float:
-    """Stop one server; return how many seconds it took."""
+@contextmanager
+def serving(folder: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """Start a server; yield it and its address; end it if it has not ended."""
     command = [sys.executable, "-u", "-m", "nbgen", "serve", "--port", "0"]
     command += ["--checkpoint", "tiny", "--data-dir", folder]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
-        url = re.findall(r"http://\S+", process.stdout.readline())[0]
-        ask(f"{url}/api/media/generate", _TASK)
-        while ask(f"{url}/api/tasks/runs")["current_step"] < 1:
+        yield process, re.findall(r"http://\S+", process.stdout.readline())[0]
+        process.kill()
+
+
+def complete(url: str, number: int, counts: Counter[str]) -> None:
+    """Wait until a server has completed what the one before it gave back."""
+    if number < 0:
+        return
+    deadline_s = time.monotonic() + _LONGEST_S
+    task = ask(f"{url}/api/tasks/t{number}")
+    while not task["outcome"] and time.monotonic() < deadline_s:
+        time.sleep(0.02)
+        task = ask(f"{url}/api/tasks/t{number}")
+    outcome = task["outcome"]
+    is_made = outcome == "succeeded" and task["attempt"] == 2
+    counts["completed by the next" if is_made else f"wrong: {outcome}"] += 1
+
+
+def stop_one(folder: str, number: int, delay_s: float, counts: Counter[str]) -> float:
+    """Stop one server; return how many seconds it took."""
+    with serving(folder) as (process, url):
+        complete(url, number - 1, counts)
+        ask(f"{url}/api/media/generate", {**_TASK, "task_id": f"t{number}"})
+        while ask(f"{url}/api/tasks/t{number}")["current_step"] < 1:
             pass
         time.sleep(delay_s)  # the moment is what is tried
         sent_s = time.perf_counter()
@@ -72,13 +98,12 @@ def stop_one(folder: str, delay_s: float, counts: Counter[str]) -> float:
         try:
             status = process.wait(_LONGEST_S)
         except subprocess.TimeoutExpired:
-            process.kill()
             counts["wrong: SIGTERM was not heard"] += 1
             return _LONGEST_S
-    took_s = time.perf_counter() - sent_s
+        took_s = time.perf_counter() - sent_s
     counts["heard" if status == 0 else f"wrong: exit status {status}"] += 1
     with Studio.open_library(folder) as studio:
-        left = studio.get_record("runs")
+        left = studio.get_record(f"t{number}")
     is_given_back = left.status is Status.PENDING and left.started_at is None
     counts["task given back" if is_given_back else f"wrong: {left.status}"] += 1
     return took_s
