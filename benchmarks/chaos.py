@@ -1,10 +1,10 @@
 """Stops, freezes and kills processes that share a queue, and counts what was lost.
 
-Run: ``.venv/bin/python benchmarks/chaos.py --disturbances 300``. Three processes submit,
-cancel, reorder, retry, pause and resume at random, and run tasks when they have the
-turn. One of them gets SIGKILL, SIGTERM, or SIGSTOP and SIGCONT, again and again. With
-``--postgresql`` the queue is in a database of a server that is started for this, and all
-connections are dropped now and then.
+Run: ``.venv/bin/python benchmarks/chaos.py --disturbances 300``. Three processes
+submit, cancel, reorder, retry, pause and resume at random, and run tasks when they have
+the turn. One of them gets SIGKILL, SIGTERM, or SIGSTOP and SIGCONT, again and again.
+With ``--postgresql`` the queue is in a database of a server that is started for this,
+and all connections are dropped now and then.
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ import json
 import os
 import resource
 import signal
+import sqlite3
 import statistics
 import subprocess
 import sys
@@ -32,6 +33,7 @@ from nbgen.server import Server
 from nbgen.studio import Studio
 from nbgen.testing import PatternEngine
 
+COMMITS = 1_000
 STARTS = 200
 CANCELS = 200
 TAKE_OVERS = 20
@@ -65,6 +67,8 @@ def main() -> None:
     if arguments.runs:
         run(Path(arguments.runs))
         return
+    with tempfile.TemporaryDirectory() as folder:
+        measure_commits(Path(folder))
     for name, measure in parts.items():
         if arguments.only in (None, name):
             with tempfile.TemporaryDirectory() as folder:
@@ -142,6 +146,20 @@ def running(folder: Path) -> Iterator[Running]:
 
 
 # What is measured.
+
+
+def measure_commits(folder: Path) -> None:
+    """Commit a row of a kilobyte to a bare SQLite file: what the disk gives."""
+    connection = sqlite3.connect(folder / "bare.sqlite", isolation_level=None)
+    connection.execute("PRAGMA journal_mode=WAL")
+    connection.execute("PRAGMA synchronous=FULL")
+    connection.execute("CREATE TABLE rows (text TEXT)")
+    asked_s = time.monotonic()
+    for _ in range(COMMITS):
+        connection.execute("INSERT INTO rows VALUES (?)", ("x" * 1_000,))
+    rate = COMMITS / (time.monotonic() - asked_s)
+    connection.close()
+    report("bare commits of SQLite, for comparison", rate, unit="a second")
 
 
 def measure_starts(folder: Path) -> None:
