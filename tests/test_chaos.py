@@ -23,11 +23,11 @@ def test_each_task_ends_once_whatever_happens_to_its_processes(
         server = request.getfixturevalue("postgresql_server")
         drop = partial(server.drop_connections, database)
     chaos = Chaos(tmp_path, 1, drop_connections=drop)
-    chaos.run(disturbances=12)
+    chaos.run(disturbances=8)
     assert {name: chaos.counts[name] for name in WRONG} == dict.fromkeys(WRONG, 0)
     # That there was something to lose.
-    assert chaos.counts["tasks acknowledged"] > 50, chaos.counts
-    assert chaos.counts["kills"] + chaos.counts["stops"] > 5, chaos.counts
+    assert chaos.counts["tasks acknowledged"] > 30, chaos.counts
+    assert chaos.counts["kills"] + chaos.counts["stops"] > 2, chaos.counts
     assert chaos.counts["attempts lost"] + chaos.counts["attempts given_back"], (
         chaos.counts
     )

@@ -330,7 +330,7 @@ class Studio:
     ) -> TaskPage:
         """Return some of the tasks, newest first.
 
-        ``TaskQuery`` describes the arguments.
+        ``TaskQuery`` describes the arguments. ``limit`` is 1 to 1,000.
         """
         query = make_query(filters, limit=limit, cursor=cursor)
         return self._backend.list_tasks(query)

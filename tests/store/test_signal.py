@@ -68,6 +68,14 @@ def test_a_commit_here_or_elsewhere_is_a_change(store: Store, other: Store) -> N
         assert answers == [True]
 
 
+def test_a_change_right_after_a_rest_is_not_lost(store: Store, other: Store) -> None:
+    for number in range(5):
+        store.changes.rest()
+        assert store.changes.wait()  # it begins anew, and what was before is read
+        add(other, record(f"t{number}"))
+        assert store.changes.wait()
+
+
 def test_a_change_between_two_waits_is_not_lost(store: Store, other: Store) -> None:
     settle(store)
     add(other, record())

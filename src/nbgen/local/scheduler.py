@@ -22,6 +22,7 @@ from nbgen.schema.checks import check_priority
 from nbgen.store import Store
 
 _COUNT_EVERY_S = 1.0
+_CLOSE = 1_000  # to the limit, so that each submission counts what waits
 _MOST_PLANS = 20
 
 
@@ -52,7 +53,7 @@ class Scheduler:
         self._runner = runner
         self._endings = endings
         self._lock = threading.Lock()
-        # No more wait than these, but for what other processes submitted since.
+        # As many as waited when they were counted, and were submitted here since.
         self._most_waiting = 0
         self._counted_at_s = float("-inf")
 
@@ -93,7 +94,9 @@ class Scheduler:
         with self._lock:
             now_s = time.monotonic()
             is_stale = now_s - self._counted_at_s > _COUNT_EVERY_S
-            if is_stale or self._most_waiting + count > self._limit:
+            # Other processes may have submitted some since.
+            is_close = self._most_waiting + count + _CLOSE > self._limit
+            if is_stale or is_close:
                 self._most_waiting = self._queue.count_waiting()
                 self._counted_at_s = now_s
             if self._most_waiting + count > self._limit:

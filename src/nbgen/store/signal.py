@@ -83,6 +83,7 @@ class FileSignal:
             # Out of the pool, which would lend it to those who write.
             connection = self._engine.raw_connection()
             self._connection = connection.driver_connection
+            self._version = None  # another connection counts from another number
             connection.detach()
             self._bell = self._make_bell()
             return True  # what was committed before the pipe was there told nobody
