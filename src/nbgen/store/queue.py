@@ -6,7 +6,8 @@ learns of it from the change feed.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import datetime as dt
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -31,11 +32,13 @@ from nbgen.store.database import Database
 from nbgen.store.decisions import lock_tasks
 from nbgen.store.tables import WAITS, Row, decisions, prompts, queues, tasks
 from nbgen.store.task_rows import (
+    UNENDED,
     change_tasks,
     changed,
     in_statements,
     insert_tasks,
     lock_rows,
+    owners_gone,
     to_json,
 )
 
@@ -49,7 +52,12 @@ class QueueStore:
         now: Returns the present time in UTC.
     """
 
-    def __init__(self, database: Database, name: str, now: Any = utc_now) -> None:
+    def __init__(
+        self,
+        database: Database,
+        name: str,
+        now: Callable[[], dt.datetime] = utc_now,
+    ) -> None:
         self.name = name
         self._database = database
         self._now = now
@@ -160,9 +168,8 @@ class QueueStore:
             paused = sa.select(queues.c.paused).where(queues.c.name == self.name)
             is_paused = bool(connection.scalar(paused))
             counts = sa.select(tasks.c.status, tasks.c.offered, sa.func.count())
-            counts = counts.where(
-                self._own, tasks.c.status.in_([Status.PENDING, Status.GENERATING])
-            ).group_by(tasks.c.status, tasks.c.offered)
+            counts = counts.where(self._own, UNENDED)
+            counts = counts.group_by(tasks.c.status, tasks.c.offered)
             found = {
                 (status, offered and status == Status.PENDING): count
                 for status, offered, count in connection.execute(counts)
@@ -232,12 +239,8 @@ class QueueStore:
         """
         if not which:
             return []
-        unended = tasks.c.status.in_([Status.PENDING, Status.GENERATING])
-        owners = sa.select(tasks.c.owner).where(self._own, unended).distinct()
-        with self._database.reading() as connection:
-            known = connection.scalars(owners).all()
-        gone = [owner for owner in known if self._database.is_gone(owner)]
-        is_left = sa.and_(unended, tasks.c.offered | tasks.c.owner.in_(gone))
+        gone = owners_gone(self._database, self._own)
+        is_left = sa.and_(UNENDED, tasks.c.offered | tasks.c.owner.in_(gone))
         found: list[str] = []
         with self._database.reading() as connection:
             for each in which:
@@ -254,10 +257,7 @@ class QueueStore:
             lock_rows(connection, tasks.c.id.in_(some))
             rows = connection.execute(
                 tasks.update()
-                .where(
-                    tasks.c.id.in_(some),
-                    tasks.c.status.in_([Status.PENDING, Status.GENERATING]),
-                )
+                .where(tasks.c.id.in_(some), UNENDED)
                 .values(offered=False, owner=self._database.owner)
                 .returning(tasks.c.id, tasks.c.batch_id, tasks.c.status)
             )

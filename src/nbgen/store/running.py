@@ -29,9 +29,11 @@ from nbgen.store.changes import append
 from nbgen.store.database import Database
 from nbgen.store.tables import WAITS, queues, tasks
 from nbgen.store.task_rows import (
+    UNENDED,
     change_tasks,
     changed,
     lock_rows,
+    owners_gone,
     read_task,
     to_json,
 )
@@ -117,9 +119,8 @@ class RunStore:
         Args:
             own_only: Count only tasks that were submitted here.
         """
-        status = tasks.c.status.in_([Status.PENDING, Status.GENERATING])
         query = sa.select(tasks.c.number).where(
-            self._own, status, tasks.c.offered.is_(False)
+            self._own, UNENDED, tasks.c.offered.is_(False)
         )
         if own_only:
             query = query.where(tasks.c.owner == self._database.owner)
@@ -141,12 +142,8 @@ class RunStore:
             last = connection.scalar(
                 sa.select(queues.c.runner).where(queues.c.name == self._name)
             )
-            left = sa.select(tasks.c.owner).where(
-                self._own, tasks.c.status.in_([Status.PENDING, Status.GENERATING])
-            )
-            owners = connection.scalars(left.distinct()).all()
         has_died = last is not None and last != owner and self._database.is_gone(last)
-        gone = [each for each in owners if self._database.is_gone(each)]
+        gone = owners_gone(self._database, self._own)
         now = self._now()
         with self._database.writing() as connection:
             generation: int = connection.execute(

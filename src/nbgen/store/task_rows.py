@@ -21,7 +21,11 @@ from nbgen.schema import (
     Status,
     TaskRecord,
 )
+from nbgen.store.database import Database
 from nbgen.store.tables import Row, prompts, tasks
+
+UNENDED = tasks.c.status.in_([Status.PENDING, Status.GENERATING])
+"""Whether a task waits or runs."""
 
 _MOST_AT_ONCE = 1_000
 _StepTimes = dict[str, tuple[float, ...]]
@@ -91,6 +95,19 @@ def change_tasks(
         .returning(tasks.c.id, tasks.c.batch_id)
     )
     return changed(rows, state)
+
+
+def owners_gone(database: Database, which: sa.ColumnElement[bool]) -> list[str]:
+    """Return the owners of unended tasks whose processes have ended.
+
+    Args:
+        database: The database; no transaction is under way.
+        which: Which tasks.
+    """
+    query = sa.select(tasks.c.owner).where(which, UNENDED).distinct()
+    with database.reading() as connection:
+        owners = connection.scalars(query).all()
+    return [owner for owner in owners if database.is_gone(owner)]
 
 
 def lock_rows(connection: sa.Connection, which: sa.ColumnElement[bool]) -> None:
