@@ -12,6 +12,8 @@ import os
 import platform
 import sys
 import threading
+from collections.abc import Callable
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Protocol
@@ -57,17 +59,48 @@ def living_owners(folder: Path) -> list[str]:
     """Return what the owners are called whose processes live, of those in a folder."""
     found = []
     for path in sorted(folder.glob("*.lock")):
+        if is_free(path):
+            continue
+        opened = dt.datetime.fromtimestamp(path.stat().st_mtime)  # noqa: DTZ006
         try:
-            with FileLock(path, timeout=0):
-                pass
-        except Timeout:
-            opened = dt.datetime.fromtimestamp(path.stat().st_mtime)  # noqa: DTZ006
-            try:
-                name = path.with_suffix(".txt").read_text(encoding="utf-8")
-            except (OSError, ValueError):
-                name = "an older nbgen"
-            found.append(f"{name}, which opened it at {opened:%Y-%m-%d %H:%M}")
+            name = path.with_suffix(".txt").read_text(encoding="utf-8")
+        except (OSError, ValueError):
+            name = "an older nbgen"
+        found.append(f"{name}, which opened it at {opened:%Y-%m-%d %H:%M}")
     return found
+
+
+def is_free(path: Path, and_then: Callable[[], None] = lambda: None) -> bool:
+    """Return whether nobody holds the lock on a file; asking keeps nobody from it long.
+
+    Args:
+        path: The file; one that is not there is free.
+        and_then: Called if it is free, while nobody can take the lock.
+    """
+    if sys.platform == "win32":
+        lock = FileLock(path)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            return False
+        lock.release()
+        # There no file is removed that anybody has open.
+        with contextlib.suppress(OSError):
+            and_then()
+        return True
+    try:
+        file = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return True
+    try:
+        # Shared, or one of two who ask at once would take the other for the holder.
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        and_then()
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(file)
+    return True
 
 
 def living_sessions(connection: sa.Connection, but: int) -> list[str]:
@@ -117,30 +150,8 @@ class FileOwners:
         if owner == self.own:
             return False
         path = self._path(owner)
-        if sys.platform == "win32":
-            lock = FileLock(path)
-            try:
-                lock.acquire(timeout=0)
-            except Timeout:
-                return False
-            lock.release()
-            # There no file is removed that anybody has open.
-            with contextlib.suppress(OSError):
-                self._remove(path)
-            return True
-        try:
-            file = os.open(path, os.O_RDONLY)
-        except FileNotFoundError:
-            return True
-        try:
-            # Shared, or one of two who ask at once would take the other for the owner.
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            self._remove(path)  # while it is locked, or it might be somebody's by now
-        except BlockingIOError:
-            return False
-        finally:
-            os.close(file)
-        return True
+        # While it is locked, or it might be somebody's by now.
+        return is_free(path, partial(self._remove, path))
 
     def renew(self) -> None:
         """Do nothing: a lock on a file lasts as long as its process."""
