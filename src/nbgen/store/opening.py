@@ -111,7 +111,8 @@ def _open(url: sa.URL, folder: Path) -> Opened:
     else:
         try:
             # A connection that the server or a firewall has dropped is noticed.
-            name = {"application_name": describe_own()}
+            # One that the URL or PGAPPNAME names wins.
+            name = {"fallback_application_name": describe_own()}
             engine = sa.create_engine(url, pool_pre_ping=True, connect_args=name)
             sa.event.listen(engine, "connect", _without_jit)
         except ImportError as error:
