@@ -179,7 +179,9 @@ class Task:
         if self._end.done():
             await asyncio.to_thread(self._newest_end)
         end = await asyncio.wrap_future(self._end)
-        return await asyncio.to_thread(self._result_of, end)
+        if end.outcome is None:
+            await asyncio.to_thread(self._look)  # as ``_result_of`` does
+        return result_of(end)
 
     def _result_of(self, end: TaskEnd) -> GenerationResult:
         if end.outcome is None:

@@ -56,8 +56,8 @@ class Database:
         file: The SQLite file; None for PostgreSQL.
         identity: The id of this database, which stays when it is moved.
         lock_folder: Folder of the lock files shared by all processes that can run this
-            queue: beside a SQLite file, whatever the data folder it is opened from; in
-            the data folder with PostgreSQL, where each folder has a queue of its own.
+            queue: beside a SQLite file, whatever the data folder it is opened from. Of
+            PostgreSQL, which holds its locks itself, it is the data folder.
 
     Raises:
         InvalidRequest: The URL is of neither kind, or of a database in memory.

@@ -130,11 +130,13 @@ class TaskStore:
             UnknownTask: There is no such task.
         """
         with self._database.reading() as connection:
-            earlier = read_attempts(connection, task_id)
             record = read_tasks(connection, [task_id], {}).get(task_id)
-        if record is None:
-            raise UnknownTask(task_id)
-        return [*earlier, *present_attempt(record)]
+            if record is None:
+                raise UnknownTask(task_id)
+            # In PostgreSQL the last one may have been kept since it was read.
+            found = [*present_attempt(record), *read_attempts(connection, task_id)]
+        last = {attempt.number: attempt for attempt in found}
+        return [last[number] for number in sorted(last)]
 
     def list_rows(self, batch_id: str) -> list[BatchRow]:
         """Return where the rows of a batch stand, in the order of their first tasks.
