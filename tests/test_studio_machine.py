@@ -56,7 +56,7 @@ from nbgen.studio import Studio
 from nbgen.testing.engine import PatternEngine
 from tests.parts import until
 
-_EXAMPLES = int(os.environ.get("NBGEN_EXAMPLES", "20"))
+_EXAMPLES = int(os.environ.get("NBGEN_EXAMPLES", "60"))
 _QUEUE_LIMIT = 4
 _WAIT_S = 30
 

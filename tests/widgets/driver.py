@@ -43,7 +43,7 @@ class Driver:
             if widget.layout.display != "none"
         )
 
-    def until(self, holds: Callable[[], bool]) -> None:
+    def until(self, holds: Callable[[], bool], *, patience_s: float = 10) -> None:
         """Wait until something holds; looks again whenever a widget changes."""
         changed = threading.Event()
 
@@ -57,8 +57,9 @@ class Driver:
                 widget.layout.observe(look_again)
             if holds():
                 return
-            assert changed.wait(30), f"not within 30 s; the panel says: {self.text()}"
+            said = f"not within {patience_s} s; the panel says: {self.text()}"
+            assert changed.wait(patience_s), said
             changed.clear()
 
-    def until_text(self, text: str) -> None:
-        self.until(lambda: text in self.text())
+    def until_text(self, text: str, *, patience_s: float = 10) -> None:
+        self.until(lambda: text in self.text(), patience_s=patience_s)
