@@ -73,6 +73,11 @@ class OtherProcess:
         self._reader.start()
         assert self.next().ready
 
+    @property
+    def process_id(self) -> int:
+        """The id of the process."""
+        return self._process.pid
+
     def tell(self, **order: Any) -> None:
         """Give an order; see ``Order``."""
         assert self._process.stdin is not None

@@ -155,7 +155,9 @@ def test_the_queue_tells_where_it_stands(make_backend: MakeBackend) -> None:
     backend, gate = hold(make_backend)
     for task_id in "ab":
         submit(backend, task_id)
-    assert backend.queue_state() == QueueState(name="default", waiting=2, running=1)
+    assert backend.queue_state() == QueueState(
+        name="default", has_runner=True, waiting=2, running=1
+    )
     assert backend.running() == ["runs"]
     backend.pause()
     assert backend.queue_state().is_paused
@@ -163,11 +165,11 @@ def test_the_queue_tells_where_it_stands(make_backend: MakeBackend) -> None:
     gate.open()
     backend.ended("runs").result(WAIT_S)
     assert backend.queue_state() == QueueState(
-        name="default", is_paused=True, waiting=1
+        name="default", is_paused=True, has_runner=True, waiting=1
     )
     backend.resume()
     backend.ended("b").result(WAIT_S)
-    assert backend.queue_state() == QueueState(name="default")
+    assert backend.queue_state() == QueueState(name="default", has_runner=True)
     assert backend.running() == []
 
 

@@ -166,7 +166,7 @@ def test_a_pause_is_everybodys_and_outlasts_all(make_backend: MakeBackend) -> No
     other.pause()
     gate.open()
     backend.ended("runs").result(WAIT_S)
-    paused = QueueState(name="default", is_paused=True, waiting=1)
+    paused = QueueState(name="default", is_paused=True, has_runner=True, waiting=1)
     assert backend.queue_state() == other.queue_state() == paused
     other.close()
     backend.close()
@@ -230,7 +230,9 @@ def test_what_waits_from_before_is_offered(make_backend: MakeBackend) -> None:
     backend = open_on_left(make_backend, "a", "b")
     assert backend.offered() == ["a", "b"]
     assert backend.waiting() == []
-    assert backend.queue_state() == QueueState(name="default", offered=2)
+    assert backend.queue_state() == QueueState(
+        name="default", has_runner=True, offered=2
+    )
     [record] = backend.get_tasks(["a"])
     assert (record.status, record.is_offered) == (Status.PENDING, True)
     state = backend.get_progress("a")

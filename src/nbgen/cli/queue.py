@@ -235,7 +235,7 @@ def _say_what_is_next(studio: Studio) -> None:
 
 
 def _begins(studio: Studio) -> bool:
-    """Return whether nothing waits or something runs, by now or in a moment."""
+    """Return whether somebody runs what there is, by now or in a moment."""
     changed = threading.Event()
     stop = studio.watch_changes(lambda _changes: changed.set())
     until_s = time.monotonic() + _BEGINNING_PATIENCE_S
@@ -243,7 +243,7 @@ def _begins(studio: Studio) -> bool:
         while True:
             changed.clear()
             state = studio.queue_state()
-            if state.running or not state.waiting:
+            if state.has_runner or not (state.running or state.waiting):
                 return True
             left_s = until_s - time.monotonic()
             if left_s <= 0:

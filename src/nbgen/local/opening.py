@@ -139,10 +139,10 @@ def open_library(
         InvalidRequest: A setting is not allowed.
         PublishFailed: An installed publisher cannot be loaded.
     """
-    store, _, images, progress, changes, ends = stock
+    store, turn, images, progress, changes, ends = stock
     quorum = read_quorum(config.approvals_needed)
     publishers = load_publishers() if publishers is None else publishers
-    watching = Watching(store, stock.turn, progress, changes)
+    watching = Watching(store, turn, progress, changes)
     opening.callback(watching.close)
     outbox = Outbox(store, images, publishers)
     opening.callback(outbox.close)
@@ -151,6 +151,7 @@ def open_library(
     reviews = Reviews(store.decisions, images, outbox, quorum, utc_now)
     scheduler = Scheduler(
         store,
+        turn,
         ends,
         config.queue_limit,
         runner=None if workshop is None else workshop.runner,

@@ -13,6 +13,8 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager
 
+import msgspec
+
 from nbgen.errors import QueueFull, TaskConflict, TaskNotWaiting
 from nbgen.local.endings import Endings
 from nbgen.local.ends import Ends
@@ -20,6 +22,7 @@ from nbgen.local.runner import Runner
 from nbgen.schema import Plan, QueueState, TaskEnd
 from nbgen.schema.checks import check_priority
 from nbgen.store import Store
+from nbgen.store.turn import Turn
 
 _COUNT_EVERY_S = 1.0
 _CLOSE = 1_000  # to the limit, so that each submission counts what waits
@@ -31,6 +34,7 @@ class Scheduler:
 
     Args:
         store: The queue.
+        turn: Tells whether somebody runs the queue.
         ends: The futures of ends.
         limit: How many tasks may wait.
         runner: Runs tasks in this process; None for nothing that does.
@@ -40,6 +44,7 @@ class Scheduler:
     def __init__(
         self,
         store: Store,
+        turn: Turn,
         ends: Ends,
         limit: int,
         *,
@@ -48,6 +53,7 @@ class Scheduler:
     ) -> None:
         self._store = store
         self._queue = store.queue
+        self._turn = turn
         self._ends = ends
         self._limit = limit
         self._runner = runner
@@ -170,7 +176,8 @@ class Scheduler:
 
     def queue_state(self) -> QueueState:
         """Return where the queue stands."""
-        return self._queue.state()
+        has_runner = self._turn.last_beat() is not None
+        return msgspec.structs.replace(self._queue.state(), has_runner=has_runner)
 
     def _submit(self, plan: Plan) -> None:
         # The others wait already.

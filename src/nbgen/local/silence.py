@@ -18,30 +18,34 @@ _LONGEST_STEP_S = 1.5
 
 
 class Silence:
-    """The silence of whoever runs a queue.
+    """The silence of whoever runs a queue, and the absence of anybody who does.
 
     Args:
         turn: Tells of the signs of life.
         clock: Seconds on a clock that never goes back.
 
+    Attributes:
+        silent_s: Seconds for which whoever has the turn has given no sign of life.
+        absent_s: Seconds for which nobody has had the turn.
+
     Example::
 
         silence = Silence(turn)
-        if silence.look() > SILENT_AFTER_S:
+        silence.look()  # about once a second
+        if silence.silent_s > SILENT_AFTER_S:
             print("It may be stopped or asleep.")
     """
 
     def __init__(self, turn: Turn, clock: Callable[[], float] = time.monotonic) -> None:
+        self.silent_s = 0.0
+        self.absent_s = 0.0
         self._turn = turn
         self._clock = clock
         self._beat: object = None
         self._looked_at_s = float("-inf")
-        self._silent_s = 0.0
 
-    def look(self) -> float:
-        """Return the seconds of silence; call it about once a second.
-
-        0.0 if nobody runs the queue: then somebody will soon.
+    def look(self) -> None:
+        """Look for a sign of life, if the last look is a second ago.
 
         Raises:
             DataFolderUnusable: The database fails.
@@ -49,12 +53,15 @@ class Silence:
         now_s = self._clock()
         step_s = min(now_s - self._looked_at_s, _LONGEST_STEP_S)
         if step_s < LOOK_EVERY_S:
-            return self._silent_s
+            return
         self._looked_at_s = now_s
         last, self._beat = self._beat, self._turn.last_beat()
-        is_same = self._beat is not None and self._beat == last
-        self._silent_s = self._silent_s + step_s if is_same else 0.0
-        return self._silent_s
+        if self._beat is None:
+            self.silent_s, self.absent_s = 0.0, self.absent_s + step_s
+        else:
+            is_silent = self._beat == last
+            self.silent_s = self.silent_s + step_s if is_silent else 0.0
+            self.absent_s = 0.0
 
 
 def describe_silence(silent_s: float) -> str:
@@ -63,3 +70,10 @@ def describe_silence(silent_s: float) -> str:
         f"The process that runs the tasks has given no sign of life for {silent_s:.0f} "
         "s. It may be stopped or asleep. Once it goes on or ends, the tasks go on."
     )
+
+
+ABANDONED = (
+    "The process that ran it has ended, and no other runs the tasks. Start 'nbgen "
+    "serve', or open a studio in a notebook."
+)
+"""What is said of a task that runs, of a queue that nobody runs."""

@@ -18,6 +18,7 @@ import msgspec
 from nbgen.backend import PreviewCallback, ProgressCallback, StopWatching
 from nbgen.errors import DataFolderUnusable, StudioClosed
 from nbgen.local.silence import (
+    ABANDONED,
     LOOK_EVERY_S,
     SILENT_AFTER_S,
     Silence,
@@ -267,18 +268,23 @@ class Watching:
 
     def _tell_silence(self) -> bool:
         """Tell the watchers if the runner gives no sign of life; return whether so."""
-        silent_s = self._silence.look()
-        is_silent = silent_s > SILENT_AFTER_S
-        if is_silent or self._was_silent:
-            with self._changed:
-                followed = set(self._followed)
-                if not is_silent:
-                    self._stale |= followed  # what they are told is over
-            if is_silent:
-                for task_id in followed:
-                    self._progress.warn_foreign(task_id, describe_silence(silent_s))
-        self._was_silent = is_silent
-        return is_silent
+        silence = self._silence
+        silence.look()
+        with self._changed:
+            followed, running = set(self._followed), set(self._running)
+        if silence.silent_s > SILENT_AFTER_S:
+            warned = dict.fromkeys(followed, describe_silence(silence.silent_s))
+        elif silence.absent_s > SILENT_AFTER_S:
+            warned = dict.fromkeys(running, ABANDONED)
+        else:
+            warned = {}
+            if self._was_silent:  # what they are told is over
+                with self._changed:
+                    self._stale.update(self._followed)
+        for task_id, warning in warned.items():
+            self._progress.warn_foreign(task_id, warning)
+        self._was_silent = bool(warned)
+        return self._was_silent
 
     def _publish(self, state: GenerationProgress) -> None:
         """Tell a new state of a followed task, unless it runs here by now."""

@@ -21,13 +21,15 @@ class QueueState(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         name: The name of the queue.
         is_paused: Whether it starts no further task.
+        has_runner: Whether a process has the turn at running its tasks.
         waiting: How many tasks wait to be run.
-        running: How many tasks run.
+        running: How many tasks run, or ran in a process that has died since.
         offered: How many tasks wait from before, to be run or cancelled by a person.
     """
 
     name: str
     is_paused: bool = False
+    has_runner: bool = False
     waiting: int = 0
     running: int = 0
     offered: int = 0

@@ -20,6 +20,7 @@ from filelock import FileLock, Timeout
 from nbgen.errors import DataFolderUnusable
 from nbgen.schema import DEFAULT_QUEUE
 from nbgen.store.database import Database
+from nbgen.store.owners import is_free
 from nbgen.store.tables import queues
 
 
@@ -45,7 +46,7 @@ class Turn(Protocol):
     def last_beat(self) -> object:
         """Return a value that changes with each sign of life of whoever has the turn.
 
-        None if nobody has it, as far as one can tell.
+        None if nobody has it.
         """
 
     def release(self) -> None:
@@ -104,6 +105,8 @@ class FileTurn:
 
     def last_beat(self) -> object:
         """Return when the last sign of life was given; None if nobody has the turn."""
+        if is_free(Path(self._lock.lock_file)):  # it was left by a process that died
+            return None
         try:
             return self._beat.stat().st_mtime_ns
         except OSError:

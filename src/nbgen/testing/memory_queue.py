@@ -209,6 +209,7 @@ class MemoryQueue:
         return QueueState(
             name=DEFAULT_QUEUE,
             is_paused=self._paused,
+            has_runner=True,
             waiting=waiting,
             running=running,
         )

@@ -262,13 +262,15 @@ class QueueBody(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         name: The name of the queue.
         is_paused: Whether it starts no further task.
-        running: The tasks that run.
+        has_runner: Whether a process has the turn at running its tasks.
+        running: The tasks that run, or ran in a process that has died since.
         waiting: The tasks that wait to be run, the next one first.
         offered: The tasks that wait from before, to be run or cancelled by a person.
     """
 
     name: str
     is_paused: bool
+    has_runner: bool
     running: tuple[str, ...]
     waiting: tuple[str, ...]
     offered: tuple[str, ...]
@@ -285,6 +287,7 @@ class QueueBody(msgspec.Struct, frozen=True, kw_only=True):
         return cls(
             name=state.name,
             is_paused=state.is_paused,
+            has_runner=state.has_runner,
             running=tuple(running),
             waiting=tuple(waiting),
             offered=tuple(offered),
