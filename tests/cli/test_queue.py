@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +22,19 @@ from nbgen.testing.engine import PatternEngine
 from nbgen.testing.plugin import open_alone
 from tests.changing import until_changed
 
+DIES = """
+import os, signal, sys
+from nbgen.studio import Studio
+from nbgen.testing import PatternEngine
+
+studio = Studio(
+    sys.argv[1],
+    engine=PatternEngine(lambda _step: os.kill(os.getpid(), signal.SIGKILL)),
+    take_over=True,
+)
+studio.resume()
+studio.generate(sys.argv[2]).result(60)
+"""
 NOTHING_RUNS = "Nothing runs the queue. Start 'nbgen serve' to have it run."
 
 
@@ -66,6 +82,7 @@ def test_the_queue_is_shown_in_its_order(folder: Path) -> None:
     assert read_json("queue", folder=folder) == {
         "name": "default",
         "is_paused": True,
+        "has_runner": False,
         "running": [],
         "waiting": ["c", "a", "b"],
         "offered": [],
@@ -88,6 +105,17 @@ def test_what_nothing_runs_is_said_with_what_to_do(folder: Path) -> None:
     said("cancel", "a", "b", "c", folder=folder)
     assert said("queue", folder=folder) == "Queue default: 0 running, 0 waiting.\n"
     assert NOTHING_RUNS in said("retry", "a", folder=folder)
+
+
+def test_what_ran_in_a_process_that_died_is_no_runner(folder: Path) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-c", DIES, str(folder), "a cat"], check=False
+    )
+    assert ended.returncode == -signal.SIGKILL
+    shown = said("queue", folder=folder)
+    assert "Queue default: 1 running" in shown
+    assert NOTHING_RUNS in shown
+    assert not read_json("queue", folder=folder)["has_runner"]
 
 
 def test_a_queue_that_runs_needs_nothing(folder: Path) -> None:

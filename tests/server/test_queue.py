@@ -45,6 +45,7 @@ def test_the_queue_is_shown_paused_and_resumed(
     queue = {
         "name": "default",
         "is_paused": False,
+        "has_runner": True,
         "running": ["a"],
         "waiting": ["b", "c"],
         "offered": [],
