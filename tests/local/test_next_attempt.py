@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,11 +31,13 @@ class Slow(ProgressService):
         self.begun: SimpleQueue[str] = SimpleQueue()
         self.has_begun_again = threading.Event()
 
-    def create_progress(self, task_id: str, total_steps: int) -> GenerationProgress:
+    def create_progress(
+        self, task_id: str, total_steps: int, *, began_at: dt.datetime | None = None
+    ) -> GenerationProgress:
         if not self.begun.empty():
             self.has_begun_again.set()
         self.begun.put(task_id)
-        return super().create_progress(task_id, total_steps)
+        return super().create_progress(task_id, total_steps, began_at=began_at)
 
     def publish_foreign(
         self, progress: GenerationProgress, *, was_here: bool = False

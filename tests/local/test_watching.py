@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,7 @@ from websockets.sync.client import connect
 
 from nbgen.backend import ProgressCallback
 from nbgen.progress import ProgressService
-from nbgen.schema import GenerationProgress, GenerationRequest, Outcome, Status
+from nbgen.schema import GenerationProgress, GenerationRequest, Outcome, Status, utc_now
 from nbgen.server import Server
 from nbgen.studio import Studio
 from nbgen.testing import Gate, PatternEngine
@@ -140,6 +141,19 @@ def test_a_task_that_another_could_have_run_is_followed_here(tmp_path: Path) -> 
         assert states[-1].outcome is Outcome.SUCCEEDED
         seqs = [state.seq for state in states]
         assert seqs == sorted(set(seqs))
+
+
+def test_an_end_stays_told_though_a_clock_was_set_back(tmp_path: Path) -> None:
+    behind = ProgressService(now=lambda: utc_now() - dt.timedelta(hours=1))
+    with open_alone(tmp_path, engine=PatternEngine(), progress=behind) as studio:
+        task = studio.submit(REQUEST, task_id="a")
+        states: SimpleQueue[GenerationProgress] = SimpleQueue()
+        studio.watch("a", states.put)
+        end = until_end(states)[-1]
+        task.result(10)
+        assert end.seq > 1
+        assert studio.get_progress("a") == end
+    behind.close()
 
 
 def test_each_attempt_is_watched_anew(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ class Job:
         task_id: The id of the task.
         request: What to make.
         seed: The seed of the first picture.
+        began_at: When the attempt began, in UTC.
         generation: The generation of the queue that runs it.
         cancel: Set to stop the work.
         is_given_back: Whether it was stopped because the queue closes or another has
@@ -27,6 +28,7 @@ class Job:
         self.task_id = record.id
         self.request = record.request
         self.seed = record.seed
+        self.began_at = record.started_at
         self.generation = generation
         self.cancel = CancelToken()
         self.is_given_back = False

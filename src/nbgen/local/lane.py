@@ -147,7 +147,7 @@ class Lane:
         # What is remembered is of an earlier attempt.
         self._progress.forget(job.task_id)
         steps = job.request.num_inference_steps
-        self._progress.create_progress(job.task_id, steps)
+        self._progress.create_progress(job.task_id, steps, began_at=job.began_at)
         job.cancel.raise_if_cancelled()
         run.start()
         self._live.follow(job.task_id)

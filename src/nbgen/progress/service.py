@@ -12,6 +12,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 from msgspec.structs import replace
 
@@ -34,14 +35,14 @@ from nbgen.schema import (
 from nbgen.schema.checks import check_task_id
 
 
+@dataclass
 class _Task:
     """The running state of one task; owned by the service's lock."""
 
-    def __init__(self, progress: GenerationProgress, total_steps: int) -> None:
-        self.progress = progress
-        self.pace = Pace([StagePlan(Stage.BASE_MODEL, total_steps, total_steps)])
-        self.started_at_s: float | None = None
-        self.was_stored = True
+    progress: GenerationProgress
+    pace: Pace
+    began_at: dt.datetime | None
+    started_at_s: float | None = None
 
 
 class ProgressService:
@@ -85,12 +86,15 @@ class ProgressService:
         self._dispatcher = Dispatcher()
         self.previews = PreviewHub()
 
-    def create_progress(self, task_id: str, total_steps: int) -> GenerationProgress:
+    def create_progress(
+        self, task_id: str, total_steps: int, *, began_at: dt.datetime | None = None
+    ) -> GenerationProgress:
         """Begin to follow a task; it is ``pending`` until its first update.
 
         Args:
             task_id: The id of the task.
             total_steps: Sampling steps of the whole run, 1 or more.
+            began_at: When the attempt began that is followed; no two are the same.
 
         Raises:
             InvalidRequest: The id or the number of steps is not allowed.
@@ -119,7 +123,8 @@ class ProgressService:
                 message="Waiting in the queue",
                 timestamp=self._now(),
             )
-            self._tasks[task_id] = _Task(progress, total_steps)
+            pace = Pace([StagePlan(Stage.BASE_MODEL, total_steps, total_steps)])
+            self._tasks[task_id] = _Task(progress, pace, began_at)
             self._dispatcher.publish(progress)
         return progress
 
@@ -214,7 +219,6 @@ class ProgressService:
         *,
         outcome: Outcome = Outcome.FAILED,
         result: GenerationResult | None = None,
-        was_stored: bool = True,
     ) -> GenerationProgress:
         """End a task without a result, unless it has ended already.
 
@@ -223,7 +227,6 @@ class ProgressService:
             error: Why, for a person.
             outcome: ``FAILED``, ``CANCELLED`` or ``LOST``.
             result: The pictures of a batch that were made before it failed.
-            was_stored: Whether it was kept, so that it is deleted if it is not there.
 
         Returns:
             The state in which the task ended, also if it had ended before.
@@ -233,7 +236,6 @@ class ProgressService:
         """
         with self._lock:
             task = self._known(task_id)
-            task.was_stored = was_stored
             return self._end(
                 task, outcome=outcome, error=error, message=error, result=result
             )
@@ -249,10 +251,10 @@ class ProgressService:
         with self._lock:
             return self._tasks[task_id].progress if task_id in self._tasks else None
 
-    def was_stored(self, task_id: str) -> bool:
-        """Return whether a task was kept; False also if it is not known (any more)."""
+    def began_at(self, task_id: str) -> dt.datetime | None:
+        """Return when the attempt began that is followed, as it was given."""
         with self._lock:
-            return task_id in self._tasks and self._tasks[task_id].was_stored
+            return self._tasks[task_id].began_at if task_id in self._tasks else None
 
     def stage_times(self, task_id: str) -> dict[Stage, float]:
         """Return the seconds that each stage of a task took, of those that are over.
@@ -326,9 +328,9 @@ class ProgressService:
         with self._lock:
             last = self._foreign.get(task_id)
             if last is not None and last.message != message:
-                warned = replace(last, seq=last.seq + 1, message=message)
-                self._foreign[task_id] = warned
-                self._dispatcher.publish(warned)
+                last = replace(last, seq=last.seq + 1, message=message)
+                self._foreign[task_id] = last
+                self._dispatcher.publish(last)
 
     def forget_foreign(self, task_id: str) -> None:
         """Forget the state of a task that another process runs; nobody watches it."""
@@ -358,9 +360,8 @@ class ProgressService:
         last = task.progress
         if last.status.ended:
             return last
-        at_s = self._clock()
         if outcome is Outcome.SUCCEEDED:
-            task.pace.finish_stage(at_s)
+            task.pace.finish_stage(self._clock())
         changed = replace(
             last,
             status=outcome.status,
@@ -370,12 +371,11 @@ class ProgressService:
             outcome=outcome,
             result=result,
         )
-        ended = self._publish(task, changed, at_s)
+        ended = self._publish(task, changed, self._clock())
         self.previews.forget(last.task_id)
         self._ended[last.task_id] = None
         if len(self._ended) > self._keep_ended:
-            oldest, _ = self._ended.popitem(last=False)
-            del self._tasks[oldest]
+            del self._tasks[self._ended.popitem(last=False)[0]]
         return ended
 
     def _publish(
