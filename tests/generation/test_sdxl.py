@@ -302,10 +302,8 @@ def test_what_an_engine_says_is_what_is_measured_without_it(engine: SDXLEngine) 
         assert length is not None
         recorder = Recorder()
         run(engine, recorder, prompt=prompt, **QUICK)
-        assert (
-            f"The model reads 38 of the prompt's {length.tokens} tokens."
-            in (recorder.warnings[0])
-        )
+        said = f"The model reads 38 of the prompt's {length.tokens} tokens."
+        assert any(warning.startswith(said) for warning in recorder.warnings)
 
 
 def test_an_empty_negative_prompt_is_none(engine: SDXLEngine) -> None:
