@@ -52,6 +52,7 @@ HOMES = {
         "nbgen.generation.sdxl",
     },
     "transformers": {"nbgen.generation.loading"},
+    "tokenizers": {"nbgen.generation.tokenizing"},
     "sqlalchemy": {"nbgen.store"},
     "alembic": {"nbgen.store.opening", "nbgen.store.migrations"},
     "filelock": {"nbgen.store.owners", "nbgen.store.turn"},

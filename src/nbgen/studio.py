@@ -16,6 +16,7 @@ from nbgen import framing, keeping
 from nbgen.backend import (
     Backend,
     Deciding,
+    Describing,
     Finding,
     Pictures,
     ProgressCallback,
@@ -154,6 +155,8 @@ class Studio:
     put_content = forwarded(Deciding.put_content)
     get_content = forwarded(Deciding.get_content)
     publications = forwarded(Deciding.publications)
+    model = forwarded(Describing.model)
+    measure_prompt = forwarded(Describing.measure_prompt)
     close = forwarded(Backend.close)
     keep_picture = keeping.keep_picture
     delete = keeping.delete
@@ -305,8 +308,7 @@ class Studio:
 
     def retry(self, task_id: str) -> Task:
         """Queue another attempt at a task that did not succeed; see ``Running``."""
-        [task] = self.retry_tasks([task_id])
-        return task
+        return self.retry_tasks([task_id])[0]
 
     def retry_tasks(self, task_ids: Iterable[str]) -> list[Task]:
         """Queue another attempt at many tasks, all or none; see ``retry``."""
@@ -367,8 +369,7 @@ class Studio:
     ) -> Decision:
         """Approve, reject or send back; see ``approve``."""
         request = make_decision_request(task_id, verdict, fields)
-        answer: Decision | NbgenError
-        [answer] = self._backend.decide([request])
+        answer = self._backend.decide([request])[0]
         if isinstance(answer, NbgenError):
             raise answer
         return answer

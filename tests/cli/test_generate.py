@@ -15,6 +15,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from nbgen.cli.terminal import bar
+from nbgen.progress import ProgressService
 from nbgen.schema import Outcome
 from nbgen.server import Server
 from nbgen.studio import Studio
@@ -98,6 +100,33 @@ def test_generate_is_repeatable(tmp_path: Path) -> None:
         assert (done.returncode, done.stderr) == (0, "")
         pictures.append(Path(output).read_bytes())
     assert pictures[0] == pictures[1]
+
+
+def test_generate_says_what_the_model_does_not_read(tmp_path: Path) -> None:
+    """Also where the prompt holds what looks like the markup of a terminal."""
+    prompt = "a red circle " * 13 + "[/b] and [red]blue"
+    output = str(tmp_path / "a.png")
+    done = nbgen("generate", prompt, "-o", output, "--steps", "3")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert re.search(
+        r"Note: The model reads 38 of the prompt's \d+ tokens\. "
+        r"Left out: '… circle \[/b\] and \[red\]blue'\.\n",
+        done.stdout,
+    )
+
+
+def test_a_bar_shows_a_message_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    service = ProgressService()
+    try:
+        service.create_progress("a", 3)
+        service.update_progress("a", message="Left out: '… [/b]\x1b[2J[red]blue'.")
+        state = service.get_progress("a")
+    finally:
+        service.close()
+    assert state is not None
+    with bar() as show:
+        show(state)
+    assert "[/b] [2J[red]blue" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -62,7 +62,7 @@ def make_backend(
 
     The function takes ``before_step`` of ``PatternEngine`` or an ``engine``, and
     ``queue_limit``, ``quorum`` and ``publishers``. With ``runs=False`` a local one
-    never runs a task.
+    never runs a task. With a ``checkpoint`` it has that one and no engine of the test.
     """
     backends: list[Backend] = []
     gates: list[Gate] = []
@@ -72,21 +72,30 @@ def make_backend(
         *,
         publishers: Any = (),
         runs: bool = True,
+        checkpoint: str | None = None,
         **options: Any,
     ) -> Backend:
         if isinstance(before_step, Gate):
             gates.append(before_step)
-        engine = options.pop("engine", None) or PatternEngine(before_step)
+        engine = options.pop("engine", None)
+        if engine is None and checkpoint is None:
+            engine = PatternEngine(before_step)
         backend: Backend
         if kind == "memory":
-            backend = MemoryBackend(engine, publishers=publishers, now=clock, **options)
+            backend = MemoryBackend(
+                engine,
+                checkpoint=checkpoint,
+                publishers=publishers,
+                now=clock,
+                **options,
+            )
         else:
             from nbgen.local.backend import LocalBackend
             from nbgen.local.config import StudioConfig
 
             config = StudioConfig(
                 data_dir=tmp_path / "data",
-                checkpoint="tiny",
+                checkpoint=checkpoint or "tiny",
                 worker="thread",
                 database=database_url,
                 **options,

@@ -17,6 +17,7 @@ import pytest
 from nbgen.backend import (
     Backend,
     Deciding,
+    Describing,
     Finding,
     Keeping,
     Pictures,
@@ -47,7 +48,16 @@ from tests.contract.making import (
     submit,
 )
 
-PROTOCOLS = (Running, Watching, Finding, Pictures, Keeping, Deciding, Backend)
+PROTOCOLS = (
+    Running,
+    Watching,
+    Finding,
+    Pictures,
+    Keeping,
+    Deciding,
+    Describing,
+    Backend,
+)
 METHODS = {
     name: method
     for protocol in PROTOCOLS
@@ -107,6 +117,8 @@ CALLS: dict[str, Callable[[Backend, Decision], Any]] = {
     "put_content": lambda b, _: b.put_content("c", {}, featured_image_url=None),
     "get_content": lambda b, _: b.get_content("a"),
     "publications": lambda b, _: b.publications("a", wait_s=0.0),
+    "model": lambda b, _: b.model(),
+    "measure_prompt": lambda b, _: b.measure_prompt("a cat"),
     "close": lambda _b, _: None,
 }
 

@@ -1,4 +1,7 @@
-"""A model hub on this machine: as much of its HTTP API as a download needs."""
+"""A model hub on this machine: as much of its HTTP API as a download needs.
+
+And what lies in the cache after a download.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import asyncio
 import hashlib
 import json
 import re
+import shutil
 import threading
 from pathlib import Path
 from typing import Self
@@ -14,7 +18,16 @@ import tornado.httpserver
 import tornado.netutil
 import tornado.web
 
+from nbgen.generation.checkpoints import (
+    SDXL_BASE,
+    SDXL_REFINER,
+    SDXL_VAE,
+    TINY_FOLDER,
+    HubModel,
+)
+
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
+UNET = "diffusion_pytorch_model"
 
 
 class Hub:
@@ -163,3 +176,22 @@ class _File(_Handler):
         self.set_header("X-Repo-Commit", commit)
         self.set_header("Accept-Ranges", "bytes")
         self.set_header("Content-Length", len(body))
+
+
+def cached(cache: Path, model: HubModel) -> Path:
+    """Return the folder in which the files of a model lie after a download."""
+    held = cache / f"models--{model.repository.replace('/', '--')}"
+    if model.revision is not None and len(model.revision) == len(COMMIT):
+        return held / "snapshots" / model.revision
+    (held / "refs").mkdir(parents=True, exist_ok=True)
+    (held / "refs" / (model.revision or "main")).write_text(COMMIT)
+    return held / "snapshots" / COMMIT
+
+
+def put_sdxl(cache: Path) -> None:
+    """Put a tiny SDXL where a download of the real one would lie."""
+    base = shutil.copytree(TINY_FOLDER, cached(cache, SDXL_BASE))
+    shutil.rmtree(base / "refiner")
+    (base / "vae" / f"{UNET}.safetensors").unlink()  # SDXL's own is not downloaded
+    shutil.copytree(TINY_FOLDER / "refiner", cached(cache, SDXL_REFINER))
+    shutil.copytree(TINY_FOLDER / "vae", cached(cache, SDXL_VAE))

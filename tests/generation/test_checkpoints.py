@@ -19,7 +19,7 @@ from nbgen.generation.checkpoints import (
     find_checkpoint,
     pull,
 )
-from tests.generation.hub import COMMIT, Hub
+from tests.generation.hub import COMMIT, UNET, Hub, cached, put_sdxl
 
 
 @pytest.fixture
@@ -56,36 +56,6 @@ def test_a_broken_config_is_said(copied: Path, config: str | None) -> None:
         path.write_text(config)
     with pytest.raises(CheckpointNotFound, match=r"config\.json cannot be read"):
         find_checkpoint(copied)
-
-
-UNET = "diffusion_pytorch_model"
-
-
-@pytest.fixture
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return the empty folder in which the hub's library looks for models."""
-    folder = tmp_path / "hub"
-    folder.mkdir()
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(folder))
-    return folder
-
-
-def cached(cache: Path, model: HubModel) -> Path:
-    """Return the folder in which the files of a model lie after a download."""
-    held = cache / f"models--{model.repository.replace('/', '--')}"
-    if model.revision is not None and len(model.revision) == len(COMMIT):
-        return held / "snapshots" / model.revision
-    (held / "refs").mkdir(parents=True, exist_ok=True)
-    (held / "refs" / (model.revision or "main")).write_text(COMMIT)
-    return held / "snapshots" / COMMIT
-
-
-def put_sdxl(cache: Path) -> None:
-    base = shutil.copytree(TINY_FOLDER, cached(cache, SDXL_BASE))
-    shutil.rmtree(base / "refiner")
-    (base / "vae" / f"{UNET}.safetensors").unlink()  # SDXL's own is not downloaded
-    shutil.copytree(TINY_FOLDER / "refiner", cached(cache, SDXL_REFINER))
-    shutil.copytree(TINY_FOLDER / "vae", cached(cache, SDXL_VAE))
 
 
 def test_a_folder_without_its_name_in_the_path_has_one(

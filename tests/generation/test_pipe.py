@@ -30,6 +30,7 @@ from nbgen.generation.pipe import (
     Cancel,
     Command,
     Load,
+    Loaded,
     Message,
     Outbox,
     PipeEnd,
@@ -76,10 +77,11 @@ REQUEST = GenerationRequest(
             facts={"checkpoint": "tiny"},
         ),
         Ended(),
+        Loaded({"device": "CPU"}),
     ],
     ids=lambda event: type(event).__name__,
 )
-def test_an_event_arrives_as_it_was(event: EngineEvent) -> None:
+def test_an_event_arrives_as_it_was(event: EngineEvent | Loaded) -> None:
     assert decode_message(encode(Message(3, event))) == Message(3, event)
 
 

@@ -10,11 +10,12 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import pytest
@@ -94,6 +95,18 @@ def make_process() -> Iterator[MakeProcess]:
     yield make
     for engine in engines:
         engine.close()
+
+
+def test_a_model_tells_its_device_before_there_is_work() -> None:
+    told: SimpleQueue[Mapping[str, str]] = SimpleQueue()
+    engine = ProcessEngine(partial(load_sdxl, "tiny"), on_loaded=told.put)
+    engine.start()
+    try:
+        facts = told.get(timeout=100)
+    finally:
+        engine.close()
+    assert facts["checkpoint"] == "tiny"
+    assert facts["device"]
 
 
 def pid_of(engine: ProcessEngine) -> int:

@@ -7,10 +7,11 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import pytest
@@ -42,7 +43,7 @@ from tests.generation.engines import (
 from tests.generation.recorder import Recorder, make_request, run, run_in, start_in
 
 ROOT = Path(__file__).parent.parent.parent
-MakeRunner = Callable[[Callable[[], Engine]], EngineRunner]
+MakeRunner = Callable[..., EngineRunner]
 
 
 class Logging(Recorder):
@@ -65,9 +66,9 @@ def make_runner(
     monkeypatch.syspath_prepend(ROOT)
     runners: list[EngineRunner] = []
 
-    def make(make_engine: Callable[[], Engine]) -> EngineRunner:
+    def make(make_engine: Callable[[], Engine], **options: Any) -> EngineRunner:
         kind = ThreadEngine if request.param == "thread" else ProcessEngine
-        runners.append(kind(make_engine))
+        runners.append(kind(make_engine, **options))
         return runners[-1]
 
     yield make
@@ -96,6 +97,17 @@ def pipe(tmp_path: Path) -> Iterator[Pipe]:
     yield pipe
     pipe.let_go(100)  # whatever a test that failed has left
     pipe.close()
+
+
+def test_the_facts_of_an_engine_are_told_when_it_is_made(
+    make_runner: MakeRunner,
+) -> None:
+    told: SimpleQueue[Mapping[str, str]] = SimpleQueue()
+    runner = make_runner(PatternEngine, on_loaded=told.put)
+    for _ in range(2):
+        run_in(runner, Recorder(), num_inference_steps=2)
+    assert told.get(timeout=30) == {"checkpoint": "pattern"}
+    assert told.empty()
 
 
 def test_events_come_in_order_and_the_end_comes_last(make_runner: MakeRunner) -> None:

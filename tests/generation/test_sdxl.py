@@ -20,6 +20,7 @@ from nbgen.errors import BrokenPicture, CheckpointNotFound, OutOfMemory
 from nbgen.generation.checkpoints import TINY_FOLDER
 from nbgen.generation.engine import Cancelled
 from nbgen.generation.memory_plan import MemoryPlan
+from nbgen.generation.model import ModelDescription
 from nbgen.generation.sdxl import SDXLEngine
 from nbgen.schema import Stage
 from tests.generation.recorder import Recorder, run
@@ -234,6 +235,75 @@ def test_an_unknown_word_is_said_with_words_that_are_known(engine: SDXLEngine) -
     known = Recorder()
     run(engine, known, prompt="A red House, on green hills", **QUICK)
     assert known.warnings == []
+
+
+MARKED = ("", "ein 😀! ", "a quokka, ", "wow!!! ")
+
+
+@pytest.mark.parametrize("start", MARKED)
+@pytest.mark.parametrize("field", ["prompt", "negative_prompt"])
+def test_words_before_the_cut_change_the_picture_and_no_others_do(
+    engine: SDXLEngine, field: str, start: str
+) -> None:
+    words = ["red"] * 45
+    text = start + " ".join(words)
+    length = ModelDescription("tiny").measure_prompt(text)
+    assert length is not None
+    assert length.cut_at is not None
+    first_unread = (length.cut_at - len(start)) // 4
+    assert 25 < first_unread < 40
+
+    def draw(text: str) -> bytes:
+        fields: dict[str, Any] = {"prompt": "a star", field: text, **QUICK}
+        return run(engine, Recorder(), **fields)[0].tobytes()
+
+    picture = draw(text)
+    for changed in (0, 20, first_unread - 1, first_unread, 40, 44):
+        other = start + " ".join([*words[:changed], "blue", *words[changed + 1 :]])
+        assert (draw(other) == picture) == (changed >= first_unread)
+
+
+LONG = "a red circle " * 13 + "and a blue square"
+
+
+def test_a_prompt_that_is_cut_is_said(engine: SDXLEngine) -> None:
+    recorder = Recorder()
+    run(engine, recorder, prompt=LONG, negative_prompt=f"no {LONG}", **QUICK)
+    of_prompt, of_negative = recorder.warnings
+    assert of_prompt == (
+        "The model reads 38 of the prompt's 43 tokens. "
+        "Left out: '… circle and a blue square'."
+    )
+    assert of_negative == (
+        "The model reads 38 of the negative prompt's 45 tokens. "
+        "Left out: '… a red circle and a blue square'."
+    )
+
+
+def test_what_is_read_to_its_end_is_not_said(engine: SDXLEngine) -> None:
+    recorder = Recorder()
+    fits = "a red circle " * 12 + "a circle"
+    run(engine, recorder, prompt=fits, negative_prompt=fits, **QUICK)
+    assert recorder.warnings == []
+
+
+@pytest.mark.parametrize("field", ["guidance_scale", "guidance_cutoff"])
+def test_a_negative_prompt_that_is_not_read_at_all_is_not_cut(
+    engine: SDXLEngine, field: str
+) -> None:
+    recorder = Recorder()
+    run(engine, recorder, negative_prompt=LONG, **{**QUICK, field: 0.1})
+    assert recorder.warnings == []
+
+
+def test_what_an_engine_says_is_what_is_measured_without_it(engine: SDXLEngine) -> None:
+    for prompt in ("wow!!! " * 20, "😀 İ a quokka's " * 9, "<|endoftext|> a " * 30):
+        length = ModelDescription("tiny").measure_prompt(prompt)
+        assert length is not None
+        recorder = Recorder()
+        run(engine, recorder, prompt=prompt, **QUICK)
+        said = f"The model reads 38 of the prompt's {length.tokens} tokens."
+        assert any(warning.startswith(said) for warning in recorder.warnings)
 
 
 def test_an_empty_negative_prompt_is_none(engine: SDXLEngine) -> None:

@@ -409,6 +409,11 @@ def test_health_says_that_the_data_folder_has_vanished(
     assert ask(server, "/health").body == {"status": "healthy"}
 
 
+def test_of_an_engine_of_ones_own_no_model_is_told(server: Server) -> None:
+    answer = ask(server, "/api/model")
+    assert (answer.status, answer.body) == (200, {"model": None})
+
+
 def test_health(server: Server) -> None:
     for path in ("/health", "/api/media/health"):
         answer = ask(server, path)

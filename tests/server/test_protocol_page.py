@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from nbgen.schema import Attempt, GenerationRequest
 from nbgen.server import Server
 from nbgen.server.base import _HTTP_ERRORS
 from nbgen.studio import Studio
+from nbgen.testing import MemoryBackend
 from tests.server.client import ask, socket_url
 
 CAT = "https://example.org/cat.png"
@@ -36,7 +38,10 @@ def examples() -> list[Any]:
 
 
 def test_the_examples_are_what_is_sent(
-    studio: Studio, server: Server, examples: list[Any]
+    studio: Studio,
+    server: Server,
+    make_server: Callable[..., Server],
+    examples: list[Any],
 ) -> None:
     request = GenerationRequest(prompt="a dog")
     studio.submit_batch({"dog": request}, batch_id="pets").result(20)
@@ -49,6 +54,8 @@ def test_the_examples_are_what_is_sent(
     following = {"prompt": "a dog", "task_id": "hero-2", "wait": False}
     ask(server, "/api/media/generate", following)
     queue = ask(server, "/api/queue").body
+    with Studio(backend=MemoryBackend(checkpoint="tiny")) as of_tiny:
+        model = ask(make_server(of_tiny), "/api/model").body
     sent += [
         next(m for m in messages if m["current_step"] == 32),
         messages[-1],
@@ -57,6 +64,7 @@ def test_the_examples_are_what_is_sent(
         ask(server, "/api/media/generate", {**body, "wait": False}).body,
         ask(server, "/api/batches/pets").body,
         queue,
+        model,
         ask(
             server,
             "/api/content/tasks/hero-1/approve",
@@ -83,6 +91,7 @@ def test_the_examples_are_what_is_sent(
     assert examples[0] == sent[0]
     assert examples[3] == sent[3]
     assert examples[7] == queue
+    assert examples[8] == model
     assert examples[-1]["results"][1] == sent[-1]["results"][1]
     assert studio.get_record("hero-1").approval_status == "approved"
 

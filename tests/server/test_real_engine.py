@@ -13,6 +13,23 @@ from tests.server.client import ask, socket_url
 from tests.server.test_progress_socket import read, read_all
 
 
+def test_the_server_says_which_model_it_has(
+    tmp_path: Path, make_server: Callable[..., Server]
+) -> None:
+    with Studio(tmp_path, checkpoint="tiny") as studio:
+        server = make_server(studio)
+        task = studio.generate("a red circle", num_inference_steps=2)
+        task.result(100)
+        answer = ask(server, "/api/model")
+        made_with = task.record.made_with
+    assert answer.status == 200
+    model = answer.body["model"]
+    assert (model["name"], model["native_size"]) == ("tiny", [128, 128])
+    assert model["sizes"] == [{"ratio": "1:1", "width": 128, "height": 128}]
+    assert (model["prompt_limit"], model["has_refiner"]) == (38, True)
+    assert model["device"] == made_with["device"]
+
+
 def test_sdxl_tells_every_step_and_shows_its_picture(
     tmp_path: Path, make_server: Callable[..., Server]
 ) -> None:

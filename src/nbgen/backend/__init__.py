@@ -15,6 +15,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from nbgen.backend.deciding import Deciding
+from nbgen.backend.describing import Describing
 from nbgen.backend.finding import Finding, Pictures
 from nbgen.backend.keeping import Keeping
 from nbgen.backend.running import Running
@@ -27,6 +28,7 @@ __all__ = [
     "Backend",
     "ChangesCallback",
     "Deciding",
+    "Describing",
     "Finding",
     "Keeping",
     "Pictures",
@@ -38,7 +40,9 @@ __all__ = [
 ]
 
 
-class Backend(Running, Watching, Finding, Pictures, Keeping, Deciding, Protocol):
+class Backend(
+    Running, Watching, Finding, Pictures, Keeping, Deciding, Describing, Protocol
+):
     """All that a studio needs."""
 
     def close(self, *, finish: bool = False) -> None:

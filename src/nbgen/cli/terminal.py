@@ -65,7 +65,8 @@ def bar() -> Iterator[Callable[[GenerationProgress], None]]:
     """Show a bar; yield the function that moves it to a state."""
     columns = (
         SpinnerColumn(finished_text=" "),
-        TextColumn("{task.description:<28}"),  # as wide as the longest stage's
+        # As wide as the longest stage's. A note may quote a prompt, markup and all.
+        TextColumn("{task.description:<28}", markup=False),
         BarColumn(bar_width=None),
         TaskProgressColumn(),
         TextColumn("{task.fields[steps]}"),
@@ -82,14 +83,15 @@ def bar() -> Iterator[Callable[[GenerationProgress], None]]:
             notes.extend(result.notes if result else ())
             shown.update(
                 line,
-                description="Done" if result else progress.message,
+                description="Done" if result else one_line(progress.message),
                 completed=progress.overall_percentage,
                 steps=steps,
             )
 
         yield show
     for note in notes:
-        console.print(f"[yellow]Note:[/yellow] {note}", highlight=False)
+        said = f"[yellow]Note:[/yellow] {escape(one_line(note))}"
+        console.print(said, highlight=False, soft_wrap=True)
 
 
 def note_if_paused(studio: Studio) -> None:

@@ -119,6 +119,13 @@ class Checkpoint(msgspec.Struct, frozen=True):
     previews: Path | None = None
     words: tuple[str, ...] | None = None
 
+    def config_folder(self) -> Path | None:
+        """Return the folder with its JSON files; None if that is not on this machine.
+
+        A single file has the configuration of SDXL, which comes with SDXL's weights.
+        """
+        return SDXL_BASE.folder() if self.base.is_file() else self.base
+
     def weights_bytes(self) -> int:
         """Return the size of the weights on disk."""
         folders = [path for path in (self.base, self.refiner, self.vae) if path]

@@ -21,11 +21,12 @@ from queue import SimpleQueue
 
 from nbgen.errors import NbgenError
 from nbgen.generation.drawing import Delivery, Drawing
-from nbgen.generation.engine import Cancelled, CancelToken, Engine
+from nbgen.generation.engine import Cancelled, CancelToken, Engine, facts_of
 from nbgen.generation.events import Ended, EngineEvent
 from nbgen.generation.pipe import (
     Cancel,
     Load,
+    Loaded,
     Message,
     Outbox,
     PipeEnd,
@@ -62,6 +63,7 @@ def main(lifeline: int) -> None:
         nonlocal engine
         if engine is None:
             engine = make_engine()
+            outbox.put(Message(0, Loaded(facts_of(engine))))
         return engine
 
     # Whatever it raises: the first generation tries again and reports that.

@@ -14,7 +14,7 @@ from functools import partial
 
 from PIL import Image
 
-from nbgen.generation.engine import Cancelled, CancelToken, Engine, Work
+from nbgen.generation.engine import Cancelled, CancelToken, Engine, Work, facts_of
 from nbgen.generation.events import (
     Ended,
     EngineEvent,
@@ -133,9 +133,8 @@ class Drawing:
                 image=_open(work.image),
                 mask=_open(work.mask),
             ):
-                # Text of a class of its own, such as torch's version, crosses no pipe.
-                facts = {str(k): str(v) for k, v in engine.facts().items()}
-                self._hand_over(partial(self._encode, picture, count, facts))
+                do = partial(self._encode, picture, count, facts_of(engine))
+                self._hand_over(do)
                 count += 1
         except BaseException as raised:  # noqa: BLE001 - whatever a model may raise
             error = raised

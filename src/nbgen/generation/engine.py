@@ -131,11 +131,20 @@ class Engine(Protocol):
         """Return what the last pictures were made with, for their recipe.
 
         The checkpoint, the device, the types of numbers and the versions of the
-        libraries; no paths.
+        libraries; no paths. Before the first pictures, what is known by then, such as
+        the checkpoint and the device of a model that is loaded.
         """
 
     def close(self) -> None:
         """Free the memory; a later ``generate`` loads again. Not while it runs."""
+
+
+def facts_of(engine: Engine) -> dict[str, str]:
+    """Return the facts of an engine, as plain text that can cross a pipe.
+
+    Text of a class of its own, such as torch's version, cannot.
+    """
+    return {str(name): str(fact) for name, fact in engine.facts().items()}
 
 
 class Work(msgspec.Struct, frozen=True):

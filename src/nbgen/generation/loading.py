@@ -15,7 +15,7 @@ import torch
 import transformers
 
 from nbgen.errors import CheckpointNotFound
-from nbgen.generation.checkpoints import REFINER_SHARES, SDXL_BASE, Checkpoint
+from nbgen.generation.checkpoints import REFINER_SHARES, Checkpoint
 from nbgen.generation.memory_plan import Device, MemoryPlan, plan_memory
 
 # Diffusers publishes no types, and its names are resolved lazily.
@@ -140,7 +140,7 @@ def _load_base(checkpoint: Checkpoint, plan: MemoryPlan) -> Any:
                 dtype=getattr(torch, plan.vae_dtype),
             )
         if checkpoint.base.is_file():
-            config = SDXL_BASE.folder()
+            config = checkpoint.config_folder()
             if config is None:
                 raise CheckpointNotFound(
                     f"A single file such as {checkpoint.name!r} holds weights only. "

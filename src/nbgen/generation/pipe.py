@@ -50,11 +50,17 @@ class WantPreview(msgspec.Struct, frozen=True, tag=True):
 Command = Load | Start | Cancel | WantPreview
 
 
+class Loaded(msgspec.Struct, frozen=True, tag=True):
+    """The engine is made; ``facts`` are those of ``Engine.facts``."""
+
+    facts: dict[str, str]
+
+
 class Message(msgspec.Struct, frozen=True, array_like=True):
-    """An event of the work of that number."""
+    """An event of the work of that number; 0 with ``Loaded``, which is of none."""
 
     number: int
-    event: EngineEvent
+    event: EngineEvent | Loaded
 
 
 _LENGTH_BYTES = 4

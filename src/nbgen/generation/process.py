@@ -66,6 +66,9 @@ class ProcessEngine:
             that. It is pickled, so it is a function of a module, or a
             ``functools.partial`` of one.
         timing: How long to wait for a process that does not answer.
+        on_loaded: Takes the facts of the engine each time that a process has made it;
+            see ``Engine.facts``. It is called on the thread ``nbgen-events`` and must
+            return quickly.
 
     Example::
 
@@ -77,9 +80,12 @@ class ProcessEngine:
         self,
         make_engine: Callable[[], Engine],
         timing: ProcessTiming = _DEFAULT_TIMING,
+        *,
+        on_loaded: Callable[[Mapping[str, str]], None] | None = None,
     ) -> None:
         self._make_engine = pickle.dumps(make_engine)
         self._timing = timing
+        self._on_loaded = on_loaded
         self._child: WorkerProcess | None = None
 
     def start(self) -> None:
@@ -135,5 +141,7 @@ class ProcessEngine:
         if self._child is not None and not self._child.alive:
             self.close()
         if self._child is None:
-            self._child = WorkerProcess(self._make_engine, self._timing)
+            self._child = WorkerProcess(
+                self._make_engine, self._timing, self._on_loaded
+            )
         return self._child

@@ -78,6 +78,11 @@ class Run:
         # What a compiled model would have to be compiled again for.
         self.shape = (*size, request.num_images, request.guidance_scale > 1)
 
+    @property
+    def is_guided(self) -> bool:
+        """Whether any step is guided; if none is, no negative prompt is read."""
+        return self._guided_steps(Stage.BASE_MODEL) > 0
+
     def expect_batches(self, count: int) -> None:
         """Report the steps of so many runs as those of one, from now on."""
         self._reporter = _BatchAsOneRun(self._reporter, count)

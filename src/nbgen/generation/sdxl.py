@@ -21,6 +21,7 @@ from nbgen.generation.events import Planned, StageStarted, Warned
 from nbgen.generation.loading import Pipelines, find_device, load
 from nbgen.generation.memory_plan import MemoryPlan
 from nbgen.generation.preview import PreviewMaker, fit_colours, tiny_decoder
+from nbgen.generation.prompt_length import MARKS, describe_cut, measure
 from nbgen.generation.sampling import Run, free_memory, out_of_memory
 from nbgen.generation.schedule import Split, split_steps
 from nbgen.generation.vocabulary import describe_unknown, unknown_words
@@ -111,6 +112,8 @@ class SDXLEngine:
             mask=mask,
             preview_maker=self._preview_maker,
         )
+        for note in _cut_notes(request, pipelines.base, is_guided=run.is_guided):
+            reporter.report(Warned(note))
         compiles = pipelines.plan.compile and run.shape not in self._compiled
         reporter.report(
             Planned(_plan(run.split, request.num_images, compiles=compiles))
@@ -139,6 +142,8 @@ class SDXLEngine:
     def _loaded_models(self, cancel: CancelToken) -> tuple[Checkpoint, Pipelines]:
         if self._loaded is None:
             self._loaded = self._load(cancel)
+            checkpoint, pipelines = self._loaded
+            self._facts = _facts_of(checkpoint, pipelines)
         return self._loaded
 
     def _load(self, cancel: CancelToken) -> tuple[Checkpoint, Pipelines]:
@@ -171,8 +176,7 @@ class SDXLEngine:
         self, request: GenerationRequest, checkpoint: Checkpoint, pipelines: Pipelines
     ) -> dict[str, str]:
         facts = {
-            "checkpoint": checkpoint.name,
-            "device": pipelines.device.name,
+            **_facts_of(checkpoint, pipelines),
             "dtype": pipelines.plan.dtype,
             "vae_dtype": pipelines.plan.vae_dtype,
             "scheduler": request.scheduler.value,
@@ -185,6 +189,33 @@ class SDXLEngine:
             weighted = (f"{path.name}:{w:g}" for path, w in self._loras.items())
             facts["loras"] = ", ".join(weighted)
         return facts
+
+
+def _facts_of(checkpoint: Checkpoint, pipelines: Pipelines) -> dict[str, str]:
+    return {"checkpoint": checkpoint.name, "device": pipelines.device.name}
+
+
+def _cut_notes(
+    request: GenerationRequest, pipeline: Any, *, is_guided: bool
+) -> Iterator[str]:
+    """Yield what to say of each prompt of which the pipeline does not read the end."""
+    tokenizers = [
+        t for t in (pipeline.tokenizer, pipeline.tokenizer_2) if t is not None
+    ]
+    limit = min(tokenizer.model_max_length for tokenizer in tokenizers) - MARKS
+    texts = {"prompt": request.prompt}
+    if is_guided:
+        texts["negative prompt"] = request.negative_prompt
+    for name, text in texts.items():
+        readings = [
+            tokenizer(
+                text, add_special_tokens=False, return_offsets_mapping=True
+            ).offset_mapping
+            for tokenizer in tokenizers
+        ]
+        length = measure(readings, limit)
+        if length.cut_at is not None:
+            yield describe_cut(name, text, length)
 
 
 def _sample_and_decode(

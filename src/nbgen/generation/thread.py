@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 from nbgen.generation.drawing import Delivery, Drawing
-from nbgen.generation.engine import CancelToken, Engine, Work
+from nbgen.generation.engine import CancelToken, Engine, Work, facts_of
 from nbgen.generation.events import EngineEvent
 
 
@@ -20,6 +20,8 @@ class ThreadEngine:
     Args:
         make_engine: Returns the engine; called by the first ``run``, and again by the
             next one if it raises.
+        on_loaded: Takes the facts of the engine when it is made; see ``Engine.facts``.
+            It is called on the thread that runs the engine.
 
     Example::
 
@@ -33,8 +35,14 @@ class ThreadEngine:
         runner.close()
     """
 
-    def __init__(self, make_engine: Callable[[], Engine]) -> None:
+    def __init__(
+        self,
+        make_engine: Callable[[], Engine],
+        *,
+        on_loaded: Callable[[Mapping[str, str]], None] | None = None,
+    ) -> None:
         self._make_engine = make_engine
+        self._on_loaded = on_loaded
         self._engine: Engine | None = None
         self._encoder: ThreadPoolExecutor | None = None
 
@@ -71,4 +79,6 @@ class ThreadEngine:
     def _get_engine(self) -> Engine:
         if self._engine is None:
             self._engine = self._make_engine()
+            if self._on_loaded is not None:
+                self._on_loaded(facts_of(self._engine))
         return self._engine

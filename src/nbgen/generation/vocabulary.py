@@ -1,4 +1,4 @@
-"""Says which words of a prompt a model with a small vocabulary does not know."""
+"""Says which words a model with a small vocabulary knows, and which it does not."""
 
 from __future__ import annotations
 
@@ -15,6 +15,14 @@ def unknown_words(prompt: str, known: Sequence[str]) -> list[str]:
     vocabulary = set(known)
     words = re.findall(r"[^\W_]+(?:'\w+)?", prompt.lower())
     return list(dict.fromkeys(word for word in words if word not in vocabulary))
+
+
+def describe_known(known: Sequence[str]) -> str:
+    """Return a sentence on what the tiny model draws, with words that it knows."""
+    return (
+        f"Shapes, colours and simple scenes, from {len(known)} words such as "
+        f"{', '.join(known[:_EXAMPLES])}."
+    )
 
 
 def describe_unknown(unknown: Sequence[str], known: Sequence[str]) -> str:

@@ -17,7 +17,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from queue import SimpleQueue
 
@@ -32,6 +32,7 @@ from nbgen.generation.pipe import (
     Cancel,
     Command,
     Load,
+    Loaded,
     Message,
     Start,
     WantPreview,
@@ -80,14 +81,21 @@ class WorkerProcess:
     Args:
         make_engine: The pickled function that makes the engine there.
         timing: How long to wait for it.
+        on_loaded: Takes the facts of the engine once it is made, or None.
 
     Attributes:
         heard_s: When it last said something, or got work, on the clock of
             ``time.monotonic``.
     """
 
-    def __init__(self, make_engine: bytes, timing: ProcessTiming) -> None:
+    def __init__(
+        self,
+        make_engine: bytes,
+        timing: ProcessTiming,
+        on_loaded: Callable[[Mapping[str, str]], None] | None = None,
+    ) -> None:
         self._timing = timing
+        self._on_loaded = on_loaded
         self._changed = threading.Condition()
         self._active: dict[int, Ongoing] = {}
         self._last_number = 0
@@ -204,10 +212,14 @@ class WorkerProcess:
     def _take(self, message: Message) -> None:
         """Pass an event on."""
         self.heard_s = time.monotonic()
+        event = message.event
+        if isinstance(event, Loaded):
+            if self._on_loaded is not None:
+                self._on_loaded(event.facts)
+            return
         generation = self._active.get(message.number)
         if generation is None:  # a preview that comes too late
             return
-        event = message.event
         if isinstance(event, Ended):
             if event.traceback is not None and not generation.deliver.stop.cancelled:
                 logger.error("The engine failed in its process:\n%s", event.traceback)

@@ -6,24 +6,26 @@ whether it was closed. Every method may be called from any thread.
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any
 
 from nbgen.backend import (
     ChangesCallback,
     Deciding,
+    Describing,
     Finding,
     Pictures,
     Running,
     StopWatching,
 )
 from nbgen.backend import Watching as WatchingCalls
+from nbgen.backend.answering import answered_by
 from nbgen.errors import NbgenError, StudioClosed
 from nbgen.generation.engine import Engine
+from nbgen.generation.model import ModelDescription
 from nbgen.generation.process import ProcessEngine
 from nbgen.local.archive import Archive
 from nbgen.local.config import StudioConfig
@@ -60,24 +62,6 @@ from nbgen.schema import (
     TaskQuery,
     TaskRecord,
 )
-
-_Params = ParamSpec("_Params")
-_Answer = TypeVar("_Answer")
-
-
-def _answered_by(
-    part: str, method: Callable[Concatenate[Any, _Params], _Answer]
-) -> Callable[Concatenate[LocalBackend, _Params], _Answer]:
-    """Return a method that has a part of the backend do what its own does."""
-
-    @functools.wraps(method)
-    def ask(
-        self: LocalBackend, /, *args: _Params.args, **kwargs: _Params.kwargs
-    ) -> _Answer:
-        answer: _Answer = getattr(getattr(self, part), method.__name__)(*args, **kwargs)
-        return answer
-
-    return ask
 
 
 class LocalBackend:
@@ -169,7 +153,8 @@ class LocalBackend:
         It submits, finds and decides as any other does. Its parts are its own.
 
         Args:
-            config: The settings; those of the model have no effect.
+            config: The settings; of those of the model, only the checkpoint counts, for
+                ``model`` and ``measure_prompt``.
             publishers: See ``Made``.
 
         Raises:
@@ -180,25 +165,27 @@ class LocalBackend:
         return cls(open_parts_of_library(config, publishers))
 
     # Calls that one part answers as they are; ``nbgen.backend`` describes them.
-    cancel = _answered_by("_scheduler", Running.cancel)
-    waiting = _answered_by("_scheduler", Running.waiting)
-    running = _answered_by("_scheduler", Running.running)
-    offered = _answered_by("_scheduler", Running.offered)
-    run_offered = _answered_by("_scheduler", Running.run_offered)
-    prioritise = _answered_by("_scheduler", Running.prioritise)
-    pause = _answered_by("_scheduler", Running.pause)
-    resume = _answered_by("_scheduler", Running.resume)
-    queue_state = _answered_by("_scheduler", Running.queue_state)
-    get_progress = _answered_by("_watching", WatchingCalls.get_progress)
-    watch = _answered_by("_watching", WatchingCalls.watch)
-    watch_previews = _answered_by("_watching", WatchingCalls.watch_previews)
-    attempts = _answered_by("_archive", Finding.attempts)
-    batch_rows = _answered_by("_archive", Finding.batch_rows)
-    changed_rows = _answered_by("_archive", Finding.changed_rows)
-    keep_picture = _answered_by("_archive", Pictures.keep_picture)
-    read_picture = _answered_by("_archive", Pictures.read_picture)
-    review = _answered_by("_reviews", Deciding.review)
-    get_content = _answered_by("_reviews", Deciding.get_content)
+    cancel = answered_by("_scheduler", Running.cancel)
+    waiting = answered_by("_scheduler", Running.waiting)
+    running = answered_by("_scheduler", Running.running)
+    offered = answered_by("_scheduler", Running.offered)
+    run_offered = answered_by("_scheduler", Running.run_offered)
+    prioritise = answered_by("_scheduler", Running.prioritise)
+    pause = answered_by("_scheduler", Running.pause)
+    resume = answered_by("_scheduler", Running.resume)
+    queue_state = answered_by("_scheduler", Running.queue_state)
+    get_progress = answered_by("_watching", WatchingCalls.get_progress)
+    watch = answered_by("_watching", WatchingCalls.watch)
+    watch_previews = answered_by("_watching", WatchingCalls.watch_previews)
+    attempts = answered_by("_archive", Finding.attempts)
+    batch_rows = answered_by("_archive", Finding.batch_rows)
+    changed_rows = answered_by("_archive", Finding.changed_rows)
+    keep_picture = answered_by("_archive", Pictures.keep_picture)
+    read_picture = answered_by("_archive", Pictures.read_picture)
+    review = answered_by("_reviews", Deciding.review)
+    get_content = answered_by("_reviews", Deciding.get_content)
+    model = answered_by("_description", Describing.model)
+    measure_prompt = answered_by("_description", Describing.measure_prompt)
 
     # Running.
 
@@ -356,6 +343,11 @@ class LocalBackend:
     def _archive(self) -> Archive:
         self._check_open()
         return self.library.archive
+
+    @property
+    def _description(self) -> ModelDescription:
+        self._check_open()
+        return self.library.description
 
     def _settled_keeper(self) -> Keeper:
         """Return the keeper, once ends that were told are stored as far as possible."""

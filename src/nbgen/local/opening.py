@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import platform
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from typing import NamedTuple
 
 from nbgen.errors import DataFolderUnusable
 from nbgen.generation.engine import Engine, EngineRunner
+from nbgen.generation.model import ModelDescription
 from nbgen.generation.process import ProcessEngine, load_sdxl
 from nbgen.generation.thread import ThreadEngine
 from nbgen.images import Images, find_owners, open_images
@@ -60,6 +61,7 @@ class Workshop(NamedTuple):
     runner: Runner
     lane: Lane
     endings: Endings
+    description: ModelDescription
 
 
 class Library(NamedTuple):
@@ -75,6 +77,7 @@ class Library(NamedTuple):
     keeper: Keeper
     reviews: Reviews
     watching: Watching
+    description: ModelDescription
 
 
 def open_stock(
@@ -169,6 +172,9 @@ def open_library(
         keeper,
         reviews,
         watching,
+        ModelDescription(config.checkpoint)
+        if workshop is None
+        else workshop.description,
     )
 
 
@@ -239,13 +245,14 @@ def open_workshop(
         opening: Gets a callback that closes each part.
     """
     store, turn, images, progress, changes, ends = stock
+    description = ModelDescription(config.checkpoint if engine is None else None)
     endings = Endings(store.tasks, store.running, progress, ends)
     live = LiveWriter(store.live, progress)
     opening.callback(live.close)
     lane = Lane(
         # Not its domain: clients read the name.
         platform.node().partition(".")[0][:LONGEST_LANE_NAME] or "this machine",
-        _runner_maker(config, engine),
+        _runner_maker(config, engine, description.loaded),
         images,
         progress,
         timings=Timings(config.folder / "timings.json", str(config.checkpoint)),
@@ -267,11 +274,13 @@ def open_workshop(
         prepares=config.worker == "process",
     )
     opening.callback(runner.end_beats)
-    return Workshop(runner, lane, endings)
+    return Workshop(runner, lane, endings, description)
 
 
 def _runner_maker(
-    config: StudioConfig, engine: Engine | ProcessEngine | None
+    config: StudioConfig,
+    engine: Engine | ProcessEngine | None,
+    on_loaded: Callable[[Mapping[str, str]], None],
 ) -> Callable[[], EngineRunner]:
     def make_runner() -> EngineRunner:
         if isinstance(engine, ProcessEngine):
@@ -285,8 +294,8 @@ def _runner_maker(
             memory_plan=config.memory_plan,
         )
         if config.worker == "thread":
-            return ThreadEngine(load)
-        process = ProcessEngine(load)
+            return ThreadEngine(load, on_loaded=on_loaded)
+        process = ProcessEngine(load, on_loaded=on_loaded)
         process.start()
         return process
 

@@ -40,6 +40,7 @@ from nbgen.schema.end import (
 )
 from nbgen.schema.keeping import BackedUp, ClearedUp, OldTasks
 from nbgen.schema.keywords import takes_decision_fields, takes_request_fields
+from nbgen.schema.model import ModelFacts, ModelSize, PromptLength
 from nbgen.schema.picture import GenerationResult, ImageRecord
 from nbgen.schema.progress import (
     WAITS,
@@ -138,6 +139,8 @@ __all__ = [
     "GenerationResult",
     "ImageRecord",
     "Metadata",
+    "ModelFacts",
+    "ModelSize",
     "NewChange",
     "OldTasks",
     "Outcome",
@@ -145,6 +148,7 @@ __all__ = [
     "Plan",
     "Position",
     "Preview",
+    "PromptLength",
     "Proposal",
     "PublicationRecord",
     "PublicationState",

@@ -28,6 +28,7 @@ from nbgen.server.handlers import (
     GenerateHandler,
     HealthHandler,
     ImageHandler,
+    ModelHandler,
     TaskHandler,
     TasksHandler,
 )
@@ -62,6 +63,7 @@ _ROUTES = [
     (r"/api/queue/pause", PauseHandler),
     (r"/api/queue/resume", ResumeHandler),
     (r"/api/batches/([^/]+)", BatchHandler),
+    (r"/api/model", ModelHandler),
     (r"/api/content/tasks/bulk-decide", BulkDecideHandler),
     (r"/api/content/tasks/([^/]+)", ContentHandler),
     (r"/api/content/tasks/([^/]+)/approve", ApproveHandler),

@@ -1,4 +1,4 @@
-"""The HTTP API: generate, tasks, pictures, health; ``queue`` has the queue."""
+"""The HTTP API: generate, tasks, pictures, model, health; ``queue`` has the queue."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from nbgen.wire.http import (
     GenerateBody,
     HealthBody,
     Links,
+    ModelBody,
     TaskBody,
     TaskPageBody,
     check_flags,
@@ -144,6 +145,14 @@ class ImageHandler(BaseHandler):
         self.finish(data)
 
     head = get
+
+
+class ModelHandler(BaseHandler):
+    """``GET /api/model``: which model draws."""
+
+    async def get(self) -> None:
+        """Answer with the facts of the model."""
+        self.write_json(ModelBody(await asyncio.to_thread(self.studio.model)))
 
 
 class HealthHandler(BaseHandler):

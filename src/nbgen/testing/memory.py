@@ -13,22 +13,23 @@ import datetime as dt
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
-from typing import Any
 
 from nbgen.backend import (
     ChangesCallback,
+    Deciding,
     PreviewCallback,
     ProgressCallback,
     StopWatching,
 )
+from nbgen.backend.answering import answered_by
 from nbgen.errors import (
     BackupElsewhere,
-    NbgenError,
     TaskNotWaiting,
     UnknownBatch,
     UnknownTask,
 )
 from nbgen.generation.engine import Engine
+from nbgen.generation.model import ModelDescription
 from nbgen.progress import ChangeFollower
 from nbgen.review.publishers import Publisher
 from nbgen.review.quorum import read_quorum
@@ -39,18 +40,15 @@ from nbgen.schema import (
     ChangedRows,
     CheckReport,
     ClearedUp,
-    ContentTask,
-    Decided,
-    Decision,
     DecisionRequest,
     Draft,
     GenerationProgress,
     GenerationRequest,
+    ModelFacts,
     OldTasks,
     Position,
-    PublicationRecord,
+    PromptLength,
     QueueState,
-    Review,
     Status,
     TaskEnd,
     TaskPage,
@@ -90,6 +88,8 @@ class MemoryBackend:
 
     Args:
         engine: Makes the pictures; None draws patterns.
+        checkpoint: The checkpoint whose facts it tells and in whose tokens it measures
+            prompts, whatever the engine is; None for none.
         queue_limit: How many tasks may wait.
         quorum: The approvals that a task needs; see ``Studio``.
         publishers: Publish what is approved.
@@ -103,6 +103,7 @@ class MemoryBackend:
         self,
         engine: Engine | None = None,
         *,
+        checkpoint: str | Path | None = None,
         queue_limit: int = 10_000,
         quorum: str = "any",
         publishers: Sequence[Publisher] = (),
@@ -129,6 +130,17 @@ class MemoryBackend:
         self._decider = MemoryDecider(self._reviews, self._open, self._quorum)
         self._keeper = MemoryKeeper(self._queue, self._reviews, self._quorum, now)
         self._follower = ChangeFollower(self._queue.changes)
+        self._description = ModelDescription(checkpoint)
+
+    # Calls that one part answers as they are; ``nbgen.backend`` describes them.
+    decide = answered_by("_decider", Deciding.decide)
+    undo = answered_by("_decider", Deciding.undo)
+    decisions = answered_by("_decider", Deciding.decisions)
+    review = answered_by("_decider", Deciding.review)
+    decided = answered_by("_decider", Deciding.decided)
+    put_content = answered_by("_decider", Deciding.put_content)
+    get_content = answered_by("_decider", Deciding.get_content)
+    publications = answered_by("_decider", Deciding.publications)
 
     def submit(
         self,
@@ -330,12 +342,6 @@ class MemoryBackend:
         with self._open():
             raise BackupElsewhere("This studio keeps all in memory, for tests.")
 
-    def decide(
-        self, requests: Iterable[DecisionRequest]
-    ) -> list[Decision | NbgenError]:
-        """Take decisions and publish approvals; see ``Deciding.decide``."""
-        return self._decider.decide(requests)
-
     def request_changes(
         self, request: DecisionRequest, *, prompt: str | None
     ) -> TaskRecord | None:
@@ -344,46 +350,15 @@ class MemoryBackend:
             child_id = self._submitter.request_changes(request, prompt)
             return None if child_id is None else self._record(child_id)
 
-    def undo(
-        self, task_id: str, *, reviewer_id: str, expect_version: int | None = None
-    ) -> Decision:
-        """Take a decision back; see ``Deciding.undo``."""
-        return self._decider.undo(task_id, reviewer_id, expect_version)
+    def model(self) -> ModelFacts | None:
+        """Return what is known of the model; see ``Describing.model``."""
+        with self._open():
+            return self._description.model()
 
-    def decisions(self, task_id: str | None = None) -> list[Decision]:
-        """Return the log of decisions; see ``Deciding.decisions``."""
-        return self._decider.decisions(task_id)
-
-    def review(self, task_id: str) -> Review:
-        """Return what the decisions come to; see ``Deciding.review``."""
-        return self._decider.review(task_id)
-
-    def decided(self, decision: Decision, *, wait_s: float = 0.0) -> Decided:  # noqa: ARG002
-        """Return what came of a decision; see ``Deciding.decided``."""
-        return self._decider.decided(decision)
-
-    def put_content(
-        self,
-        task_id: str,
-        metadata: Mapping[str, Any] | str,
-        *,
-        featured_image_url: str | None = None,
-    ) -> ContentTask:
-        """Register a task made elsewhere; see ``Deciding.put_content``."""
-        return self._decider.put_content(task_id, metadata, featured_image_url)
-
-    def get_content(self, task_id: str) -> ContentTask:
-        """Return a task made elsewhere; see ``Deciding.get_content``."""
-        return self._decider.get_content(task_id)
-
-    def publications(
-        self,
-        task_id: str,
-        *,
-        wait_s: float = 0.0,  # noqa: ARG002
-    ) -> list[PublicationRecord]:
-        """Return the publications of a task; see ``Deciding.publications``."""
-        return self._decider.publications(task_id)
+    def measure_prompt(self, text: str) -> PromptLength | None:
+        """Return how long a prompt is; see ``Describing.measure_prompt``."""
+        with self._open():
+            return self._description.measure_prompt(text)
 
     def close(self, *, finish: bool = False) -> None:
         """Give back what runs and end the thread; see ``Backend.close``."""

@@ -57,7 +57,7 @@ class MemoryDecider:
         return answers
 
     def undo(
-        self, task_id: str, reviewer_id: str, expect_version: int | None
+        self, task_id: str, *, reviewer_id: str, expect_version: int | None = None
     ) -> Decision:
         """Take a decision back; see ``Deciding.undo``."""
         check_task_id(task_id)
@@ -68,7 +68,7 @@ class MemoryDecider:
         self._publish()
         return decision
 
-    def decisions(self, task_id: str | None) -> list[Decision]:
+    def decisions(self, task_id: str | None = None) -> list[Decision]:
         """Return the log of decisions; see ``Deciding.decisions``."""
         with self._open():
             log = self._reviews.log
@@ -79,7 +79,7 @@ class MemoryDecider:
         with self._open():
             return fold(self._reviews.known_subject(task_id).log, self._quorum)
 
-    def decided(self, decision: Decision) -> Decided:
+    def decided(self, decision: Decision, *, wait_s: float = 0.0) -> Decided:  # noqa: ARG002
         """Return what came of a decision; see ``Deciding.decided``."""
         with self._open():
             subject = self._reviews.known_subject(decision.task_id)
@@ -90,7 +90,8 @@ class MemoryDecider:
         self,
         task_id: str,
         metadata: Mapping[str, Any] | str,
-        featured_image_url: str | None,
+        *,
+        featured_image_url: str | None = None,
     ) -> ContentTask:
         """Register a task made elsewhere; see ``Deciding.put_content``."""
         values = read_metadata(metadata)
@@ -104,7 +105,12 @@ class MemoryDecider:
         with self._open():
             return self._reviews.reviewed_content(task_id)
 
-    def publications(self, task_id: str) -> list[PublicationRecord]:
+    def publications(
+        self,
+        task_id: str,
+        *,
+        wait_s: float = 0.0,  # noqa: ARG002
+    ) -> list[PublicationRecord]:
         """Return the publications of a task; see ``Deciding.publications``."""
         with self._open():
             return self._reviews.publications_of(task_id)

@@ -22,6 +22,7 @@ from nbgen.schema import (
     Attempt,
     GenerationRequest,
     GenerationResult,
+    ModelFacts,
     PublicationRecord,
     QueueState,
     Status,
@@ -331,6 +332,12 @@ def read_flag(name: str, value: str) -> bool:
     if value not in ("true", "false"):
         raise InvalidRequest(name, value, "true or false")
     return value == "true"
+
+
+class ModelBody(msgspec.Struct, frozen=True):
+    """The model that the server draws with; None where nothing is known of it."""
+
+    model: ModelFacts | None
 
 
 class HealthBody(msgspec.Struct, frozen=True, omit_defaults=True):
