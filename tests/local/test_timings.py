@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from nbgen.local.timings import Timings
-from nbgen.schema import GenerationProgress, GenerationRequest, Stage, StagePlan
+from nbgen.schema import GenerationProgress, GenerationRequest, Stage, StagePlan, Status
 from nbgen.studio import Studio
 from nbgen.testing.engine import PatternEngine
 
@@ -91,20 +91,24 @@ def test_a_broken_file_is_an_empty_one(tmp_path: Path) -> None:
 
 
 def test_a_studio_knows_the_time_left_of_its_second_run(tmp_path: Path) -> None:
-    def first_known(studio: Studio) -> bool:
-        states: list[GenerationProgress] = []
-        ended = threading.Event()
+    def known_before_the_first_step() -> bool:
+        running: list[GenerationProgress] = []
+        is_running = threading.Event()
 
         def note(state: GenerationProgress) -> None:
-            states.append(state)
-            if state.status.ended:
-                ended.set()
+            if state.status is Status.GENERATING:
+                running.append(state)
+                is_running.set()
 
-        studio.generate("a cat", task_id="a" + str(len(studio.tasks()))).watch(note)
-        assert ended.wait(10)
-        loading = next(s for s in states if s.current_stage is Stage.LOAD)
-        return loading.remaining_known
+        def held(_step: int) -> None:
+            assert is_running.wait(10)
 
-    for known in (False, True):
-        with Studio(tmp_path, engine=PatternEngine()) as studio:
-            assert first_known(studio) is known
+        with Studio(tmp_path, engine=PatternEngine(held)) as studio:
+            task = studio.generate("a cat", task_id=f"a{len(studio.tasks())}")
+            task.watch(note)
+            task.result(10)
+        assert running[0].current_step == 0
+        return running[0].remaining_known
+
+    assert not known_before_the_first_step()
+    assert known_before_the_first_step()
