@@ -6,6 +6,7 @@ import time
 from queue import Empty, SimpleQueue
 
 from nbgen.backend import Watching
+from nbgen.errors import UnknownTask
 from nbgen.schema import GenerationProgress
 
 
@@ -37,7 +38,11 @@ def collect_progress(
         while not (states and states[-1].status.ended):
             states.append(told.get(timeout=max(0.0, until - time.monotonic())))
     except Empty:
-        last = states[-1].message if states else "nothing was told of it"
+        # Asked for, since a watcher may be told too late on a busy machine.
+        try:
+            last = studio.get_progress(task_id).message
+        except UnknownTask:
+            last = "nothing was told of it"
         raise TimeoutError(
             f"Task {task_id!r} did not end within {timeout_s:g} s. Its last state: "
             f"{last}"
