@@ -136,15 +136,18 @@ class Watching:
 
     def _own_progress(self, task_id: str) -> GenerationProgress | None:
         """Return the state of a task that runs or ended here, or None."""
-        state = self._progress.get_progress(task_id)
-        if state is None or not state.status.ended:
+        attempt = self._progress.get_attempt(task_id)
+        if attempt is None:
+            return None
+        state, began_at = attempt
+        if not state.status.ended:
             return state
         try:
             record = self._tasks.get_task(task_id)
         except DataFolderUnusable:
             return state  # the end was told, and stays
         # Compared for equality alone: a clock may be set back.
-        if record is not None and record.started_at == self._progress.began_at(task_id):
+        if record is not None and record.started_at == began_at:
             return state
         # It was deleted, its id is used again, or there is a later attempt.
         self._progress.forget(task_id)

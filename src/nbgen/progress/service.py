@@ -251,10 +251,17 @@ class ProgressService:
         with self._lock:
             return self._tasks[task_id].progress if task_id in self._tasks else None
 
-    def began_at(self, task_id: str) -> dt.datetime | None:
-        """Return when the attempt began that is followed, as it was given."""
+    def get_attempt(
+        self, task_id: str
+    ) -> tuple[GenerationProgress, dt.datetime | None] | None:
+        """Return the present state of a task and when its attempt began, as given.
+
+        Returns:
+            Both of the same attempt; None if the task is not known (any more).
+        """
         with self._lock:
-            return self._tasks[task_id].began_at if task_id in self._tasks else None
+            task = self._tasks.get(task_id)
+            return None if task is None else (task.progress, task.began_at)
 
     def stage_times(self, task_id: str) -> dict[Stage, float]:
         """Return the seconds that each stage of a task took, of those that are over.
