@@ -8,7 +8,7 @@ from queue import SimpleQueue
 import pytest
 
 from nbgen.backend import StopWatching
-from nbgen.errors import DataFolderUnusable
+from nbgen.errors import DataFolderUnusable, StudioClosed
 from nbgen.handles import Batch
 from nbgen.progress.dispatcher import ProgressCallback
 from nbgen.schema import GenerationRequest
@@ -21,6 +21,7 @@ class Flaky(MemoryBackend):
     """Says whom it is asked to watch, and cannot as long as it is told so."""
 
     is_down = False
+    is_closing = False
 
     def __init__(self, engine: PatternEngine) -> None:
         super().__init__(engine)
@@ -28,6 +29,9 @@ class Flaky(MemoryBackend):
         self.refused: SimpleQueue[str] = SimpleQueue()
 
     def watch(self, task_id: str, callback: ProgressCallback) -> StopWatching:
+        if self.is_closing:
+            self.refused.put(task_id)
+            raise StudioClosed
         if self.is_down:
             self.refused.put(task_id)
             raise DataFolderUnusable("The database is gone.")
@@ -78,3 +82,22 @@ def test_a_task_that_cannot_be_watched_is_told_of_all_the_same(
     stop()
     backend.close()
     assert "A callback for changes raised." in caplog.text
+
+
+def test_a_studio_that_closes_meanwhile_is_no_fault(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    gate = Gate(at_step=2)
+    backend = Flaky(PatternEngine(gate))
+    request = GenerationRequest(prompt="a cat", num_inference_steps=6)
+    backend.submit_batch("pets", dict.fromkeys(NAMES, request), priority=0)
+    gate.wait_reached()
+    batch = Batch(backend, "pets", NAMES)
+    backend.is_closing = True
+    stop = batch.watch(lambda: None)
+    assert backend.refused.get(timeout=10) == batch.task_ids[0]
+    gate.open()
+    batch.result(10)
+    stop()
+    backend.close()  # the thread of the feed has ended, and would have logged it
+    assert not caplog.records

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 
 from nbgen.backend import Backend, StopWatching
+from nbgen.errors import StudioClosed
 from nbgen.schema import CANCELLING, ChangeKind, Changes, Status
 
 
@@ -66,10 +68,11 @@ class BatchWatch:
             stop()
         if own or changes.reads_anew:
             self._on_change()
-        if changes.reads_anew and changes.problem is None:
-            runs = set(self._running_ids())
-        for task_id in runs:
-            self._follow(task_id)
+        with suppress(StudioClosed):  # meanwhile: there is nothing more to follow
+            if changes.reads_anew and changes.problem is None:
+                runs = set(self._running_ids())
+            for task_id in runs:
+                self._follow(task_id)
 
     def _follow(self, task_id: str) -> None:
         """Follow each step of a running task."""
