@@ -140,15 +140,13 @@ class ProgressService:
     ) -> GenerationProgress:
         """Report how far a task is; the first report turns it ``generating``.
 
-        Takes microseconds and never waits for a watcher, so a step callback may call
-        it.
+        Takes microseconds and waits for no watcher, so a step callback may call it.
 
         Args:
             task_id: The id of the task.
             current_step: Sampling steps done so far, over all stages.
             current_stage: The stage that the task is in.
-            plan: The stages of the run, once they are known; their steps are the new
-                total.
+            plan: The stages of the run, once known; their steps are the new total.
             expected_s: Seconds that like runs took for whole stages, so that the time
                 left is known from the first; it shows from the next new state on.
             message: One line for a person.
@@ -254,11 +252,7 @@ class ProgressService:
     def get_attempt(
         self, task_id: str
     ) -> tuple[GenerationProgress, dt.datetime | None] | None:
-        """Return the present state of a task and when its attempt began, as given.
-
-        Returns:
-            Both of the same attempt; None if the task is not known (any more).
-        """
+        """Return the state and the beginning of one attempt, or None if not known."""
         with self._lock:
             task = self._tasks.get(task_id)
             return None if task is None else (task.progress, task.began_at)
