@@ -1,8 +1,7 @@
 """The hub between running tasks and the callbacks that watch them.
 
-Thread-safety: every method of ``ProgressService`` may be called from any thread. A
-lock, held for microseconds, guards the states. The dispatcher's thread runs the
-callbacks, so a thread that reports a step waits for none of them.
+Thread-safety: any thread may call every method. A lock guards the states. The
+dispatcher's thread runs the callbacks: a thread that reports a step waits for none.
 """
 
 from __future__ import annotations
